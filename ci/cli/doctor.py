@@ -1,0 +1,189 @@
+"""`policyctl doctor`: what this machine can and cannot do, why, and what would change it.
+
+Each check is a function without arguments that returns a `Finding`; a check never raises and never
+changes the machine. `missing` findings that a command needs are errors there, not here: doctor's
+exit status is 0 unless something every command needs is broken.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from ci.cli.output import emit
+from registry.errors import ServiceFailed
+
+_RENDER = """
+import mujoco
+model = mujoco.MjModel.from_xml_string(
+    "<mujoco><worldbody><light pos='0 0 2'/><geom type='sphere' size='.1'/></worldbody></mujoco>")
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+with mujoco.Renderer(model, 32, 32) as renderer:
+    renderer.update_scene(data)
+    assert renderer.render().any()
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`state` is ok, missing (a feature is off) or broken (nothing works)."""
+
+    name: str
+    state: str
+    found: str
+    hint: str = ""
+
+
+def working_gl() -> str | None:
+    """The first of MuJoCo's offscreen backends (egl, osmesa) that renders here, in a process apart."""
+    if sys.platform == "darwin":
+        return "cgl"
+    for backend in ("egl", "osmesa"):
+        environment = {**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
+        done = subprocess.run(
+            [sys.executable, "-c", _RENDER],
+            env=environment,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        if done.returncode == 0:
+            return backend
+    return None
+
+
+def _python() -> Finding:
+    return Finding("python", "ok", f"{platform.python_version()} on {platform.machine()}")
+
+
+def _sqlite() -> Finding:
+    return Finding("sqlite", "ok", sqlite3.sqlite_version)
+
+
+def _package(name: str, distribution: str, module: str, extra: str) -> Callable[[], Finding]:
+    def check() -> Finding:
+        try:
+            if find_spec(module) is None:
+                raise PackageNotFoundError(distribution)
+            return Finding(name, "ok", version(distribution))
+        except PackageNotFoundError:
+            return Finding(name, "missing", "not installed", f"pip install 'policyctl[{extra}]'")
+
+    return check
+
+
+def _openarm_model() -> Finding:
+    if find_spec("openarm_mujoco") is None:
+        return Finding("OpenArm model", "missing", "not installed", "pip install 'policyctl[sim]'")
+    from openarm_mujoco import v2
+
+    path = Path(v2.asset_path("openarm_bimanual.xml"))
+    if not path.exists():
+        return Finding(
+            "OpenArm model",
+            "missing",
+            f"{path} is absent",
+            "install into a venv, not with --target",
+        )
+    return Finding("OpenArm model", "ok", version("openarm-mujoco"))
+
+
+def _gl() -> Finding:
+    if find_spec("mujoco") is None:
+        return Finding("rendering", "missing", "needs mujoco", "pip install 'policyctl[sim]'")
+    backend = working_gl()
+    if backend:
+        return Finding("rendering", "ok", backend)
+    return Finding(
+        "rendering",
+        "missing",
+        "neither EGL nor OSMesa renders",
+        "Debian: apt install libegl1 libegl-mesa0 libgl1-mesa-dri; reports then show the scene",
+    )
+
+
+def _socketcan() -> Finding:
+    if not hasattr(socket, "PF_CAN"):
+        return Finding("SocketCAN", "missing", f"not on {sys.platform}", "twins need none")
+    try:
+        socket.socket(socket.PF_CAN, socket.SOCK_RAW, socket.CAN_RAW).close()
+    except OSError as error:
+        return Finding("SocketCAN", "missing", str(error), "modprobe can can_raw; twins need none")
+    return Finding("SocketCAN", "ok", "PF_CAN sockets open")
+
+
+def _cuda() -> Finding:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return Finding("CUDA", "missing", "no NVIDIA driver", "policies of the demo need none")
+    done = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=30, check=False)
+    return Finding("CUDA", "ok" if done.returncode == 0 else "missing", done.stdout.strip()[:80])
+
+
+def _realtime() -> Finding:
+    if not hasattr(os, "sched_get_priority_max"):
+        return Finding("real-time scheduling", "missing", f"not on {sys.platform}")
+    import resource
+
+    limit = getattr(resource, "RLIMIT_RTPRIO", None)
+    soft = resource.getrlimit(limit)[0] if limit is not None else 0
+    if os.geteuid() == 0 or soft > 0:
+        return Finding("real-time scheduling", "ok", "SCHED_FIFO allowed")
+    return Finding(
+        "real-time scheduling", "missing", "RLIMIT_RTPRIO is 0", "a real arm wants LimitRTPRIO=80"
+    )
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    state = "ok" if free > 0.5 else "broken"
+    return Finding(
+        "disk", state, f"{free:.1f} GB free here", "" if state == "ok" else "free some space"
+    )
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    _python,
+    _sqlite,
+    _disk,
+    _package("mujoco", "mujoco", "mujoco", "sim"),
+    _openarm_model,
+    _gl,
+    _package("python-can", "python-can", "can", "robot"),
+    _socketcan,
+    _package("torch", "torch", "torch", "train"),
+    _cuda,
+    _realtime,
+)
+
+
+@click.command(name="doctor")
+def command() -> None:
+    """What this machine can and cannot do, and why."""
+    findings = [check() for check in CHECKS]
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "what", "found", "to change it"):
+        table.add_column(column)
+    marks = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "broken": "[red]broken[/]"}
+    for finding in findings:
+        table.add_row(marks[finding.state], finding.name, finding.found, finding.hint)
+    emit({"findings": [asdict(finding) for finding in findings]}, table)
+    broken = [finding for finding in findings if finding.state == "broken"]
+    if broken:
+        raise ServiceFailed(
+            f"{broken[0].name} is broken", evidence=broken[0].found, hint=broken[0].hint
+        )

@@ -1,0 +1,154 @@
+"""The `policyctl` command. A table of strings names the verbs; a verb's module is imported on use.
+
+`policyctl --help` therefore imports neither numpy nor the libraries of simulation, training or
+robots. Every command takes `--home` and `--output`, whether written before or after the verb.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ci.cli.output import print_error
+from registry.errors import Interrupted, PolicyctlError, UsageError
+
+ROOT: dict[str, tuple[str, str]] = {
+    "init": ("ci.cli.init", "Make a registry home here."),
+    "register": ("ci.cli.register", "Give a checkpoint a version."),
+    "list": ("ci.cli.list", "Versions and how far each has climbed."),
+    "show": ("ci.cli.show", "One version: files, contract, provenance, verdicts."),
+    "verify": ("ci.cli.verify", "Re-hash a version's files and recompute its verdicts."),
+    "gate": ("ci.cli.gate", "Try a version: in simulation, then on the lab's robot."),
+    "promote": ("ci.cli.promote", "Take a version one rung up."),
+    "status": ("ci.cli.status", "What runs where and what is under way."),
+    "pause": ("ci.cli.pause", "Expose no further robots to the candidate."),
+    "resume": ("ci.cli.resume", "Go on with a paused rollout."),
+    "abort": ("ci.cli.abort", "End a rollout; every robot returns to the baseline."),
+    "rollback": ("ci.cli.rollback", "Return every robot to the previous version."),
+    "history": ("ci.cli.history", "Who changed what, when and why."),
+    "report": ("ci.cli.report", "A self-contained HTML report of a policy's versions."),
+    "train": ("ci.cli.train", "Train a checkpoint from a recipe."),
+    "fleet": ("ci.cli.fleet", "The robots and what each runs."),
+    "robot": ("ci.cli.robot", "Enrol a robot."),
+    "station": ("ci.cli.station", "Check a lab station, or lease it."),
+    "server": ("ci.cli.server", "Run the controller of this home's rollouts."),
+    "doctor": ("ci.cli.doctor", "What this machine can and cannot do, and why."),
+    "demo": ("ci.cli.demo", "Watch four policies travel the whole road on this machine."),
+    "completion": ("ci.cli.completion", "Print the shell completion script."),
+}
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value is not None and parameter.name:
+        context.find_root().ensure_object(dict)[parameter.name] = value
+
+
+def _shared_options() -> list[click.Parameter]:
+    return [
+        click.Option(
+            ["--home"],
+            type=click.Path(file_okay=False),
+            expose_value=False,
+            callback=_remember,
+            help="Registry home; else $POLICYCTL_HOME, else the nearest .policyctl.",
+        ),
+        click.Option(
+            ["--output"],
+            type=click.Choice(["text", "json"]),
+            expose_value=False,
+            callback=_remember,
+            help="text for people, json for programs.",
+        ),
+    ]
+
+
+def _share(command: click.Command) -> click.Command:
+    """Gives a command, and all below it, the options that every command has."""
+    taken = {name for parameter in command.params for name in parameter.opts}
+    command.params += [option for option in _shared_options() if option.opts[0] not in taken]
+    if isinstance(command, click.Group):
+        for child in command.commands.values():
+            _share(child)
+    return command
+
+
+class LazyGroup(click.Group):
+    """A group whose members are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(ROOT)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in ROOT:
+            return None
+        if cmd_name not in self.commands:
+            module = importlib.import_module(ROOT[cmd_name][0])
+            self.commands[cmd_name] = _share(module.command)
+        return self.commands[cmd_name]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = difflib.get_close_matches(args[0], ROOT, n=1)
+        if args[0] not in ROOT and near and not args[0].startswith("-"):
+            raise UsageError(
+                f"there is no command '{args[0]}'", hint=f"did you mean `policyctl {near[0]}`?"
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in ROOT.items()])
+
+
+@click.group(cls=LazyGroup, invoke_without_command=True, params=_shared_options())
+@click.version_option(package_name="policyctl")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """The release system for robot policies: version, try, canary, fleet, roll back."""
+    if context.invoked_subcommand is None:
+        home_page = cli.get_command(context, "status")
+        assert home_page is not None
+        context.invoke(home_page)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: turns every error into its three lines and its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--output=json" in arguments or "json" in (
+        after for word, after in zip(arguments, arguments[1:], strict=False) if word == "--output"
+    )
+    try:
+        sys.exit(cli.main(arguments, prog_name="policyctl", standalone_mode=False) or 0)
+    except PolicyctlError as error:
+        print_error(error, as_json=as_json)
+        sys.exit(error.exit_status)
+    except click.ClickException as error:
+        hint = f"{error.ctx.command_path} --help" if getattr(error, "ctx", None) else ""
+        usage = UsageError(error.format_message(), hint=hint and f"see `{hint}`")
+        print_error(usage, as_json=as_json)
+        sys.exit(usage.exit_status)
+    except (KeyboardInterrupt, click.Abort):
+        interrupted = Interrupted(
+            "interrupted", hint="what was recorded stays; run it again to go on"
+        )
+        print_error(interrupted, as_json=as_json)
+        sys.exit(interrupted.exit_status)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - the one place that turns a bug into exit status 1
+        traceback.print_exc()
+        bug = PolicyctlError(
+            f"policyctl has a bug: {type(error).__name__}: {error}",
+            hint="please report it with the lines above",
+        )
+        print_error(bug, as_json=as_json)
+        sys.exit(bug.exit_status)
