@@ -1,0 +1,88 @@
+"""A home: the folder that holds one registry on one machine.
+
+    registry.db   the ledger (SQLite, WAL)
+    blobs/        files by digest
+    cache/        what can be made again
+    logs/         what programs said
+
+It is found like git finds its repository: `--home`, else the nearest `.policyctl` folder at or above
+the working directory, else `POLICYCTL_HOME`. Only `init` and a named path make one.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.errors import NotFound, UsageError
+from registry.storage import disk_errors
+
+FOLDER = ".policyctl"
+VARIABLE = "POLICYCTL_HOME"
+
+
+@dataclass(frozen=True)
+class Home:
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        return self.root / "registry.db"
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "blobs"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def exists(self) -> bool:
+        return self.database.is_file()
+
+    def make(self) -> Home:
+        """Makes the folders, if they are not there. Git never commits what is inside."""
+        with disk_errors(self.root):
+            for folder in (self.root, self.blobs, self.cache, self.logs):
+                folder.mkdir(parents=True, exist_ok=True)
+            ignore = self.root / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n")
+        return self
+
+
+def find_home(explicit: Path | None = None, *, start: Path | None = None) -> Home:
+    """The home of this command line.
+
+    Raises NotFound when neither `explicit`, `POLICYCTL_HOME` nor a `.policyctl` folder names one,
+    and UsageError when the named one is a file.
+    """
+    if explicit is not None:
+        return _named(explicit)
+    start = (start or Path.cwd()).absolute()
+    for folder in (start, *start.parents):
+        if (folder / FOLDER).is_dir():
+            return Home(folder / FOLDER)
+    if from_environment := os.environ.get(VARIABLE):
+        return _named(Path(from_environment))
+    raise NotFound(
+        "no registry home here",
+        evidence=f"no {FOLDER} folder at or above {start}, and {VARIABLE} is not set",
+        hint="run `policyctl init`",
+    )
+
+
+def _named(path: Path) -> Home:
+    path = path.expanduser().absolute()
+    root = path / FOLDER if (path / FOLDER).is_dir() else path
+    if root.exists() and not root.is_dir():
+        raise UsageError(
+            f"{root} is not a folder", hint="give --home a folder, or run `policyctl init`"
+        )
+    return Home(root)
