@@ -49,7 +49,7 @@ class Finding:
 
 
 def working_gl() -> str | None:
-    """The first of MuJoCo's offscreen backends (egl, osmesa) that renders here, in a process apart."""
+    """The first of MuJoCo's offscreen backends that renders here, tried in a process apart."""
     if sys.platform == "darwin":
         return "cgl"
     for backend in ("egl", "osmesa"):

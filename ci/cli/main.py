@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import itertools
 import os
 import sys
 import traceback
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: turns every error into its three lines and its exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--output=json" in arguments or "json" in (
-        after for word, after in zip(arguments, arguments[1:], strict=False) if word == "--output"
+        after for word, after in itertools.pairwise(arguments) if word == "--output"
     )
     try:
         sys.exit(cli.main(arguments, prog_name="policyctl", standalone_mode=False) or 0)

@@ -1,7 +1,7 @@
 """What a command says: data on stdout, narration on stderr, errors as three lines.
 
-`--output json` prints one object with `"schema": "policyctl/1"`; the text form is for people and may
-change, the JSON form is a promise.
+`--output json` prints one object with `"schema": "policyctl/1"`; the text form is for people and
+may change, the JSON form is a promise.
 """
 
 from __future__ import annotations
