@@ -1,0 +1,89 @@
+"""The command line as a stranger meets it: light to start, clear when wrong, alone in its names."""
+
+import json
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ci.cli.main import ROOT, cli, main
+
+ROOMS = {"registry", "policies", "fleet", "harness", "ci"}
+HEAVY = ("torch", "mujoco", "boto3", "cv2", "fastapi", "scipy")
+
+
+def imported_by(*words: str, cwd: Path) -> set[str]:
+    """The top-level modules in `sys.modules` after a policyctl command ended."""
+    code = (
+        "import sys, json\n"
+        "from ci.cli.main import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print('\\n' + json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=cwd, capture_output=True, text=True, check=True
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("words", [("--help",), ("list",), ("status",)])
+def test_light_commands_import_no_heavy_library(tmp_path: Path, words: tuple[str, ...]) -> None:
+    subprocess.run(
+        [sys.executable, "-c", "from ci.cli.main import main; main(['init'])"],
+        cwd=tmp_path,
+        check=True,
+    )
+    assert imported_by(*words, cwd=tmp_path).isdisjoint(HEAVY)
+
+
+def test_every_verb_of_the_table_is_a_command_that_explains_itself() -> None:
+    for verb in ROOT:
+        result = CliRunner().invoke(cli, [verb, "--help"])
+        assert result.exit_code == 0, (verb, result.output)
+        assert "--home" in result.output
+        assert "--output" in result.output
+
+
+def test_an_unknown_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["promot"])
+    assert ended.value.code == 2
+    assert "did you mean `policyctl promote`?" in capsys.readouterr().err
+
+
+def test_errors_are_json_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("POLICYCTL_HOME", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["list", "--output", "json"])
+    assert ended.value.code == 6
+    said = json.loads(capsys.readouterr().out)
+    assert said["schema"] == "policyctl/1"
+    assert said["error"]["code"] == "not_found"
+    assert "policyctl init" in said["error"]["hint"]
+
+
+def test_no_other_installed_distribution_ships_our_names() -> None:
+    owners = {
+        distribution.metadata["Name"]
+        for distribution in distributions()
+        for file in distribution.files or ()
+        if len(file.parts) > 1 and file.parts[0] in ROOMS and file.suffix == ".py"
+    }
+    assert owners <= {"policyctl"}
+
+
+def test_works_beside_the_users_own_folders_of_our_names(tmp_path: Path) -> None:
+    for room in ROOMS:
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "__init__.py").write_text("raise RuntimeError('user code was imported')")
+    policyctl = Path(sys.executable).with_name("policyctl")
+    done = subprocess.run(
+        [policyctl, "doctor"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
