@@ -1,0 +1,23 @@
+"""Randomness from names, never from order.
+
+A generator is made from (task, cell, episode, stream) alone, so an episode's draws do not depend on
+the batch slot, the worker or what ran before. Streams keep the uses apart: a new noise term takes a
+new stream and shifts nobody's draws.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+SCENE = 0
+NOISE = 1
+POLICY = 2
+
+
+def rng(task: str, cell: tuple[int, ...], episode: int, stream: int) -> np.random.Generator:
+    """The generator of one use (`stream`) in one episode of one cell of a task's grid."""
+    entropy = int.from_bytes(hashlib.sha256(task.encode()).digest()[:16], "big")
+    key = (stream, len(cell), *cell, episode)
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=key)))

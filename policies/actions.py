@@ -1,0 +1,60 @@
+"""Shaping: from the network's output to a joint command, at policy rate.
+
+Order: denormalise → finite → delta limit → exponential moving average → range.
+- delta: target = command + raw * limit; absolute: target = low + (raw + 1)/2 (high - low).
+- An output that is not finite is a fault: the command holds, the caller ends the attempt.
+- The limit is per joint and per policy step, counted where it bites (`delta`), as is `range`.
+- command' = command + ema_alpha * (limited target - command), then kept within low..high.
+Vectorised over (B, J); a robot is B = 1. The state is a value: shaping twice from one state gives
+the same answer twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.contract import Contract
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ActionState:
+    """What shaping remembers between steps."""
+
+    command: Floats
+    """(B, J) last command [rad]."""
+
+
+def start(contract: Contract, q: Floats) -> ActionState:
+    """The state at the start of an attempt: the command is where the arm is, (B, J)."""
+    return ActionState(np.clip(q, contract.action.low, contract.action.high))
+
+
+def shape(
+    contract: Contract, state: ActionState, raw: npt.NDArray[np.float32]
+) -> tuple[ActionState, Floats, npt.NDArray[np.bool_], dict[str, npt.NDArray[np.int64]]]:
+    """Next state, command (B, J) [rad], faults (B,), and interventions by name (B,)."""
+    action = contract.action
+    limit, low, high = np.array(action.limit), np.array(action.low), np.array(action.high)
+    output = raw.astype(np.float64)
+    finite = np.asarray(np.isfinite(output).all(axis=1))
+    output = np.where(finite[:, None], output, 0.0)
+    last = state.command
+    delta = (
+        output * limit
+        if action.space == "delta"
+        else low + 0.5 * (output + 1.0) * (high - low) - last
+    )
+    delta = np.where(finite[:, None], delta, 0.0)
+    limited = np.clip(delta, -limit, limit)
+    smooth = last + action.ema_alpha * limited
+    command = np.clip(smooth, low, high)
+    interventions = {
+        "delta": np.count_nonzero(limited != delta, axis=1),
+        "range": np.count_nonzero(command != smooth, axis=1),
+    }
+    return ActionState(command), command, ~finite, interventions

@@ -1,0 +1,216 @@
+"""What a policy observes and commands: the part of a version that robots check before they move.
+
+Rules
+- A contract names joints, observation terms, rates, limits and loading needs. Nothing in it is
+  optional for a robot: what does not fit is refused by name before anything moves.
+- Joint order is the order of `joints`: arm after arm, joint1..joint7 then gripper, each prefixed by
+  its arm (`right_joint1`, `right_gripper`). Units: rad, rad per policy step, Hz, ms, MB.
+- `action.space` "delta": the network's output 1.0 means one `limit` towards + from the last
+  command; "absolute": -1..1 spans `low`..`high`. Both are limited to `limit` a step, then smoothed
+  by an exponential moving average with `ema_alpha` (1 = none) and kept within `low`..`high`.
+- The normalization of observations is stored with the weights; the contract fixes term order.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from registry.errors import ConfigError
+
+SCHEMA = "policyctl.contract/1"
+FILE_NAME = "contract.json"
+JOINTS_PER_ARM = 8
+
+ARM_TERMS = {
+    "joint_position": 8,
+    "joint_command": 8,
+    "joint_velocity": 8,
+    "tcp_position": 3,
+    "tcp_command": 3,
+    "hand_axes": 6,
+    "object_offset": 3,
+    "gripper_torque": 1,
+}
+"""Observation terms measured once per arm, with their width."""
+
+SCENE_TERMS = {"object_position": 3, "object_yaw": 2}
+"""Observation terms measured once per scene, with their width."""
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """One arm of a robot class: its name and its 8 joints in command order."""
+
+    name: str
+
+    @property
+    def joints(self) -> tuple[str, ...]:
+        return (*(f"{self.name}_joint{i}" for i in range(1, 8)), f"{self.name}_gripper")
+
+
+@dataclass(frozen=True)
+class RobotClass:
+    """Robots that evidence may be shared between: arms, gripper and computer alike."""
+
+    name: str
+    arms: tuple[ArmSpec, ...]
+    gripper: str
+    rates_hz: tuple[int, ...] = (10, 25, 50)
+    memory_mb: int = 4096
+
+    @property
+    def joints(self) -> tuple[str, ...]:
+        return tuple(joint for arm in self.arms for joint in arm.joints)
+
+
+ROBOT_CLASSES = {
+    robot.name: robot
+    for robot in (
+        RobotClass("openarm-v2-right", (ArmSpec("right"),), "v2"),
+        RobotClass("openarm-v2-left", (ArmSpec("left"),), "v2"),
+        RobotClass("openarm-v2-bimanual", (ArmSpec("right"), ArmSpec("left")), "v2"),
+    )
+}
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Term(_Model):
+    """One observation term and how many numbers it has."""
+
+    name: str
+    width: Annotated[int, Field(gt=0)]
+
+
+class Action(_Model):
+    """How the network's output becomes a joint command; arrays are in joint order."""
+
+    space: Literal["delta", "absolute"]
+    limit: tuple[Annotated[float, Field(gt=0)], ...]
+    ema_alpha: Annotated[float, Field(gt=0, le=1)]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+class Contract(_Model):
+    """The contract stored in a checkpoint as contract.json."""
+
+    schema_: Literal["policyctl.contract/1"] = Field(alias="schema")
+    task: str
+    robot_class: str
+    arms: tuple[str, ...]
+    joints: tuple[str, ...]
+    rate_hz: Annotated[int, Field(ge=1, le=50)]
+    observation: tuple[Term, ...]
+    action: Action
+    memory_mb: Annotated[int, Field(gt=0)]
+    load_s: Annotated[float, Field(gt=0)]
+    latency_ms: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        count = len(self.joints)
+        if count != JOINTS_PER_ARM * len(self.arms):
+            raise ValueError(f"joints: {count} names for {len(self.arms)} arm(s) of 8 joints")
+        for name in ("limit", "low", "high"):
+            if len(getattr(self.action, name)) != count:
+                raise ValueError(f"action.{name}: needs {count} numbers, one per joint")
+        if any(a >= b for a, b in zip(self.action.low, self.action.high, strict=True)):
+            raise ValueError("action.low: has to be below action.high for every joint")
+        for term in self.observation:
+            width = term_width(term.name, len(self.arms))
+            if width is None:
+                known = ", ".join(sorted({**ARM_TERMS, **SCENE_TERMS}))
+                raise ValueError(f"observation: unknown term '{term.name}' (known: {known})")
+            if width != term.width:
+                raise ValueError(f"observation.{term.name}: width {term.width}, should be {width}")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Numbers in one observation."""
+        return sum(term.width for term in self.observation)
+
+    def check(self, robot: RobotClass, task: str | None = None, *, where: str = FILE_NAME) -> None:
+        """Raise ConfigError naming the first field that does not fit the robot class or task."""
+        wanted: tuple[tuple[str, object, object], ...] = (
+            ("robot_class", self.robot_class, robot.name),
+            ("arms", list(self.arms), [arm.name for arm in robot.arms]),
+            ("joints", list(self.joints), list(robot.joints)),
+        )
+        if task is not None:
+            wanted = (("task", self.task, task), *wanted)
+        for field, found, expected in wanted:
+            if found != expected:
+                raise ConfigError(
+                    f"The policy's contract does not fit: {field}",
+                    where=where,
+                    field=f"{field} is {found}, expected {expected}",
+                    hint="choose the robot class and task that the policy was trained for",
+                )
+        if self.rate_hz not in robot.rates_hz:
+            raise ConfigError(
+                "The policy's contract does not fit: rate_hz",
+                where=where,
+                field=f"rate_hz is {self.rate_hz}, {robot.name} offers {list(robot.rates_hz)}",
+                hint="export the policy at a rate that divides the servo's",
+            )
+        if self.memory_mb > robot.memory_mb:
+            raise ConfigError(
+                "The policy's contract does not fit: memory_mb",
+                where=where,
+                field=f"memory_mb is {self.memory_mb}, {robot.name} has {robot.memory_mb}",
+                hint="use a smaller policy or a robot class with more memory",
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON, the content of contract.json."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def term_width(name: str, arms: int) -> int | None:
+    """Width of an observation term for a number of arms; None where there is no such term."""
+    if name in ARM_TERMS:
+        return ARM_TERMS[name] * arms
+    return SCENE_TERMS.get(name)
+
+
+def parse_contract(data: object, *, where: str = FILE_NAME) -> Contract:
+    """A contract from plain JSON; ConfigError names the field that is wrong."""
+    try:
+        return Contract.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise ConfigError(
+            "The policy's contract is not valid",
+            where=where,
+            field=f"{path}: {message}" if path else message,
+            hint="see policies/contract.py for the fields of policyctl.contract/1",
+        ) from error
+
+
+def read_contract(folder: Path) -> Contract:
+    """contract.json of a checkpoint folder."""
+    path = folder / FILE_NAME
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            "The checkpoint has no contract",
+            where=str(path),
+            hint="a native checkpoint holds contract.json and policy.safetensors",
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            "The checkpoint's contract is not JSON", where=str(path), field=str(error)
+        ) from error
+    return parse_contract(data, where=str(path))

@@ -1,0 +1,73 @@
+"""From what a robot measured to the numbers a policy sees.
+
+Only measurements a real robot has may enter: joint state from CAN frames, the command it last gave,
+forward kinematics of both, and the object's pose from a detector. No contact flags, no simulator
+state. Arrays are batch first (B, …); frame "base"; units rad, rad/s, Nm, m, s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from policies.contract import Contract
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One instant of B robots with A arms and J = 8 A joints."""
+
+    q: Floats
+    """(B, J) measured joint position."""
+    dq: Floats
+    """(B, J) measured joint speed."""
+    tau: Floats
+    """(B, J) measured motor torque."""
+    command: Floats
+    """(B, J) the last shaped command, before any delay or protection."""
+    tcp: Floats
+    """(B, A, 3) grasp centre from q."""
+    tcp_command: Floats
+    """(B, A, 3) grasp centre from the command."""
+    hand_axes: Floats
+    """(B, A, 6) approach axis and finger axis of each hand, from q."""
+    object_position: Floats
+    """(B, 3) detected position of the object's centre."""
+    object_yaw: Floats
+    """(B,) detected yaw; a cube's yaw is known up to quarter turns."""
+    object_age: Floats
+    """(B,) age of the detection."""
+
+
+def _offset(m: Measurement) -> Floats:
+    return np.asarray(m.object_position[:, None, :] - m.tcp)
+
+
+def _yaw(m: Measurement) -> Floats:
+    return np.stack([np.cos(4.0 * m.object_yaw), np.sin(4.0 * m.object_yaw)], axis=1)
+
+
+TERMS: dict[str, Callable[[Measurement], Floats]] = {
+    "joint_position": lambda m: m.q,
+    "joint_command": lambda m: m.command,
+    "joint_velocity": lambda m: m.dq,
+    "tcp_position": lambda m: m.tcp,
+    "tcp_command": lambda m: m.tcp_command,
+    "hand_axes": lambda m: m.hand_axes,
+    "object_offset": _offset,
+    "gripper_torque": lambda m: m.tau[:, 7::8],
+    "object_position": lambda m: m.object_position,
+    "object_yaw": _yaw,
+}
+
+
+def assemble(contract: Contract, m: Measurement) -> npt.NDArray[np.float32]:
+    """(B, N) observations in the contract's term order."""
+    batch = m.q.shape[0]
+    parts = [TERMS[term.name](m).reshape(batch, term.width) for term in contract.observation]
+    return np.concatenate(parts, axis=1, dtype=np.float32)
