@@ -1,0 +1,194 @@
+"""Where the hand is, how it moves with the joints, and what the arm weighs.
+
+Units are SI. Frames: *base* is `arm_origin` of the official OpenArm v2 model (x forward, y left,
+z up, between the shoulders, .698 m above the floor); both arms use it. The tool centre point is
+the grasp centre, (-.0014, 0, -.158) on `openarm_<side>_ee_base_link`; the *hand axis* is that
+link's -z, the *finger axis*, along which the fingers open, its y.
+
+Numbers come from the official model (package `openarm-mujoco`) and from nowhere else. Every joint
+of it turns about a coordinate axis of an unrotated link frame (checked at load), so forward
+kinematics mixes two columns of a rotation matrix per joint: pure numpy, any batch, and a row's
+bits do not depend on the batch it is in. Gravity runs on a MuJoCo model of the one arm; its
+scratch memory makes an `ArmKinematics` usable by one thread at a time.
+
+This is the robot's one user of mujoco, imported on `load`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from registry.errors import ConfigError, ServiceFailed
+
+Array = NDArray[np.float64]
+
+TCP_OFFSET = (-0.0014, 0.0, -0.158)
+GRIP_FOR_GRAVITY = 0.5
+"""How far open [rad] the fingers are assumed when the arm is weighed."""
+
+ARMS_OF_CLASS = {
+    "openarm-v2-right": ("right",),
+    "openarm-v2-left": ("left",),
+    "openarm-v2-bimanual": ("right", "left"),
+}
+
+
+@dataclass(frozen=True)
+class _Link:
+    """One joint: its origin in the parent link, and the coordinate axis it turns about."""
+
+    offset: tuple[tuple[int, float], ...]
+    axis: int
+    sign: float
+
+
+def _nonzero(vector: Iterable[float]) -> tuple[tuple[int, float], ...]:
+    return tuple((i, float(x)) for i, x in enumerate(vector) if x != 0.0)
+
+
+class ArmKinematics:
+    """One arm of seven joints and a gripper. `load` makes it; `side` is "right" or "left"."""
+
+    def __init__(self, side: str, links: tuple[_Link, ...], model: Any, data: Any) -> None:
+        import mujoco  # the module itself, bound once: `gravity` runs at servo rate
+
+        self.side = side
+        self._links = links
+        self._tcp = _nonzero(TCP_OFFSET)
+        self._model = model
+        self._data = data
+        self._qpos: Array = data.qpos
+        self._torque: Array = np.zeros(model.nv)
+        self._steps = (mujoco.mj_kinematics, mujoco.mj_comPos)
+        self._rne = mujoco.mj_rne
+        self._qpos[7:] = -GRIP_FOR_GRAVITY if side == "right" else GRIP_FOR_GRAVITY
+        ranges = np.asarray(model.jnt_range, dtype=np.float64)
+        self.q_min: Array = ranges[:8, 0].copy()
+        """Lower limit of the 7 joints and the gripper [rad], from the model."""
+        self.q_max: Array = ranges[:8, 1].copy()
+        self.reach: Array = self._reach()
+        """Upper bound [m/rad] of how far the TCP moves per radian of each of the 7 joints."""
+
+    @classmethod
+    def load(cls, name: str) -> ArmKinematics:
+        """The arm "right" or "left", or the only arm of a robot class such as openarm-v2-right."""
+        arms = ARMS_OF_CLASS.get(name, (name,))
+        if len(arms) != 1 or arms[0] not in ("right", "left"):
+            raise ConfigError(
+                f"{name!r} does not name one OpenArm v2 arm",
+                where="kinematics",
+                hint="use right, left, or a class of one arm; load_arms() takes classes of two",
+            )
+        side = arms[0]
+        model, data = _arm_model(side)
+        return cls(side, _links(model), model, data)
+
+    def fk(self, q: Array) -> tuple[Array, Array]:
+        """Joint angles q (B,7) [rad] -> TCP (B,3) [m], hand and finger axis (B,6), in base."""
+        _, position, columns = self._chain(q.T, with_joints=False)
+        return position.T, np.concatenate((-columns[2], columns[1])).T
+
+    def jacobian(self, q: Array) -> Array:
+        """q (B,7) -> (B,6,7): TCP velocity [m/s] over angular velocity [rad/s], base frame."""
+        joints, tcp, _ = self._chain(q.T, with_joints=True)
+        arms = tcp - np.stack([origin for origin, _ in joints])
+        axes = np.stack([axis for _, axis in joints])
+        x, y, z = axes[:, 0], axes[:, 1], axes[:, 2]
+        rx, ry, rz = arms[:, 0], arms[:, 1], arms[:, 2]
+        out = np.empty((q.shape[0], 6, 7))
+        out[:, 0] = (y * rz - z * ry).T
+        out[:, 1] = (z * rx - x * rz).T
+        out[:, 2] = (x * ry - y * rx).T
+        out[:, 3:] = axes.transpose(2, 1, 0)
+        return out
+
+    def gravity(self, q: Array) -> Array:
+        """Torques (7,) [Nm] that hold the arm still at q (7,) against its own weight."""
+        self._qpos[:7] = q
+        for step in self._steps:
+            step(self._model, self._data)
+        self._rne(self._model, self._data, 0, self._torque)
+        return self._torque[:7].copy()
+
+    def _chain(
+        self, q: Array, *, with_joints: bool
+    ) -> tuple[list[tuple[Array, Array]], Array, list[Array]]:
+        """q (7,B) -> joint (origin, axis) pairs, TCP (3,B), columns of the hand's rotation."""
+        cosines, sines = np.cos(q), np.sin(q)
+        batch = q.shape[1]
+        identity = np.eye(3)
+        columns: list[Array] = [np.repeat(identity[:, i : i + 1], batch, axis=1) for i in range(3)]
+        position: Array = np.zeros((3, batch))
+        joints: list[tuple[Array, Array]] = []
+        for link, c, s in zip(self._links, cosines, sines, strict=True):
+            for i, length in link.offset:
+                position = position + columns[i] * length
+            if with_joints:
+                joints.append((position, columns[link.axis] * link.sign))
+            u, v = (link.axis + 1) % 3, (link.axis + 2) % 3
+            turn = s if link.sign > 0 else -s
+            a, b = columns[u], columns[v]
+            columns[u] = a * c + b * turn
+            columns[v] = b * c - a * turn
+        for i, length in self._tcp:
+            position = position + columns[i] * length
+        return joints, position, columns
+
+    def _reach(self) -> Array:
+        """Longest the chain can be from each joint to the TCP: the sum of its offsets."""
+        lengths = [float(np.linalg.norm([x for _, x in link.offset])) for link in self._links]
+        lengths.append(float(np.linalg.norm(TCP_OFFSET)))
+        return np.array([sum(lengths[i + 1 :]) for i in range(7)])
+
+
+def load_arms(names: str | Iterable[str]) -> tuple[ArmKinematics, ...]:
+    """The arms of a robot class by its name, or of the given sides, in that order."""
+    sides = ARMS_OF_CLASS.get(names, (names,)) if isinstance(names, str) else tuple(names)
+    return tuple(ArmKinematics.load(side) for side in sides)
+
+
+def _arm_model(side: str) -> tuple[Any, Any]:
+    """The official model with the other arm, every mesh and every geom taken off."""
+    try:
+        import mujoco
+        import openarm_mujoco.v2 as official
+    except ImportError as error:
+        raise ServiceFailed(
+            "arm kinematics need the official OpenArm model",
+            evidence=str(error),
+            hint="pip install 'policyctl[robot]'",
+        ) from error
+    path = official.asset_path("openarm_bimanual.xml")
+    spec = mujoco.MjSpec.from_file(str(path))
+    other = "left" if side == "right" else "right"
+    spec.delete(spec.body(f"openarm_{other}_base_link"))
+    for kind in (spec.equalities, spec.actuators, spec.excludes, spec.geoms, spec.meshes):
+        for item in list(kind):
+            spec.delete(item)
+    model = spec.compile()
+    return model, mujoco.MjData(model)
+
+
+def _links(model: Any) -> tuple[_Link, ...]:
+    links = []
+    base = model.body(model.body_parentid[model.jnt_bodyid[0]])
+    for i in range(7):
+        body = model.body(model.jnt_bodyid[i])
+        joint_axis = np.asarray(model.jnt_axis[i])
+        axis = int(np.argmax(np.abs(joint_axis)))
+        upright = all(np.array_equal(b.quat, (1, 0, 0, 0)) for b in (body, base))
+        centred = not np.any(model.jnt_pos[i]) and abs(joint_axis[axis]) == 1.0
+        if not (upright and centred):
+            raise ServiceFailed(
+                f"joint {i + 1} of the installed OpenArm model does not turn about a link axis",
+                evidence=f"axis {joint_axis}, link rotation {body.quat}",
+                hint="this policyctl knows the openarm-mujoco 2.x model; install that",
+            )
+        offset = np.asarray(body.pos) + (np.asarray(base.pos) if i == 0 else 0.0)
+        links.append(_Link(_nonzero(offset), axis, float(np.sign(joint_axis[axis]))))
+    return tuple(links)
