@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -66,6 +66,14 @@ def _shared_options() -> list[click.Parameter]:
             expose_value=False,
             callback=_remember,
             help="text for people, json for programs.",
+        ),
+        click.Option(
+            ["--github"],
+            is_flag=True,
+            default=None,
+            expose_value=False,
+            callback=_remember,
+            help="Also write GitHub's outputs, summary, annotations and comment.",
         ),
     ]
 
@@ -126,30 +134,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     as_json = "--output=json" in arguments or "json" in (
         after for word, after in itertools.pairwise(arguments) if word == "--output"
     )
+
+    def fail(error: PolicyctlError) -> NoReturn:
+        print_error(error, as_json=as_json)
+        if "--github" in arguments:
+            from ci.github import publish_error
+
+            publish_error(error)
+        sys.exit(error.exit_status)
+
     try:
         sys.exit(cli.main(arguments, prog_name="policyctl", standalone_mode=False) or 0)
     except PolicyctlError as error:
-        print_error(error, as_json=as_json)
-        sys.exit(error.exit_status)
+        fail(error)
     except click.ClickException as error:
         hint = f"{error.ctx.command_path} --help" if getattr(error, "ctx", None) else ""
-        usage = UsageError(error.format_message(), hint=hint and f"see `{hint}`")
-        print_error(usage, as_json=as_json)
-        sys.exit(usage.exit_status)
+        fail(UsageError(error.format_message(), hint=hint and f"see `{hint}`"))
     except (KeyboardInterrupt, click.Abort):
-        interrupted = Interrupted(
-            "interrupted", hint="what was recorded stays; run it again to go on"
-        )
-        print_error(interrupted, as_json=as_json)
-        sys.exit(interrupted.exit_status)
+        fail(Interrupted("interrupted", hint="what was recorded stays; run it again to go on"))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 - the one place that turns a bug into exit status 1
         traceback.print_exc()
-        bug = PolicyctlError(
-            f"policyctl has a bug: {type(error).__name__}: {error}",
-            hint="please report it with the lines above",
+        fail(
+            PolicyctlError(
+                f"policyctl has a bug: {type(error).__name__}: {error}",
+                hint="please report it with the lines above",
+            )
         )
-        print_error(bug, as_json=as_json)
-        sys.exit(bug.exit_status)

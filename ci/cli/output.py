@@ -45,6 +45,10 @@ def emit(data: Mapping[str, Any], text: RenderableType) -> None:
         click.echo(json.dumps({"schema": SCHEMA, **data}, indent=2, default=str))
     else:
         console().print(text)
+    if settings().get("github"):
+        from ci.github import publish
+
+        publish(data)
 
 
 def narrate(text: str) -> None:
