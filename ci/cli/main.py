@@ -148,7 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except PolicyctlError as error:
         fail(error)
     except click.ClickException as error:
-        hint = f"{error.ctx.command_path} --help" if getattr(error, "ctx", None) else ""
+        context = getattr(error, "ctx", None)
+        hint = f"{context.command_path} --help" if context else ""
         fail(UsageError(error.format_message(), hint=hint and f"see `{hint}`"))
     except (KeyboardInterrupt, click.Abort):
         fail(Interrupted("interrupted", hint="what was recorded stays; run it again to go on"))
