@@ -1,0 +1,346 @@
+"""Box grasp in simulation: many episodes in lock-step, each a function of its specification.
+
+Rules
+- An episode is a value: `EpisodeSpec` names its physics and its seeds; outcome, steps and final
+  state do not depend on batch size, slot, order, thread count or what ran before in the slot.
+- One policy step (20 ms) is 5 servo ticks of 4 ms, each 2 physics steps: the command, delayed by
+  `delay` policy steps, is interpolated linearly over the ticks and passes protection at each
+  one. The policy sees its own undelayed command, measured joints and the detector's pose.
+- Success is simulator truth: box more than `lift_m` above rest and touched by both fingers at
+  every policy step through `hold_s`. It latches and ends the episode. A box that falls off the
+  table, and an output that is not finite, end it too.
+- Units SI, frame "base", joint order of the contract.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import mujoco
+import numpy as np
+import numpy.typing as npt
+from mujoco.batch import Batch
+
+from fleet.kinematics import ArmKinematics, load_arms
+from harness.sim import seeds
+from harness.sim.scene import BASE_HEIGHT, Scene, SceneConfig, build_scene
+from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
+from harness.tasks.detector import Detector, DetectorModel
+from policies import actions
+from policies.contract import Contract
+from policies.observation import Measurement, assemble
+from registry.errors import ConfigError
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
+Act = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+
+SERVO_PERIOD_S = 0.004
+MAX_DELAY = 15
+"""Longest action delay [policy steps] that the command ring holds."""
+_RING = MAX_DELAY + 1
+_GRASPED_LIFT = 0.02
+
+
+@dataclass(frozen=True)
+class EpisodeSpec:
+    """Everything an episode follows from."""
+
+    cell: tuple[int, ...]
+    episode: int
+    friction: float = 0.8
+    """Sliding friction of the box."""
+    mass: float = 0.2
+    """Mass of the box [kg]; its inertia scales along."""
+    delay: int = 0
+    """Action delay [policy steps]."""
+    joint_friction: float = 1.0
+    joint_damping: float = 1.0
+    """Scales of the arm's frictionloss and damping."""
+    task: str = "box-grasp"
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """How an episode ended."""
+
+    spec: EpisodeSpec
+    success: bool
+    failure_mode: str
+    """ "", or miss_grasp, dropped, timeout, collision (box off the table), policy_fault."""
+    steps: int
+    lift: float
+    """Highest the box was above rest [m]."""
+    interventions: dict[str, int] = field(compare=False)
+    digest: str = ""
+    """sha256 of the final state: equal for equal episodes on one machine."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Simulator state for experts and scoring, never for policies."""
+
+    position: Floats
+    """(n, 3) box centre."""
+    yaw: Floats
+    touch: npt.NDArray[np.bool_]
+    """(n,) both fingers touch the box."""
+
+
+class BatchEnv:
+    """`size` slots of box grasp; methods take the slots to act on."""
+
+    def __init__(
+        self,
+        contract: Contract,
+        size: int,
+        *,
+        threads: int = 1,
+        scene: Scene | None = None,
+        task: BoxGrasp = BOX_GRASP,
+        detector: DetectorModel | None = None,
+    ) -> None:
+        if contract.task != task.name:
+            raise ConfigError(
+                "The policy's contract does not fit: task",
+                where="contract.json",
+                field=f"task is {contract.task}, the simulation runs {task.name}",
+                hint="simulate the policy on the task it was trained for",
+            )
+        self.contract, self.task, self.size = contract, task, size
+        self.scene = scene or build_scene(
+            SceneConfig(arms=contract.arms, table_z=task.table_z, box_half=task.box_half)
+        )
+        self._arms: tuple[ArmKinematics, ...] = load_arms(contract.arms)
+        self._period = 1.0 / contract.rate_hz
+        self._ticks = _whole(self._period / SERVO_PERIOD_S, "servo ticks per policy step")
+        self._substeps = _whole(
+            SERVO_PERIOD_S / self.scene.config.timestep, "physics steps per servo tick"
+        )
+        self._batch = Batch(self.scene.model, size, nthread=threads)
+        self._detector = Detector(size, detector)
+        self._allocate()
+
+    def _allocate(self) -> None:
+        size, joints, batch = self.size, len(self.contract.joints), self._batch
+        self._qpos, self._qvel = batch.bind("qpos"), batch.bind("qvel")
+        self._ctrl = batch.bind("ctrl")
+        self._force, self._sensors = batch.bind("actuator_force"), batch.bind("sensordata")
+        self._mass, self._inertia = batch.expand("body_mass"), batch.expand("body_inertia")
+        self._friction = batch.expand("geom_friction")
+        self._frictionloss = batch.expand("dof_frictionloss")
+        self._damping = batch.expand("dof_damping")
+        self._specs: list[EpisodeSpec | None] = [None] * size
+        self._step = np.zeros(size, dtype=np.intp)
+        self._delay = np.zeros(size, dtype=np.intp)
+        self._command = np.zeros((size, joints))
+        self._applied = np.zeros((size, joints))
+        self._ring = np.zeros((size, _RING, joints))
+        self._pose = np.zeros((size, 5))
+        self._held = np.zeros(size, dtype=np.intp)
+        self._lift = np.zeros(size)
+        self._grasped = np.zeros(size, dtype=bool)
+        self._success = np.zeros(size, dtype=bool)
+        self._fault = np.zeros(size, dtype=bool)
+        self._fell = np.zeros(size, dtype=bool)
+        self._interventions: dict[str, npt.NDArray[np.int64]] = {}
+
+    def reset(self, slots: Sequence[int], specs: Sequence[EpisodeSpec]) -> None:
+        """Start one episode in each slot."""
+        if not slots:
+            return
+        scene, task, model = self.scene, self.task, self.scene.model
+        rows = np.asarray(slots, dtype=np.intp)
+        self._batch.reset(ids=rows, stage=mujoco.mjtStage.mjSTAGE_NONE)
+        noise = []
+        for slot, spec in zip(slots, specs, strict=True):
+            if not 0 <= spec.delay <= MAX_DELAY:
+                raise ConfigError(
+                    "The action delay is out of range",
+                    where="EpisodeSpec",
+                    field=f"delay is {spec.delay}, allowed 0..{MAX_DELAY} policy steps",
+                )
+            place = task.place(seeds.rng(spec.task, spec.cell, spec.episode, seeds.SCENE))
+            noise.append(seeds.rng(spec.task, spec.cell, spec.episode, seeds.NOISE))
+            self._specs[slot] = spec
+            self._qpos[slot, scene.qpos] = place.start_q
+            for arm in scene.arms:
+                self._qpos[slot, arm.mirror_qpos] = self._qpos[slot, arm.qpos[7]]
+            box = scene.box_qpos
+            self._qpos[slot, box : box + 3] = (place.x, place.y, BASE_HEIGHT + task.rest_z)
+            self._qpos[slot, box + 3 : box + 7] = (
+                np.cos(place.yaw / 2),
+                0.0,
+                0.0,
+                np.sin(place.yaw / 2),
+            )
+            scale = spec.mass / model.body_mass[scene.box_body]
+            self._mass[slot, scene.box_body] = spec.mass
+            self._inertia[slot, scene.box_body] = model.body_inertia[scene.box_body] * scale
+            self._friction[slot, scene.box_geom, 0] = spec.friction
+            self._frictionloss[slot] = model.dof_frictionloss * spec.joint_friction
+            self._damping[slot] = model.dof_damping * spec.joint_damping
+            self._delay[slot] = spec.delay
+        self._batch.set_const(ids=rows)
+        start = actions.start(self.contract, self._qpos[rows[:, None], scene.qpos]).command
+        self._command[rows] = self._applied[rows] = start
+        self._ring[rows] = start[:, None, :]
+        self._ctrl[rows[:, None], scene.ctrl] = scene.mit_ctrl(start)
+        for state in (self._step, self._held):
+            state[rows] = 0
+        for flag in (self._grasped, self._success, self._fault, self._fell):
+            flag[rows] = False
+        self._lift[rows] = 0.0
+        for counts in self._interventions.values():
+            counts[rows] = 0
+        self._batch.forward(ids=rows)
+        truth = self.truth(rows)
+        self._detector.reset(slots, noise, truth.position, truth.yaw)
+        self._look(rows, truth)
+
+    def truth(self, slots: Ints) -> Truth:
+        """The box as the simulator knows it."""
+        box = self.scene.box_qpos
+        pose = self._qpos[slots, box : box + 7]
+        w, x, y, z = pose[:, 3], pose[:, 4], pose[:, 5], pose[:, 6]
+        yaw = np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))
+        position = pose[:, :3] - np.array([0.0, 0.0, BASE_HEIGHT])
+        touch = (self._sensors[slots[:, None, None], self.scene.touch] > 0).all(axis=2).any(axis=1)
+        return Truth(position, yaw, touch)
+
+    def measure(self, slots: Ints) -> Measurement:
+        """What the robots in these slots measured last."""
+        scene = self.scene
+        q = np.ascontiguousarray(self._qpos[slots[:, None], scene.qpos])
+        command = self._command[slots]
+        hands = [arm.fk(q[:, 8 * i : 8 * i + 7]) for i, arm in enumerate(self._arms)]
+        wanted = [arm.fk(command[:, 8 * i : 8 * i + 7])[0] for i, arm in enumerate(self._arms)]
+        pose = self._pose[slots]
+        return Measurement(
+            q=q,
+            dq=self._qvel[slots[:, None], scene.dof],
+            tau=self._force[slots[:, None], scene.ctrl],
+            command=command,
+            tcp=np.stack([tcp for tcp, _ in hands], axis=1),
+            tcp_command=np.stack(wanted, axis=1),
+            hand_axes=np.stack([axes for _, axes in hands], axis=1),
+            object_position=pose[:, :3],
+            object_yaw=pose[:, 3],
+            object_age=pose[:, 4],
+        )
+
+    def observe(self, slots: Sequence[int] | Ints) -> npt.NDArray[np.float32]:
+        """Observations (n, N) of the slots."""
+        return assemble(self.contract, self.measure(np.asarray(slots, dtype=np.intp)))
+
+    def step(
+        self, slots: Sequence[int] | Ints, raw: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.bool_]:
+        """One policy step of the slots with network outputs (n, J); which episodes ended (n,)."""
+        rows = np.asarray(slots, dtype=np.intp)
+        state = actions.ActionState(self._command[rows])
+        _, command, faults, counts = actions.shape(self.contract, state, raw)
+        self._count(rows, {f"shape_{name}": count for name, count in counts.items()})
+        self._command[rows] = command
+        self._fault[rows] = faults
+        self._ring[rows, self._step[rows] % _RING] = command
+        target = self._ring[rows, (self._step[rows] - self._delay[rows]) % _RING]
+        self._move(rows, target)
+        self._step[rows] += 1
+        return self._judge(rows)
+
+    def _move(self, rows: Ints, target: Floats) -> None:
+        """Servo ticks from the last applied target to this one."""
+        scene, last = self.scene, self._applied[rows]
+        slope = (target - last) / self._ticks
+        columns = rows[:, None]
+        for tick in range(1, self._ticks + 1):
+            self._ctrl[columns, scene.ctrl] = scene.mit_ctrl(last + slope * tick)
+            self._batch.step(ids=rows, nstep=self._substeps)
+        self._applied[rows] = target
+
+    def _judge(self, rows: Ints) -> npt.NDArray[np.bool_]:
+        task, truth = self.task, self.truth(rows)
+        self._look(rows, truth)
+        lift = truth.position[:, 2] - task.rest_z
+        self._lift[rows] = np.maximum(self._lift[rows], lift)
+        self._grasped[rows] |= truth.touch & (lift > _GRASPED_LIFT)
+        held = np.where((lift > task.lift_m) & truth.touch, self._held[rows] + 1, 0)
+        self._held[rows] = held
+        self._success[rows] = (held >= task.hold_steps) & ~self._fault[rows]
+        self._fell[rows] = lift < -0.1
+        late = self._step[rows] >= task.horizon_steps
+        return np.asarray(self._success[rows] | self._fault[rows] | self._fell[rows] | late)
+
+    def _look(self, rows: Ints, truth: Truth) -> None:
+        now: Floats = self._step[rows].astype(np.float64) * self._period
+        position, yaw, age = self._detector.read(rows, now, truth.position, truth.yaw)
+        self._pose[rows, :3] = position
+        self._pose[rows, 3] = yaw
+        self._pose[rows, 4] = age
+
+    def _count(self, rows: Ints, counts: dict[str, npt.NDArray[np.int64]]) -> None:
+        for name, count in counts.items():
+            if name not in self._interventions:
+                self._interventions[name] = np.zeros(self.size, dtype=np.int64)
+            self._interventions[name][rows] += count
+
+    def record(self, slot: int) -> EpisodeRecord:
+        """The record of the episode in a slot, as it stands."""
+        spec = self._specs[slot]
+        if spec is None:
+            raise ValueError(f"slot {slot} has no episode")
+        state = hashlib.sha256(self._qpos[slot].tobytes())
+        state.update(self._qvel[slot].tobytes())
+        return EpisodeRecord(
+            spec=spec,
+            success=bool(self._success[slot]),
+            failure_mode=self._mode(slot),
+            steps=int(self._step[slot]),
+            lift=float(self._lift[slot]),
+            interventions={k: int(v[slot]) for k, v in sorted(self._interventions.items())},
+            digest=state.hexdigest(),
+        )
+
+    def _mode(self, slot: int) -> str:
+        if self._success[slot]:
+            return ""
+        if self._fault[slot]:
+            return "policy_fault"
+        if self._grasped[slot]:
+            return "timeout" if self._held[slot] else "dropped"
+        return "collision" if self._fell[slot] else "miss_grasp"
+
+
+def play(env: BatchEnv, act: Act, specs: Iterable[EpisodeSpec]) -> Iterator[EpisodeRecord]:
+    """Run every spec to its end, refilling slots as they free; records come as episodes end."""
+    queue = iter(specs)
+    active = _refill(env, list(range(env.size)), queue)
+    while active:
+        done = env.step(active, act(env.observe(active)))
+        ended = [slot for slot, end in zip(active, done, strict=True) if end]
+        if ended:
+            yield from (env.record(slot) for slot in ended)
+            fresh = set(_refill(env, ended, queue))
+            active = [slot for slot in active if slot in fresh or slot not in ended]
+
+
+def _refill(env: BatchEnv, slots: list[int], queue: Iterator[EpisodeSpec]) -> list[int]:
+    pairs = list(zip(slots, queue, strict=False))
+    env.reset([slot for slot, _ in pairs], [spec for _, spec in pairs])
+    return [slot for slot, _ in pairs]
+
+
+def _whole(ratio: float, what: str) -> int:
+    """A whole number of periods, or a refusal: rounding would simulate another rate."""
+    count = round(ratio)
+    if count < 1 or abs(ratio - count) > 1e-9:
+        raise ConfigError(
+            f"The rates do not divide: {ratio:g} {what}",
+            where="contract.json",
+            field="rate_hz",
+            hint="choose a policy rate that is a whole number of 4 ms servo ticks",
+        )
+    return count

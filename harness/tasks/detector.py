@@ -1,0 +1,109 @@
+"""The tag detector's noise: what a camera says about a box, against where it is.
+
+30 frames a second with a random phase; a frame is lost with 2 %; its pose carries Gaussian noise
+(2 mm, .02 rad) and arrives 30..60 ms after it was taken. A reader gets the newest frame that has
+arrived, with its age. Every draw of an episode comes from one generator at reset, so two detectors
+of different batch size say the same. Vectorised over slots; a twin is a detector of size 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
+
+_FRAMES = 512
+"""Frames drawn per episode; a longer episode sees the sequence again."""
+_IN_FLIGHT = 4
+
+
+@dataclass(frozen=True)
+class DetectorModel:
+    """The noise of one camera set-up."""
+
+    position_sigma: float = 0.002
+    yaw_sigma: float = 0.02
+    rate_hz: float = 30.0
+    delay_s: tuple[float, float] = (0.030, 0.060)
+    dropout: float = 0.02
+
+
+class Detector:
+    """Detectors of `size` independent scenes."""
+
+    def __init__(self, size: int, model: DetectorModel | None = None) -> None:
+        self.model = model or DetectorModel()
+        self._noise = np.zeros((size, _FRAMES, 4))
+        self._delay = np.zeros((size, _FRAMES))
+        self._lost = np.zeros((size, _FRAMES), dtype=bool)
+        self._next = np.zeros(size)
+        self._frame = np.zeros(size, dtype=np.intp)
+        self._arrival = np.full((size, _IN_FLIGHT), np.inf)
+        self._taken = np.full((size, _IN_FLIGHT), -np.inf)
+        self._pose = np.zeros((size, _IN_FLIGHT, 4))
+        self._cursor = np.zeros(size, dtype=np.intp)
+        self._seen = np.zeros((size, 5))
+
+    def reset(
+        self,
+        slots: Sequence[int],
+        rngs: Sequence[np.random.Generator],
+        position: Floats,
+        yaw: Floats,
+    ) -> None:
+        """Start episodes; the camera has been running, so a first pose is there at time 0."""
+        model = self.model
+        for row, (slot, rng) in enumerate(zip(slots, rngs, strict=True)):
+            sigma = np.array([model.position_sigma] * 3 + [model.yaw_sigma])
+            self._noise[slot] = rng.standard_normal((_FRAMES, 4)) * sigma
+            uniform = rng.random((_FRAMES, 2))
+            low, high = model.delay_s
+            self._delay[slot] = low + (high - low) * uniform[:, 0]
+            self._lost[slot] = uniform[:, 1] < model.dropout
+            self._next[slot] = uniform[0, 1] / model.rate_hz
+            self._frame[slot] = 1
+            self._cursor[slot] = 0
+            self._arrival[slot] = np.inf
+            self._taken[slot] = -np.inf
+            self._seen[slot, :3] = position[row] + self._noise[slot, 0, :3]
+            self._seen[slot, 3] = yaw[row] + self._noise[slot, 0, 3]
+            self._seen[slot, 4] = -self._delay[slot, 0]
+
+    def read(
+        self, slots: Ints, time_s: Floats, position: Floats, yaw: Floats
+    ) -> tuple[Floats, Floats, Floats]:
+        """Newest arrived pose at `time_s` (n,) given the truth now: position, yaw, age [s]."""
+        self._take(slots, time_s, position, yaw)
+        arrived = self._arrival[slots] <= time_s[:, None]
+        taken = np.where(arrived, self._taken[slots], -np.inf)
+        newest = np.argmax(taken, axis=1)
+        stamp = taken[np.arange(len(slots)), newest]
+        fresh = stamp > self._seen[slots, 4]
+        some = slots[fresh]
+        self._seen[some, :4] = self._pose[some, newest[fresh]]
+        self._seen[some, 4] = stamp[fresh]
+        seen = self._seen[slots]
+        return seen[:, :3], seen[:, 3], time_s - seen[:, 4]
+
+    def _take(self, slots: Ints, time_s: Floats, position: Floats, yaw: Floats) -> None:
+        """Take the frames that are due: the pose is that of the first read after the shutter."""
+        due = self._next[slots] <= time_s + 1e-9
+        some, now = slots[due], time_s[due]
+        frame = self._frame[some] % _FRAMES
+        kept = ~self._lost[some, frame]
+        row, cursor = some[kept], self._cursor[some[kept]]
+        noise = self._noise[row, frame[kept]]
+        self._pose[row, cursor, :3] = position[due][kept] + noise[:, :3]
+        self._pose[row, cursor, 3] = yaw[due][kept] + noise[:, 3]
+        self._taken[row, cursor] = now[kept]
+        self._arrival[row, cursor] = now[kept] + self._delay[row, frame[kept]]
+        self._cursor[row] = (cursor + 1) % _IN_FLIGHT
+        period = 1.0 / self.model.rate_hz
+        self._frame[some] += 1
+        behind = np.maximum(np.floor((now - self._next[some]) / period), 0.0)
+        self._next[some] += (behind + 1.0) * period
