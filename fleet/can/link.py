@@ -1,0 +1,223 @@
+"""Frames in and out for the motors of one bus: what is sent, what is believed.
+
+Rules
+- A feedback is believed if it comes from a motor's MST_ID, carries that motor's own id, is no
+  register reply and does not jump faster than a motor turns. Anything else is counted, not used:
+  the axis keeps its last value and its age grows.
+- A frame from any other id is kept as `stray`; whether that is a fault is the arm's decision.
+- Feed-forward torque is clamped to each motor's peak torque and kp to 499, so that no command can
+  look like a special frame (that takes full scale in every field).
+- A frame the driver cannot queue is dropped and counted: silence decides, not one lost frame.
+
+Units: rad, rad/s, Nm, s; arrays (N,) in motor order. `heard` values have bit i set for motor i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import can
+import numpy as np
+
+from fleet.can import frames
+from fleet.can.bus import clock_of
+from fleet.can.faults import ArmState, Counters
+from fleet.can.frames import PARAMETER_ID, ArmCodec, ArmFeedback, Array, Ranges, Status
+from fleet.can.motors import MotorAddress, Register
+
+KP_CEILING = 499.0
+JUMP_RAD, JUMP_RAD_S = 0.3, 20.0
+"""A position may differ from the last one by this plus this much per second of its age."""
+
+
+class MotorLink:
+    """The motors' mailbox; not for use from two threads."""
+
+    def __init__(self, bus: can.BusABC, motors: Sequence[MotorAddress], *, fd: bool) -> None:
+        n = len(motors)
+        self.bus = bus
+        self.motors = tuple(motors)
+        self.now = clock_of(bus)
+        self.counters = Counters()
+        self.everyone = (1 << n) - 1
+        self.stray: can.Message | None = None
+        self.doubted = False
+        """True if the newest state kept an old value because a feedback was not believable."""
+        self._n = n
+        self._fd = fd
+        self._slot = {motor.mst_id: i for i, motor in enumerate(motors)}
+        self._commands = tuple((m.esc_id, 8 * i, 8 * i + 8) for i, m in enumerate(motors))
+        self._low_id = tuple(motor.esc_id & 0xF for motor in motors)
+        self._healthy = bytes(Status.ENABLED << 4 | low for low in self._low_id)
+        self._replies = bytearray(8 * n)
+        self._heard_at = np.full(n, -np.inf)
+        self._registers: dict[tuple[int, int], float] = {}
+        self._last: ArmState | None = None
+        self.set_ranges([motor.type.ranges for motor in motors])
+
+    @property
+    def ranges(self) -> tuple[Ranges, ...]:
+        return self._codec.ranges
+
+    @property
+    def healthy(self) -> bool:
+        """True if every motor's newest feedback says enabled and without fault."""
+        return self._replies[0::8] == self._healthy
+
+    def set_ranges(self, ranges: Sequence[Ranges]) -> None:
+        """Use these full scales from now on."""
+        self._codec = ArmCodec(ranges)
+        peak = [motor.type.peak_torque for motor in self.motors]
+        self._tau_high = np.minimum(peak, [scale.tmax for scale in ranges])
+        self._tau_low = -self._tau_high
+
+    def forget(self) -> None:
+        """Start anew: what was heard before says nothing about what comes."""
+        self._last = None
+        self._heard_at.fill(-np.inf)
+        self._registers.clear()
+        self.stray = None
+        self.drain()
+
+    # -- sending
+
+    def send(self, identifier: int, data: bytes | bytearray) -> None:
+        """Queue one frame."""
+        frame = can.Message(
+            arbitration_id=identifier,
+            is_extended_id=False,
+            data=data,
+            is_fd=self._fd,
+            bitrate_switch=self._fd,
+            is_rx=False,
+        )
+        try:
+            self.bus.send(frame)
+            self.counters.sent += 1
+        except can.CanError:
+            self.counters.send_errors += 1
+
+    def send_mit(self, q: Array, dq: Array, kp: Array, kd: Array, tau: Array) -> None:
+        """One MIT command to every motor; ValueError if a value is not finite."""
+        tau = np.minimum(np.maximum(tau, self._tau_low), self._tau_high)
+        payload = self._codec.encode_mit(q, dq, np.minimum(kp, KP_CEILING), kd, tau)
+        send, fd, message = self.bus.send, self._fd, can.Message
+        lost = 0
+        for identifier, start, end in self._commands:
+            data = payload[start:end]
+            frame = message(0.0, identifier, False, False, False, None, 8, data, fd, False, fd)
+            try:
+                send(frame)
+            except can.CanError:
+                lost += 1
+        self.counters.sent += self._n - lost
+        self.counters.send_errors += lost
+
+    def ask_all(self, window_s: float) -> int:
+        """Ask every motor for one feedback, command none; who answered."""
+        for motor in self.motors:
+            self.send(PARAMETER_ID, frames.refresh(motor.esc_id))
+        return self.collect(window_s)
+
+    def parameter(
+        self, motor: MotorAddress, register: Register, data: bytes, window_s: float
+    ) -> float | None:
+        """Send a register frame; the value in the reply, or None within the window."""
+        key = (motor.esc_id, int(register))
+        self._registers.pop(key, None)
+        self.send(PARAMETER_ID, data)
+        deadline = self.now() + window_s
+        while key not in self._registers and (left := deadline - self.now()) > 0.0:
+            msg = self.bus.recv(left)
+            if msg is not None:
+                self._take(msg)
+        return self._registers.get(key)
+
+    # -- receiving
+
+    def drain(self) -> None:
+        """Take what is queued already, without waiting."""
+        for _ in range(8 * self._n):
+            late = self.bus.recv(0.0)
+            if late is None:
+                return
+            self._take(late)
+
+    def collect(self, window_s: float) -> int:
+        """Take frames until every motor has answered or the window ends; who answered."""
+        recv, take, now, everyone = self.bus.recv, self._take, self.now, self.everyone
+        heard = 0
+        left = window_s
+        deadline = now() + window_s
+        while left > 0.0:
+            msg = recv(left)
+            if msg is None:
+                break
+            heard |= take(msg)
+            if heard == everyone:
+                self._heard_at.fill(now())
+                return heard
+            left = deadline - now()
+        self.counters.missed += (everyone & ~heard).bit_count()
+        for i in self.bits(heard):
+            self._heard_at[i] = now()
+        return heard
+
+    def wait(self, seconds: float) -> None:
+        """Let bus time pass, taking in what arrives."""
+        end = self.now() + seconds
+        while (left := end - self.now()) > 1e-9:
+            msg = self.bus.recv(left)
+            if msg is not None:
+                self._take(msg)
+
+    def state(self) -> ArmState:
+        """Decode the newest feedbacks, keeping the last value of an axis that jumps impossibly."""
+        reply = self._codec.decode_feedback(bytes(self._replies))
+        time_s = self.now()
+        last = self._last
+        self.doubted = False
+        if last is not None:
+            moved = reply.q - last.q
+            if np.dot(moved, moved) > JUMP_RAD * JUMP_RAD:
+                self._reject_jumps(reply, last, time_s)
+        _, status, q, dq, tau, temp_mos, temp_rotor = reply
+        age_s = time_s - self._heard_at
+        self._last = ArmState(q, dq, tau, temp_mos, temp_rotor, status, age_s, time_s)
+        return self._last
+
+    def bits(self, mask: int) -> Iterator[int]:
+        """The motors whose bit is set."""
+        return (i for i in range(self._n) if mask >> i & 1)
+
+    def _take(self, msg: can.Message) -> int:
+        """Store one frame; the bit of the motor whose feedback it is, or 0."""
+        slot = self._slot.get(msg.arbitration_id)
+        if slot is None or msg.is_error_frame or msg.is_extended_id:
+            if msg.is_error_frame:
+                self.counters.error_frames += 1
+            else:
+                self.counters.foreign += 1
+                self.stray = msg
+            return 0
+        data = msg.data
+        self.counters.received += 1
+        if len(data) == 8:
+            if data[1] <= 0x0F and frames.is_register_reply(data, self.motors[slot].esc_id):
+                reply = frames.decode_register(data)
+                self._registers[reply.motor, reply.register] = reply.value
+                return 0
+            if data[0] & 0xF == self._low_id[slot]:
+                self._replies[8 * slot : 8 * slot + 8] = data
+                return 1 << slot
+        self.counters.rejected += 1
+        return 0
+
+    def _reject_jumps(self, reply: ArmFeedback, last: ArmState, time_s: float) -> None:
+        age = last.age_s + (time_s - last.time_s)
+        for i in np.flatnonzero(np.abs(reply.q - last.q) > JUMP_RAD + JUMP_RAD_S * age):
+            self.doubted = True
+            self.counters.rejected += 1
+            self._heard_at[i] = last.time_s - last.age_s[i]
+            for now, before in zip(reply[2:5], last[:3], strict=True):
+                now[i] = before[i]
