@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -152,13 +153,17 @@ def _config_error(
 ) -> ConfigError:
     """The first complaint in the order of the file, and how many more there are."""
     details = error.errors(include_url=False)
-    places = [_place(detail["loc"], lines) for detail in details]
-    first = min(range(len(details)), key=lambda i: lines[places[i]])
-    detail, place = details[first], places[first]
-    what, hint = _complaint(detail, model)
+    # A key misspelt is also a key missing: say the first, it explains the second.
+    first = min(
+        details,
+        key=lambda d: (d["type"] != "extra_forbidden", lines[_place(_loc(d), lines)]),
+    )
+    place = _place(_loc(first), lines)
+    field = first["loc"] if first["type"] in ("missing", "extra_forbidden") else place
+    what, hint = _complaint(first, model)
     if len(details) > 1:
         what += f" (and {len(details) - 1} more)"
-    return ConfigError(what, where=f"{path}:{lines[place]}", field=_field(detail["loc"]), hint=hint)
+    return ConfigError(what, where=f"{path}:{lines[place]}", field=_field(field), hint=hint)
 
 
 def _complaint(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
@@ -175,6 +180,13 @@ def _complaint(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
     shown = repr(detail["input"])
     message = detail["msg"][:1].lower() + detail["msg"][1:]
     return f"{_field(loc)}: {message}, not {shown[:60]}", ""
+
+
+def _loc(detail: ErrorDetails) -> Loc:
+    """Where the complaint belongs. A rule of a whole section names its key first: `key: …`."""
+    loc = detail["loc"]
+    word = re.match(r"Value error, (\w+)", detail["msg"])
+    return (*loc, word[1]) if word else loc
 
 
 def _place(loc: Sequence[str | int], lines: dict[Loc, int]) -> Loc:

@@ -1,0 +1,219 @@
+"""The tables of the record. `migrations/` builds them; a test holds both to the same shape.
+
+- Rows of `versions`, `provenance`, `climbs`, `verdicts`, `assignments`, `attempts` and `audit` are
+  only ever added; the stage of a version, a rollout and a policy's serving version change under a
+  rising `revision`. Triggers refuse any change to `audit`.
+- `heartbeats` and `attempts` are telemetry: rows of their own, no audit.
+- Times are seconds since the epoch, UTC.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+def _of_version() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["policy", "number"], ["versions.policy", "versions.number"])
+
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("name", String(120), primary_key=True),
+    Column("next_number", Integer, nullable=False),
+    Column("serving", Integer),
+    Column("revision", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("policy", String(120), ForeignKey("policies.name"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(71), nullable=False),
+    Column("manifest", Text, nullable=False),
+    Column("nonce", String(64), nullable=False),
+    Column("stage", String(20), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("created_by", String(120), nullable=False),
+    UniqueConstraint("policy", "digest"),
+)
+
+provenance = Table(
+    "provenance",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("policy", String(120), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("actor", String(120), nullable=False),
+    Column("record", JSON, nullable=False),
+    _of_version(),
+)
+
+climbs = Table(
+    "climbs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("policy", String(120), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("stage", String(20), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("actor", String(120), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("rollout", String(40)),
+    _of_version(),
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("policy", String(120), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("gate", String(20), nullable=False),
+    Column("outcome", String(20), nullable=False),
+    Column("gate_spec", JSON, nullable=False),
+    Column("evidence", JSON, nullable=False),
+    Column("verdict", JSON, nullable=False),
+    Column("artifacts", JSON, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("actor", String(120), nullable=False),
+    _of_version(),
+    Index(None, "policy", "number"),
+)
+
+results = Table(
+    "results",
+    metadata,
+    Column("key", String(120), primary_key=True),
+    Column("result", JSON, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("policy", String(120), ForeignKey("policies.name"), nullable=False),
+    Column("candidate", Integer, nullable=False),
+    Column("baseline", Integer),
+    Column("phase", String(20), nullable=False),
+    Column("is_open", Integer, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("state", JSON, nullable=False),
+    Column("opened_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Index(
+        "uq_rollouts_open",
+        "policy",
+        unique=True,
+        sqlite_where=text("is_open = 1"),
+        postgresql_where=text("is_open = 1"),
+    ),
+)
+
+robots = Table(
+    "robots",
+    metadata,
+    Column("name", String(120), primary_key=True),
+    Column("robot_class", String(120), nullable=False),
+    Column("policy", String(120)),
+    Column("info", JSON, nullable=False),
+    Column("enrolled_at", Float, nullable=False),
+)
+
+heartbeats = Table(
+    "heartbeats",
+    metadata,
+    Column("robot", String(120), ForeignKey("robots.name"), primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("running", Integer),
+    Column("generation", Integer, nullable=False),
+    Column("status", JSON, nullable=False),
+)
+
+assignments = Table(
+    "assignments",
+    metadata,
+    Column("robot", String(120), ForeignKey("robots.name"), primary_key=True),
+    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("policy", String(120), ForeignKey("policies.name"), nullable=False),
+    Column("rollout", String(40), ForeignKey("rollouts.id")),
+    Column("candidate", Integer),
+    Column("baseline", Integer),
+    Column("issued_at", Float, nullable=False),
+    Column("document", JSON, nullable=False),
+    Index(None, "policy", "generation"),
+    Index(None, "rollout"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("robot", String(120), ForeignKey("robots.name"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("policy", String(120), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("side", String(20), nullable=False),
+    Column("rollout", String(40)),
+    Column("generation", Integer, nullable=False),
+    Column("segment", Integer, nullable=False),
+    Column("stratum", Text, nullable=False),
+    Column("index", Integer, nullable=False),
+    Column("outcome", String(20), nullable=False),
+    Column("received_at", Float, nullable=False),
+    Column("report", JSON, nullable=False),
+    Index(None, "rollout", "segment"),
+    Index(None, "policy", "version"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("station", String(120), primary_key=True),
+    Column("token", Integer, nullable=False),
+    Column("holder", String(120), nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
+    Column("actor", String(120), nullable=False),
+    Column("role", String(20), nullable=False),
+    Column("action", String(40), nullable=False),
+    Column("policy", String(120)),
+    Column("subject", String(200), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", JSON, nullable=False),
+    Column("hash", String(64), nullable=False),
+    Index(None, "policy"),
+)
