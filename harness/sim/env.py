@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import mujoco
 import numpy as np
 import numpy.typing as npt
-from mujoco.batch import Batch
+from mujoco.batch import Batch, SimulationError
 
 from fleet.kinematics import ArmKinematics, load_arms
 from harness.sim import seeds
@@ -42,6 +42,14 @@ MAX_DELAY = 15
 """Longest action delay [policy steps] that the command ring holds."""
 _RING = MAX_DELAY + 1
 _GRASPED_LIFT = 0.02
+_BLOWN_UP = [
+    int(warning)
+    for warning in (
+        mujoco.mjtWarning.mjWARN_BADQPOS,
+        mujoco.mjtWarning.mjWARN_BADQVEL,
+        mujoco.mjtWarning.mjWARN_BADQACC,
+    )
+]
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,8 @@ class EpisodeRecord:
     spec: EpisodeSpec
     success: bool
     failure_mode: str
-    """ "", or miss_grasp, dropped, timeout, collision (box off the table), policy_fault."""
+    """ "", or miss_grasp, dropped, timeout, collision (box off the table), policy_fault,
+    unstable (the physics blew up)."""
     steps: int
     lift: float
     """Highest the box was above rest [m]."""
@@ -145,6 +154,7 @@ class BatchEnv:
         self._success = np.zeros(size, dtype=bool)
         self._fault = np.zeros(size, dtype=bool)
         self._fell = np.zeros(size, dtype=bool)
+        self._unstable = np.zeros(size, dtype=bool)
         self._interventions: dict[str, npt.NDArray[np.int64]] = {}
 
     def reset(self, slots: Sequence[int], specs: Sequence[EpisodeSpec]) -> None:
@@ -190,7 +200,7 @@ class BatchEnv:
         self._ctrl[rows[:, None], scene.ctrl] = scene.mit_ctrl(start)
         for state in (self._step, self._held):
             state[rows] = 0
-        for flag in (self._grasped, self._success, self._fault, self._fell):
+        for flag in (self._grasped, self._success, self._fault, self._fell, self._unstable):
             flag[rows] = False
         self._lift[rows] = 0.0
         for counts in self._interventions.values():
@@ -258,7 +268,12 @@ class BatchEnv:
         columns = rows[:, None]
         for tick in range(1, self._ticks + 1):
             self._ctrl[columns, scene.ctrl] = scene.mit_ctrl(last + slope * tick)
-            self._batch.step(ids=rows, nstep=self._substeps)
+            try:
+                self._batch.step(ids=rows, nstep=self._substeps)
+            except SimulationError:
+                self._unstable[rows] |= self._batch.status[rows] != 0
+        # MuJoCo resets a state that is not finite and goes on; its warning counter tells
+        self._unstable[rows] |= self._batch.warning[rows][:, _BLOWN_UP, 1].any(axis=1)
         self._applied[rows] = target
 
     def _judge(self, rows: Ints) -> npt.NDArray[np.bool_]:
@@ -269,10 +284,11 @@ class BatchEnv:
         self._grasped[rows] |= truth.touch & (lift > _GRASPED_LIFT)
         held = np.where((lift > task.lift_m) & truth.touch, self._held[rows] + 1, 0)
         self._held[rows] = held
-        self._success[rows] = (held >= task.hold_steps) & ~self._fault[rows]
+        broken = self._fault[rows] | self._unstable[rows]
+        self._success[rows] = (held >= task.hold_steps) & ~broken
         self._fell[rows] = lift < -0.1
         late = self._step[rows] >= task.horizon_steps
-        return np.asarray(self._success[rows] | self._fault[rows] | self._fell[rows] | late)
+        return np.asarray(self._success[rows] | broken | self._fell[rows] | late)
 
     def _look(self, rows: Ints, truth: Truth) -> None:
         now: Floats = self._step[rows].astype(np.float64) * self._period
@@ -309,6 +325,8 @@ class BatchEnv:
             return ""
         if self._fault[slot]:
             return "policy_fault"
+        if self._unstable[slot]:
+            return "unstable"
         if self._grasped[slot]:
             return "timeout" if self._held[slot] else "dropped"
         return "collision" if self._fell[slot] else "miss_grasp"
