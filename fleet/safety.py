@@ -1,0 +1,465 @@
+"""Protection: between the interpolated command and the motors, at servo rate. It can only restrict.
+
+Rules, in this order, for every tick and every row of a batch
+1. Finite: a target with any number that is not finite brakes the row (`non_finite`).
+2. Joint limits: the target is clamped to them, and speed towards a limit is held low enough to
+   stop before it (`joint_limit`).
+3. Velocity (`velocity`) and acceleration (`acceleration`) per joint, always, braking included. A
+   moving target is followed without lag once caught; a resting one is reached without overshoot.
+4. Workspace: where the arm would come to rest if it braked now must keep its TCP inside the box
+   and above the table (`workspace`), off the robot's column and on its own side of the other arm
+   (`self_collision`). A step that fails brakes all joints of the row instead; from outside, only
+   steps that lead further in are let through.
+5. Torque: motor torque (`torque`) or torque that the weight does not explain (`contact_force`),
+   each through a 50 ms low pass, above its limit stops the row until `resume`. These, and
+   measurements that are not finite (`protection_failure`), are class A events.
+
+Speed scale is not here: it dilates time in `interpolate` (more ticks for one policy step), so a
+slower robot runs the same path. Every row and tick that differs from its target counts at least
+one intervention by name; limits pass in-range targets unchanged, to the bit.
+
+Arrays are (B, J), J = 8 per arm, radians and seconds. The state is updated in place. A row's
+result does not depend on the others: whole-batch shortcuts only skip work that would change
+nothing. FK runs only for rows that may have come near a boundary since it last ran, by the bound
+|TCP motion| <= sum reach_i |dq_i|.
+
+Self-collision is thin: a vertical column on the base axis, a plane between two arms, spheres for
+hands; elbows are kept off by joint limits alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Counts = NDArray[np.int64]
+
+INTERVENTIONS = (
+    "non_finite",
+    "joint_limit",
+    "velocity",
+    "acceleration",
+    "workspace",
+    "self_collision",
+    "torque",
+    "contact_force",
+    "protection_failure",
+    "stopped",
+)
+CLASS_A = frozenset({"torque", "contact_force", "protection_failure", "workspace_breach"})
+"""Events that stop a rollout at once; `workspace_breach` is found on the measured TCP."""
+
+JOINTS = 8
+DQ_MAX = (2.0, 2.0, 3.3, 3.3, 6.3, 6.3, 6.3, 6.0)
+"""[rad/s] the official driver's command speeds; the gripper's 20 is cut to 6."""
+DDQ_MAX = (60.0, 60.0, 100.0, 100.0, 200.0, 200.0, 200.0, 300.0)
+"""[rad/s^2] full speed within 20 to 33 ms: one to two policy steps at 50 Hz."""
+TORQUE_MAX = (38.0, 38.0, 25.5, 25.5, 6.8, 6.8, 6.8, np.inf)
+"""[Nm] just below the drives' peak; the gripper saturates by design when it holds something."""
+RESIDUAL_MAX = (30.0, 30.0, 20.0, 20.0, 6.5, 6.5, 6.5, np.inf)
+"""[Nm] motor torque less weight: about 60 N at the hand, or twice the payload."""
+FILTER_S = 0.05
+TABLE_MARGIN = 0.015
+"""[m] of the TCP above the table; the closed fingertips reach 12 mm beyond the TCP."""
+BREACH = 0.03
+"""[m] outside the workspace at which the measured TCP is a class A event."""
+FAR = 1e3
+"""[rad] targets are cut to this first, so that arithmetic on them cannot overflow."""
+EMPTY: Mapping[str, Counts] = {}
+
+
+class Kinematics(Protocol):
+    """What protection asks of an arm: see fleet.kinematics.ArmKinematics."""
+
+    side: str
+    q_min: Array
+    q_max: Array
+    reach: Array
+
+    def fk(self, q: Array) -> tuple[Array, Array]: ...
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where one arm's TCP may be: a box, outside the robot's column, on its side. [m], base."""
+
+    low: Array
+    high: Array
+    column: float
+    side_plane: float | None
+    """With two arms: least distance of this hand from the plane y = 0, on its own side."""
+    side_sign: float
+
+    def clearance(self, tcp: Array) -> tuple[Array, Array]:
+        """TCP (B,3) -> distance inside the box and from the robot itself (B,), (B,); < 0 out."""
+        inside = np.minimum(tcp - self.low, self.high - tcp).min(axis=1)
+        own = np.hypot(tcp[:, 0], tcp[:, 1]) - self.column
+        if self.side_plane is not None:
+            own = np.minimum(own, tcp[:, 1] * self.side_sign - self.side_plane)
+        return inside, own
+
+
+@dataclass(frozen=True)
+class SafetyLimits:
+    """Limits of a robot, its arms concatenated: (J,) arrays, one workspace per arm."""
+
+    arms: tuple[Kinematics, ...]
+    q_min: Array
+    q_max: Array
+    dq_max: Array
+    ddq_max: Array
+    torque_max: Array
+    residual_max: Array
+    workspaces: tuple[Workspace, ...]
+    _mid: Array = field(init=False, repr=False)
+    _half: Array = field(init=False, repr=False)
+    _stop: Array = field(init=False, repr=False)
+    _reach: Array = field(init=False, repr=False)
+    _tau: Array = field(init=False, repr=False)
+    _by_dt: dict[float, _Step] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        mid = (self.q_max + self.q_min) / 2
+        reach = np.zeros((self.q_min.size, len(self.arms)))
+        for i, arm in enumerate(self.arms):
+            reach[JOINTS * i : JOINTS * i + 7, i] = arm.reach
+        for name, value in (
+            ("_mid", mid),
+            ("_half", np.maximum(self.q_max - mid, mid - self.q_min)),
+            ("_stop", 0.5 / self.ddq_max),
+            ("_reach", reach),
+            ("_tau", np.stack([self.torque_max, self.residual_max])[:, None, :]),
+        ):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def for_arms(
+        cls,
+        arms: Sequence[Kinematics],
+        *,
+        table_z: float | None = None,
+        dq_max: ArrayLike = DQ_MAX,
+        ddq_max: ArrayLike = DDQ_MAX,
+        torque_max: ArrayLike = TORQUE_MAX,
+        residual_max: ArrayLike = RESIDUAL_MAX,
+        low: ArrayLike = (-0.15, -0.62, -0.62),
+        high: ArrayLike = (0.62, 0.12, 0.45),
+    ) -> SafetyLimits:
+        """The house limits. `low` and `high` bound a right arm's TCP; a left arm's are mirrored.
+
+        Raises ValueError where a limit is not positive, since no such limit could be kept.
+        """
+        many = len(arms)
+        floor = np.array(low, dtype=np.float64)
+        if table_z is not None:
+            floor[2] = max(floor[2], table_z + TABLE_MARGIN)
+        ceiling = np.array(high, dtype=np.float64)
+        workspaces = []
+        for arm in arms:
+            lo, hi = floor.copy(), ceiling.copy()
+            if arm.side == "left":
+                lo[1], hi[1] = -ceiling[1], -floor[1]
+            sign = 1.0 if arm.side == "left" else -1.0
+            workspaces.append(Workspace(lo, hi, 0.08, 0.09 if many > 1 else None, sign))
+        speed, acceleration, torque, residual = (
+            np.tile(np.array(x, dtype=np.float64), many)
+            for x in (dq_max, ddq_max, torque_max, residual_max)
+        )
+        if not all(np.all(x > 0) for x in (speed, acceleration, torque, residual)):
+            raise ValueError("safety limits must be positive numbers")
+        q_min = np.concatenate([arm.q_min for arm in arms])
+        q_max = np.concatenate([arm.q_max for arm in arms])
+        return cls(
+            arms=tuple(arms),
+            q_min=q_min,
+            q_max=q_max,
+            dq_max=speed,
+            ddq_max=acceleration,
+            torque_max=torque,
+            residual_max=residual,
+            workspaces=tuple(workspaces),
+        )
+
+    def clearance(self, q: Array) -> tuple[Array, Array]:
+        """Joints (B,J) -> least distance in the box and from the robot, each (B,A) [m]."""
+        inside = np.empty((q.shape[0], len(self.arms)))
+        own = np.empty_like(inside)
+        for i, (arm, space) in enumerate(zip(self.arms, self.workspaces, strict=True)):
+            tcp, _ = arm.fk(q[:, JOINTS * i : JOINTS * i + 7])
+            inside[:, i], own[:, i] = space.clearance(tcp)
+        return inside, own
+
+    def breached(self, tcp: Array) -> Flags:
+        """Measured TCP (B,A,3) -> rows (B,) outside by more than `BREACH`: a class A event."""
+        out = np.zeros(tcp.shape[0], dtype=np.bool_)
+        for i, space in enumerate(self.workspaces):
+            inside, own = space.clearance(tcp[:, i])
+            out |= np.minimum(inside, own) < -BREACH
+        return out
+
+    def step(self, dt: float) -> _Step:
+        """Everything of one tick that depends on the limits and dt alone."""
+        found = self._by_dt.get(dt)
+        if found is None:
+            found = self._by_dt[dt] = _Step(self, dt)
+        return found
+
+
+class _Step:
+    """Bounds of one tick of dt seconds."""
+
+    def __init__(self, limits: SafetyLimits, dt: float) -> None:
+        self.per_s = 1.0 / dt
+        self.adt: Array = limits.ddq_max * dt
+        self.adt2: Array = self.adt**2
+        self.two_a: Array = 2.0 * limits.ddq_max
+        self.mix = dt / (FILTER_S + dt)
+        small = 1.0 - 1e-12  # so that "equal but for rounding" takes the careful path
+        self.quick: Array = np.stack(
+            [limits.dq_max * small, self.adt * small, self.adt * dt * small, limits._half]
+        )[:, None, :]
+
+    def brake(self, distance: Array) -> Array:
+        """Fastest speed from which braking tick by tick stops within `distance` >= 0."""
+        speed: Array = np.sqrt(self.adt2 + self.two_a * distance) - self.adt
+        return speed
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the motors report, and the torque their weight explains: each (B, J)."""
+
+    tau: Array
+    gravity: Array
+
+
+class SafetyState:
+    """What protection remembers of B robots. `command` is what the motors were last told."""
+
+    def __init__(self, limits: SafetyLimits, q: Array) -> None:
+        """Start at rest at the measured joints q (B, J) [rad], clamped to the joint limits."""
+        batch, joints = q.shape
+        self.command: Array = np.empty((batch, joints))
+        self.velocity: Array = np.empty((batch, joints))
+        self.stopped: Flags = np.zeros(batch, dtype=np.bool_)
+        self.counts: Counts = np.zeros((batch, len(INTERVENTIONS)), dtype=np.int64)
+        """Interventions since the row was reset, in the order of `INTERVENTIONS`."""
+        self._target: Array = np.empty((batch, joints))
+        self._checked: Array = np.empty((batch, joints))
+        self._clear: Array = np.empty((batch, len(limits.arms)))
+        self._load: Array = np.zeros((2, batch, joints))
+        self._any_stopped = False
+        self._quick: Array = np.empty((4, batch, joints))
+        self.reset(limits, slice(None), q)
+
+    def reset(self, limits: SafetyLimits, rows: slice | NDArray[np.intp], q: Array) -> None:
+        """Rows begin anew at rest at q (rows, J) [rad]; counts and stops are cleared."""
+        start = np.clip(q, limits.q_min, limits.q_max)
+        if not np.isfinite(start).all():
+            raise ValueError("protection cannot start from joints that are not finite")
+        self.command[rows] = self._target[rows] = self._checked[rows] = start
+        self.velocity[rows] = 0.0
+        self.counts[rows] = 0
+        self._load[:, rows] = 0.0
+        inside, own = limits.clearance(start)
+        self._clear[rows] = np.minimum(inside, own)
+        self.resume(rows)
+
+    def stop(self, rows: slice | NDArray[np.intp] | Flags = slice(None)) -> None:
+        """Brake rows now and hold until `resume`."""
+        self.stopped[rows] = True
+        self._any_stopped = True
+
+    def resume(self, rows: slice | NDArray[np.intp] | Flags = slice(None)) -> None:
+        """Let rows move again; a person at the arm decides this."""
+        self.stopped[rows] = False
+        self._load[:, rows] = 0.0
+        self._any_stopped = bool(self.stopped.any())
+
+    def counted(self, row: int = 0) -> dict[str, int]:
+        """Interventions of one row since its reset, those that happened."""
+        return {n: int(c) for n, c in zip(INTERVENTIONS, self.counts[row], strict=True) if c}
+
+
+def interpolate(previous: Array, command: Array, k: int, n: int) -> Array:
+    """Target of servo tick k = 1..n on the way from the previous policy command to the new one.
+
+    Linear, ends exactly on the command. Any shape. Speed scale s makes n ticks into n / s.
+    """
+    if k >= n:
+        return command
+    target: Array = previous + (command - previous) * (k / n)
+    return target
+
+
+def protect(
+    limits: SafetyLimits,
+    state: SafetyState,
+    target: Array,
+    measured: Measured | None,
+    dt: float,
+) -> tuple[SafetyState, Array, Mapping[str, Counts]]:
+    """One tick: target (B,J) [rad] -> state, command (B,J), interventions {name: (B,) 0 or 1}.
+
+    The command is `state.command`, valid until the next call; names that did not occur are left
+    out. Without `measured` (simulation) rule 5 is not checked.
+    """
+    step = limits.step(dt)
+    events = _watch(limits, step, state, measured) if measured is not None else None
+
+    quick = state._quick
+    with np.errstate(over="ignore", invalid="ignore"):  # wild targets fail the test below
+        speed = np.subtract(target, state.command, out=quick[0])
+        speed *= step.per_s
+        rest = np.abs(speed)
+        rest *= speed
+        rest *= limits._stop
+        rest += target
+        np.subtract(speed, state.velocity, out=quick[1])
+        np.subtract(state._target, state.command, out=quick[2])
+        np.subtract(rest, limits._mid, out=quick[3])
+    at = target
+    hits = None
+    if state._any_stopped or not bool((np.abs(quick) <= step.quick).all()):
+        at, speed, hits = _restrict(limits, step, state, target, dt)
+        rest = at + speed * np.abs(speed) * limits._stop
+    moved = np.abs(rest - state._checked) @ limits._reach
+    if not bool((moved < state._clear).all()):
+        at, speed, hits = _keep_inside(limits, step, state, (at, speed, rest, hits), moved, dt)
+    if hits is None:
+        state._target[:] = target
+    state.command[:] = at
+    state.velocity[:] = speed
+    return state, state.command, _count(state, hits, events)
+
+
+def _restrict(
+    limits: SafetyLimits, step: _Step, state: SafetyState, target: Array, dt: float
+) -> tuple[Array, Array, dict[str, Flags]]:
+    """Rules 1 to 3: position and velocity after this tick, and the rows each rule changed."""
+    finite = np.isfinite(target).all(axis=1)
+    hold = state.stopped | ~finite
+    held = hold[:, None]
+    command, v = state.command, state.velocity
+    wanted = np.where(held, command, _clip(target, -FAR, FAR))
+    goal = _clip(wanted, limits.q_min, limits.q_max)
+    free = (goal - command) * step.per_s
+    lag = state._target - command
+    behind = np.abs(lag)
+    closing = np.maximum(step.brake(behind), step.adt)
+    eased = (goal - state._target) * step.per_s + np.copysign(closing, lag)
+    speed = np.where(behind * step.per_s <= closing, free, eased)
+    capped = _clip(speed, -limits.dq_max, limits.dq_max)
+    reachable = _clip(capped, v - step.adt, v + step.adt)
+    short = _clip(
+        reachable, -step.brake(command - limits.q_min), step.brake(limits.q_max - command)
+    )
+    new = np.where(held, v - _clip(v, -step.adt, step.adt), short)
+    at = np.where(new == free, goal, command + new * dt)
+    at = _clip(at, limits.q_min, limits.q_max)
+    state._target[:] = np.where(held, at, goal)
+    bites = np.stack(
+        (
+            (goal != wanted) | (short != reachable),
+            np.abs(free) > limits.dq_max * (1 + 1e-9),
+            reachable != _clip(free, -limits.dq_max, limits.dq_max),
+        )
+    )
+    joint_limit, velocity, acceleration = np.any(bites, axis=2) & ~hold
+    hits = {
+        "non_finite": ~finite,
+        "stopped": state.stopped.copy(),
+        "joint_limit": joint_limit,
+        "velocity": velocity,
+        "acceleration": acceleration,
+    }
+    return at, new, hits
+
+
+def _clip(x: Array, low: Array | float, high: Array | float) -> Array:
+    """np.clip at a third of its cost on small arrays."""
+    out: Array = np.maximum(x, low)
+    return np.minimum(out, high, out=out)
+
+
+def _keep_inside(
+    limits: SafetyLimits,
+    step: _Step,
+    state: SafetyState,
+    planned: tuple[Array, Array, Array, dict[str, Flags] | None],
+    moved: Array,
+    dt: float,
+) -> tuple[Array, Array, dict[str, Flags] | None]:
+    """Rule 4 for the rows whose resting point may have left the room they had."""
+    at, speed, rest, hits = planned
+    rows = np.flatnonzero(~(moved < state._clear).all(axis=1))
+    inside, own = limits.clearance(rest[rows])
+    clear = np.minimum(inside, own)
+    allowed = np.minimum(state._clear[rows], 0.0) - 1e-9
+    bad = (clear < allowed).any(axis=1)
+    good = rows[~bad]
+    state._checked[good] = rest[good]
+    state._clear[good] = clear[~bad]
+    if good.size == rows.size:
+        return at, speed, hits
+    refused = rows[bad]
+    at, speed = at.copy(), speed.copy()
+    v = state.velocity[refused]
+    speed[refused] = v - _clip(v, -step.adt, step.adt)
+    braked = state.command[refused] + speed[refused] * dt
+    at[refused] = _clip(braked, limits.q_min, limits.q_max)
+    if hits is None:
+        hits = {}
+        state._target[:] = at
+    state._target[refused] = at[refused]
+    box = (inside[bad] < allowed[bad]).any(axis=1)
+    for name, which in (("workspace", box), ("self_collision", ~box)):
+        flags = np.zeros(at.shape[0], dtype=np.bool_)
+        flags[refused] = which
+        hits[name] = flags
+    return at, speed, hits
+
+
+def _watch(
+    limits: SafetyLimits, step: _Step, state: SafetyState, measured: Measured
+) -> dict[str, Flags] | None:
+    """Rule 5: low-passed torques against their limits; rows above them stop."""
+    load = state._load
+    change = np.stack((measured.tau, measured.tau - measured.gravity))
+    change -= load
+    change *= step.mix
+    load += change
+    fine = np.abs(load) <= limits._tau
+    if bool(fine.all()):
+        return None
+    blind = ~np.isfinite(load).all(axis=(0, 2))
+    known = ~blind & ~state.stopped
+    rows: Flags = np.all(fine, axis=2)
+    events = {
+        "torque": ~rows[0] & known,
+        "contact_force": ~rows[1] & known,
+        "protection_failure": blind & ~state.stopped,
+    }
+    load[:, blind] = 0.0
+    bad: Flags = ~np.all(rows, axis=0)
+    state.stop(bad)
+    return events
+
+
+def _count(
+    state: SafetyState, hits: dict[str, Flags] | None, events: dict[str, Flags] | None
+) -> Mapping[str, Counts]:
+    if hits is None and events is None:
+        return EMPTY
+    found: dict[str, Counts] = {}
+    for name, flags in {**(hits or {}), **(events or {})}.items():
+        if flags.any():
+            found[name] = flags.astype(np.int64)
+            state.counts[:, INTERVENTIONS.index(name)] += flags
+    return found
