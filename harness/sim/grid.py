@@ -1,0 +1,107 @@
+"""A grid gate as a fixed population of episodes.
+
+Episode number i of the population is (cell i // n, episode i % n), n episodes a cell; cells are
+ordered by their coordinates, the last axis fastest, axes by name. Nothing else numbers an episode:
+its key is `task:coordinates:episode`, and all that happens in it follows from that key.
+
+Common random numbers: the scene and the noise of episode e are the same in every cell
+(harness/sim/seeds.py with the cell `SHARED`), so that cells differ by their axes alone.
+
+The order in which a gate looks at the population is one permutation drawn from the registry's nonce
+(registry/statistics/grid.py), so no author can choose what is looked at first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from harness.sim.env import EpisodeSpec
+from harness.sim.randomization import check_axes, episode_fields
+from registry.errors import ConfigError
+
+SHARED: tuple[int, ...] = ()
+"""The cell that episodes draw from: none, so that all cells share their draws."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid. `values` in the axes' own units."""
+
+    index: int
+    coordinates: tuple[int, ...]
+    values: Mapping[str, float]
+
+    @property
+    def name(self) -> str:
+        return " ".join(f"{axis}={value:g}" for axis, value in self.values.items()) or "nominal"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The population of one gate on one task."""
+
+    task: str
+    axes: tuple[tuple[str, tuple[float, ...]], ...]
+    episodes_per_cell: int
+
+    @classmethod
+    def of(
+        cls,
+        task: str,
+        axes: Mapping[str, Sequence[float]],
+        episodes_per_cell: int,
+        *,
+        where: str = "gates.yaml",
+    ) -> Grid:
+        """Raises ConfigError where an axis or the count makes no population."""
+        sorted_axes = {name: tuple(float(value) for value in axes[name]) for name in sorted(axes)}
+        check_axes(sorted_axes, where)
+        if episodes_per_cell < 1:
+            raise ConfigError(
+                "a cell needs at least one episode", where=where, field="sim.episodes_per_cell"
+            )
+        return cls(task, tuple(sorted_axes.items()), episodes_per_cell)
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        names = [name for name, _ in self.axes]
+        points = itertools.product(*(range(len(values)) for _, values in self.axes))
+        return tuple(
+            Cell(
+                index,
+                point,
+                dict(
+                    zip(
+                        names,
+                        (v[i] for (_, v), i in zip(self.axes, point, strict=True)),
+                        strict=True,
+                    )
+                ),
+            )
+            for index, point in enumerate(points)
+        )
+
+    @property
+    def population(self) -> int:
+        return len(self.cells) * self.episodes_per_cell
+
+    def place(self, number: int) -> tuple[Cell, int]:
+        """Cell and episode of the population's `number`."""
+        if not 0 <= number < self.population:
+            raise IndexError(f"{number} of a population of {self.population}")
+        return self.cells[number // self.episodes_per_cell], number % self.episodes_per_cell
+
+    def spec(self, number: int) -> EpisodeSpec:
+        """What the environment needs to play the population's `number`."""
+        cell, episode = self.place(number)
+        fields: dict[str, Any] = episode_fields(cell.values)
+        return EpisodeSpec(cell=SHARED, episode=episode, task=self.task, **fields)
+
+    def key(self, number: int) -> str:
+        """The episode's name: `box-grasp:2.0.1:17`."""
+        cell, episode = self.place(number)
+        return f"{self.task}:{'.'.join(map(str, cell.coordinates)) or '-'}:{episode}"

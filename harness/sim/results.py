@@ -1,0 +1,106 @@
+"""What a gate keeps of its episodes: one row each, in the order in which they were drawn.
+
+    key            task:coordinates:episode, enough to play the episode again
+    cell, axes     the cell's values, one column an axis
+    outcome        success | failure
+    failure_mode   miss_grasp, dropped, timeout, collision (box off the table), policy_fault,
+                   unstable (the physics blew up)
+    steps          policy steps until the end; lift: highest rise of the box [m]
+    interventions  how often shaping and protection changed a command, by name
+    digest         sha256 of the final state; equal for equal episodes on equal engines
+
+`digest_rows` covers all of it: two runs of a gate with equal digests were the same run.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from harness.sim.env import EpisodeRecord
+from harness.sim.grid import Grid
+from registry.evidence import Tally
+from registry.versions import digest_of
+
+
+@dataclass(frozen=True)
+class Row:
+    key: str
+    cell: str
+    values: Mapping[str, float]
+    episode: int
+    outcome: str
+    failure_mode: str
+    steps: int
+    lift: float
+    interventions: Mapping[str, int]
+    digest: str
+
+    @property
+    def success(self) -> bool:
+        return self.outcome == "success"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def row(grid: Grid, number: int, record: EpisodeRecord) -> Row:
+    """The row of the population's `number`."""
+    cell, episode = grid.place(number)
+    return Row(
+        key=grid.key(number),
+        cell=cell.name,
+        values=cell.values,
+        episode=episode,
+        outcome="success" if record.success else "failure",
+        failure_mode=record.failure_mode,
+        steps=record.steps,
+        lift=round(record.lift, 4),
+        interventions={name: count for name, count in record.interventions.items() if count},
+        digest=record.digest,
+    )
+
+
+def digest_rows(rows: Sequence[Row]) -> str:
+    """One digest over the ordered rows."""
+    whole = hashlib.sha256()
+    for each in rows:
+        whole.update(digest_of(each.to_json()).encode())
+    return f"sha256:{whole.hexdigest()}"
+
+
+def tally_cells(grid: Grid, rows: Sequence[Row]) -> tuple[tuple[str, Tally], ...]:
+    """Successes and failures of every cell that was drawn from, in the grid's order."""
+    successes = Counter(each.cell for each in rows if each.success)
+    drawn = Counter(each.cell for each in rows)
+    return tuple(
+        (cell.name, Tally(successes[cell.name], drawn[cell.name] - successes[cell.name]))
+        for cell in grid.cells
+        if drawn[cell.name]
+    )
+
+
+def failure_modes(rows: Sequence[Row]) -> dict[str, int]:
+    """How many episodes failed in which way, most frequent first."""
+    modes = Counter(each.failure_mode for each in rows if not each.success)
+    return dict(sorted(modes.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def to_csv(grid: Grid, rows: Sequence[Row]) -> str:
+    """All rows as CSV, one column an axis."""
+    axes = [name for name, _ in grid.axes]
+    end = ("episode", "outcome", "failure_mode", "steps", "lift_m", "interventions", "digest")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["key", "cell", *axes, *end])
+    for each in rows:
+        counts = " ".join(f"{name}:{count}" for name, count in sorted(each.interventions.items()))
+        values = [f"{each.values[axis]:g}" for axis in axes]
+        how = (each.episode, each.outcome, each.failure_mode, each.steps, each.lift)
+        writer.writerow([each.key, each.cell, *values, *how, counts, each.digest])
+    return text.getvalue()
