@@ -1,0 +1,320 @@
+"""The agent's loop: hear what to run, make it ready, try, write down, report.
+
+Rules:
+- One round: poll the assignment; fetch, verify and load what it names; choose the side of the next
+  attempt; run it; hand over what is closed. Level-triggered: a round that failed anywhere is
+  repeated by the next one, and a lost answer costs one poll.
+- The side is what `registry.interleave` names for the next index of the spool. Index and number are
+  consumed durably when the runtime calls back, after the scene was checked and before motion.
+- Versions switch between attempts. Only a document with stop "now" that no longer names the running
+  version ends an attempt (a protective stop, failure `stopped`); it is looked for once a `poll_s`.
+- While a candidate cannot be prepared, or is out of contact, the baseline runs alone and outside
+  the comparison (side "only", segment -1). Where not even the baseline can be prepared, the last
+  good one stays. A withdrawn candidate never runs again, whatever else fails.
+- Nothing to run, `work: on_rollout` without a candidate, or the budget of attempts spent: the robot
+  stands still and only answers.
+
+`run` is the runtime: it gets a ready version, calls `open_attempt(scene)` before motion, polls
+`should_stop()` each policy step, and returns the result, or None where no attempt was opened
+because the scene was not ready. Times are seconds; `now` is Unix time, `monotonic` never jumps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Protocol
+
+from fleet.agent.link import Link, OutOfContact
+from fleet.agent.orders import Orders
+from fleet.agent.spool import Opening, Result, Spool
+from fleet.agent.updater import Ready, Updater
+from fleet.stopping import Stop
+from registry.assignments import Assignment
+from registry.errors import PolicyctlError
+from registry.interleave import side as side_of
+
+OUTSIDE = -1
+"""The segment of attempts outside a comparison."""
+
+REPORT_BATCH = 64
+RETRY_FIRST_S = 1.0
+RETRY_LAST_S = 60.0
+
+
+class Run(Protocol):
+    """One attempt by the runtime."""
+
+    def __call__(
+        self,
+        ready: Ready,
+        open_attempt: Callable[[Mapping[str, Any]], None],
+        should_stop: Callable[[], str | None],
+    ) -> Result | None: ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What this robot does besides obeying: its task, and when it works at all."""
+
+    robot: str
+    task: str
+    judge: str
+    stratum: str
+    on_rollout_only: bool = False
+    max_attempts: int | None = None
+    poll_s: float = 0.5
+    heartbeat_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An assignment whose versions are all ready."""
+
+    assignment: Assignment
+    candidate: Ready | None
+    baseline: Ready | None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The next attempt: which version, and where it stands in the comparison."""
+
+    ready: Ready
+    side: str
+    generation: int
+    salt: str
+    segment: int
+    index: int
+
+
+class Supervisor:
+    """Drives one robot. `tick` is one round; `loop` repeats it until it is told to stop."""
+
+    def __init__(
+        self,
+        work: Work,
+        link: Link,
+        spool: Spool,
+        updater: Updater,
+        run: Run,
+        *,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        extra: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        self._work = work
+        self._link = link
+        self._spool = spool
+        self._updater = updater
+        self._run = run
+        self._now = now
+        self._monotonic = monotonic
+        self._extra = extra
+        self.orders = Orders(work.robot, spool, monotonic)
+        self._prepared: Prepared | None = None
+        self._failed: Assignment | None = None
+        self._problem = ""
+        self._retry_at = 0.0
+        self._retry_s = RETRY_FIRST_S
+        self._stop: Stop | None = None
+        self._polled_at = 0.0
+        self._said: tuple[Any, ...] = ()
+        self._said_at = 0.0
+        self._acquainted = False
+        self.attempts = 0
+        """Attempts begun by this agent."""
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def loop(self, stop: Stop) -> None:
+        """Rounds until a stop is requested or the budget is spent; says goodbye at the end."""
+        self._stop = stop
+        while not stop.requested and not self._spent():
+            if not self.tick():
+                stop.wait(self._work.poll_s)
+        self._deliver(state="stopped")
+
+    def tick(self) -> bool:
+        """One round; True when an attempt was opened."""
+        self._poll()
+        self._prepare()
+        choice = None if self._spent() else self._choose()
+        if choice is None:
+            self._deliver(state="idle")
+            return False
+        self._deliver(state="working", running=choice.ready.version)
+        opened = self._attempt(choice)
+        self._deliver(state="working" if opened else "waiting for the scene")
+        return opened
+
+    def _spent(self) -> bool:
+        return self._work.max_attempts is not None and self.attempts >= self._work.max_attempts
+
+    # -- what to run -----------------------------------------------------------------------------
+
+    def _poll(self) -> None:
+        self._polled_at = self._monotonic()
+        try:
+            self.orders.heard(self._link.assignment(self._work.robot))
+        except OutOfContact:
+            self.orders.unheard()
+
+    def _prepare(self) -> None:
+        """Makes the newest document's versions ready, the baseline first; a failure is retried."""
+        newest, prepared = self.orders.newest, self._prepared
+        if newest is None or (prepared and prepared.assignment == newest and not self._problem):
+            return
+        if newest != self._failed:
+            self._retry_s = RETRY_FIRST_S
+        elif self._monotonic() < self._retry_at:
+            return
+        try:
+            baseline = self._ready(newest, newest.baseline)
+            if baseline is not None:
+                self._prepared = Prepared(newest, None, baseline)
+            self._prepared = Prepared(newest, self._ready(newest, newest.candidate), baseline)
+        except PolicyctlError as error:
+            self._failed, self._problem = newest, f"{error.what} ({error.evidence})"
+            self._retry_at = self._monotonic() + self._retry_s
+            self._retry_s = min(2 * self._retry_s, RETRY_LAST_S)
+            return
+        self._failed, self._problem = None, ""
+        self._updater.settle(
+            newest.digests[newest.baseline] if newest.baseline is not None else None,
+            [newest.digests[version] for version in newest.versions],
+        )
+
+    def _ready(self, document: Assignment, version: int | None) -> Ready | None:
+        if version is None:
+            return None
+        return self._updater.prepare(
+            document.policy, version, document.digests[version], self._work.task
+        )
+
+    def _choose(self) -> Choice | None:
+        """The next attempt, or None where there is nothing to do."""
+        newest, prepared = self.orders.newest, self._prepared
+        if newest is None or prepared is None or not newest.versions:
+            return None
+        if self._work.on_rollout_only and newest.candidate is None:
+            return None
+        document = prepared.assignment
+        measured = document == newest and prepared.candidate and self.orders.in_contact
+        if not measured:
+            return self._alone(prepared)
+        index = self._spool.next_index(document.salt, document.segment, self._work.stratum)
+        side = side_of(
+            document.salt,
+            self._work.robot,
+            self._work.stratum,
+            index,
+            Fraction(document.ratio),
+        )
+        ready = prepared.candidate if side == "candidate" else prepared.baseline
+        if ready is None:
+            return None
+        return Choice(ready, side, document.generation, document.salt, document.segment, index)
+
+    def _alone(self, prepared: Prepared) -> Choice | None:
+        """The baseline outside the comparison; without one there is nothing to fall back on."""
+        if prepared.baseline is None:
+            return None
+        index = self._spool.next_index("", OUTSIDE, self._work.stratum)
+        generation = prepared.assignment.generation
+        return Choice(prepared.baseline, "only", generation, "", OUTSIDE, index)
+
+    # -- one attempt -----------------------------------------------------------------------------
+
+    def _attempt(self, choice: Choice) -> bool:
+        number = 0
+
+        def open_attempt(scene: Mapping[str, Any]) -> None:
+            nonlocal number
+            number = self._spool.open(
+                Opening(
+                    policy=choice.ready.policy_name,
+                    version=choice.ready.version,
+                    side=choice.side,
+                    generation=choice.generation,
+                    salt=choice.salt,
+                    segment=choice.segment,
+                    stratum=self._work.stratum,
+                    index=choice.index,
+                    task=self._work.task,
+                    judge=self._work.judge,
+                    opened_at=self._now(),
+                    scene=scene,
+                )
+            )
+            self.attempts += 1
+            self.orders.attempt_begins()
+
+        result = self._run(choice.ready, open_attempt, lambda: self._should_stop(choice))
+        if not number:
+            return False
+        self._spool.close(number, result or Result("void", "rig_fault"))
+        return True
+
+    def _should_stop(self, choice: Choice) -> str | None:
+        """Why the running attempt has to end now; None almost always."""
+        if self._stop is not None and self._stop.now:
+            return "agent_stopped"
+        if self._monotonic() - self._polled_at >= self._work.poll_s:
+            self._poll()
+        newest = self.orders.newest
+        if newest is None or newest.stop != "now" or newest.generation <= choice.generation:
+            return None
+        named = {newest.digests[version] for version in newest.versions}
+        return None if choice.ready.digest in named else "stopped"
+
+    # -- what is said ----------------------------------------------------------------------------
+
+    def _deliver(self, *, state: str, running: int | None = None) -> None:
+        """Hands over closed attempts; says how things stand when that changed or is due."""
+        try:
+            self._report()
+            self._say(state, running)
+        except OutOfContact:
+            self.orders.unheard()
+
+    def _report(self) -> None:
+        if not self._acquainted:
+            self._spool.acknowledge(self._link.report(self._work.robot, []))
+            self._acquainted = True
+        while batch := self._spool.unreported(REPORT_BATCH):
+            stored = self._link.report(self._work.robot, batch)
+            self._spool.acknowledge(stored)
+            if stored < batch[-1].number:
+                return
+
+    def _say(self, state: str, running: int | None) -> None:
+        prepared = self._prepared
+        document = prepared.assignment if prepared else None
+        if running is None:
+            choice = self._choose()
+            held = choice.ready if choice else (prepared.baseline if prepared else None)
+            running = held.version if held else None
+        generation = document.generation if document else 0
+        said = (generation, state, self._problem, tuple(self.orders.refused))
+        due = self._monotonic() - self._said_at >= self._work.heartbeat_s
+        if said == self._said and not due and state != "stopped":
+            return
+        status = {
+            "state": state,
+            "policy": document.policy if document else None,
+            "candidate": document.candidate if document else None,
+            "baseline": document.baseline if document else None,
+            "in_contact": self.orders.in_contact,
+            "problem": self._problem,
+            "refused": list(self.orders.refused),
+            "attempts": self._spool.last_number,
+            "unreported": self._spool.waiting,
+            "fetches": self._updater.fetches,
+            "recovered": list(self._spool.recovered),
+            **self._extra(),
+        }
+        self._link.heartbeat(self._work.robot, running, generation, status)
+        self._said, self._said_at = said, self._monotonic()

@@ -1,0 +1,246 @@
+"""How a version gets onto a robot, and stays there.
+
+Rules:
+- Nothing unverified is ever loaded: the manifest's bytes must hash to the version's digest, each
+  file's bytes to the manifest's entry, and files already here are hashed again before each load.
+- A version's folder `<hex of the digest>/` (manifest.json and files/) appears whole, by one rename,
+  or not at all. Whatever a killed agent left half-fetched is deleted at the next start.
+- Load before switch: contract against robot class and task, then a dry probe (right shape, finite,
+  in time). A version that fails is refused; the running one is not touched.
+- Going back needs no download: the newest two baselines are kept, besides whatever the assignment
+  names. The rest is pruned.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fleet.agent.link import Link
+from policies.contract import Contract, RobotClass
+from policies.loading import Policy, load_policy
+from registry.errors import Corrupt, Refused, ServiceFailed
+from registry.versions import FileEntry, Manifest, digest_bytes, is_digest
+
+MANIFEST = "manifest.json"
+FILES = "files"
+BASELINES_KEPT = 2
+PROBE_STEPS = 20
+MAX_MANIFEST = 4 << 20
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A version that was verified, loaded and probed: it can run at the next attempt."""
+
+    policy_name: str
+    version: int
+    digest: str
+    policy: Policy
+    probe_s: float
+
+
+class Updater:
+    """Fetches, verifies, loads and keeps versions in one folder of the robot."""
+
+    def __init__(
+        self,
+        folder: Path,
+        link: Link,
+        robot_class: RobotClass,
+        *,
+        load: Callable[[Path], Policy] = load_policy,
+    ) -> None:
+        self._folder = folder
+        self._link = link
+        self._class = robot_class
+        self._load = load
+        self._ready: dict[tuple[str, int], Ready] = {}
+        self.fetches = 0
+        """Blobs asked of the link since this updater was made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".incoming-*"):
+            shutil.rmtree(left)
+
+    def prepare(self, policy: str, version: int, digest: str, task: str) -> Ready:
+        """A version ready to run, fetched only if it is not here.
+
+        Raises Corrupt (bytes do not fit the digest), ConfigError (contract), Refused (probe), or
+        what the link raises (OutOfContact, NotFound). A failure changes nothing that runs.
+        """
+        held = self._ready.get((policy, version))
+        if held is not None and held.digest == digest:
+            return held
+        folder = self._path(digest)
+        manifest = self._verified(folder, digest) if folder.exists() else None
+        if manifest is None:
+            manifest = self._fetch(folder, digest)
+        if manifest.policy != policy:
+            raise Corrupt(
+                f"{policy} v{version} names files of another policy",
+                evidence=f"{digest} is a version of {manifest.policy}",
+            )
+        loaded = self._load(folder / FILES)
+        loaded.contract.check(self._class, task)
+        ready = Ready(policy, version, digest, loaded, probe(loaded))
+        self._ready[policy, version] = ready
+        return ready
+
+    def settle(self, baseline: str | None, needed: Collection[str]) -> None:
+        """Remembers `baseline` as one to go back to, and prunes what nothing needs."""
+        kept = self._baselines()
+        if baseline is not None and kept[:1] != [baseline]:
+            kept = [baseline, *(digest for digest in kept if digest != baseline)][:BASELINES_KEPT]
+            _write(self._folder / "baselines.json", json.dumps(kept).encode())
+            _sync(self._folder)
+        stay = {*kept, *needed}
+        names = {self._path(digest).name for digest in stay}
+        for folder in self._folder.iterdir():
+            if folder.is_dir() and folder.name not in names:
+                shutil.rmtree(folder)
+        self._ready = {key: ready for key, ready in self._ready.items() if ready.digest in stay}
+
+    def holds(self, digest: str) -> bool:
+        """The version's files are on this robot."""
+        return self._path(digest).is_dir()
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _path(self, digest: str) -> Path:
+        if not is_digest(digest):
+            raise Corrupt("an assignment names something that is no digest", evidence=digest[:80])
+        return self._folder / digest.removeprefix("sha256:")
+
+    def _baselines(self) -> list[str]:
+        try:
+            return list(json.loads((self._folder / "baselines.json").read_bytes()))
+        except FileNotFoundError:
+            return []
+
+    def _verified(self, folder: Path, digest: str) -> Manifest | None:
+        """The manifest of a folder whose every byte fits; None, and gone, when one does not."""
+        try:
+            manifest = _manifest((folder / MANIFEST).read_bytes(), digest)
+            for entry in manifest.files:
+                _check(entry, (folder / FILES / entry.path).read_bytes())
+        except (Corrupt, FileNotFoundError):
+            shutil.rmtree(folder)
+            return None
+        return manifest
+
+    def _fetch(self, folder: Path, digest: str) -> Manifest:
+        incoming = self._folder / f".incoming-{folder.name}"
+        shutil.rmtree(incoming, ignore_errors=True)
+        try:
+            raw = self._receive(digest, MAX_MANIFEST)
+            manifest = _manifest(raw, digest)
+            (incoming / FILES).mkdir(parents=True)
+            _write(incoming / MANIFEST, raw)
+            for entry in manifest.files:
+                target = incoming / FILES / entry.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                data = self._receive(entry.sha256, entry.size)
+                _check(entry, data)
+                _write(target, data)
+            for inner in [incoming, *(path for path in incoming.rglob("*") if path.is_dir())]:
+                _sync(inner)
+            incoming.rename(folder)
+            _sync(self._folder)
+        except OSError as failed:
+            raise ServiceFailed(
+                "the robot cannot store a version",
+                evidence=str(failed),
+                hint="free space in the agent's state directory",
+            ) from failed
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
+        return manifest
+
+    def _receive(self, digest: str, size: int) -> bytes:
+        """The blob's bytes; gives up as soon as there are more of them than `size`."""
+        self.fetches += 1
+        data = bytearray()
+        for piece in self._link.fetch(digest):
+            data += piece
+            if len(data) > size:
+                raise Corrupt("more bytes than announced", evidence=f"{digest}: over {size} bytes")
+        return bytes(data)
+
+
+def probe(policy: Policy, steps: int = PROBE_STEPS) -> float:
+    """Runs a policy dry and returns its typical step [s], the median after a warm-up.
+
+    Refused when an output has the wrong shape, is not finite, or the typical step is later than the
+    contract's latency. A single late step is the runtime's affair, which counts it as a failure.
+    """
+    contract: Contract = policy.contract
+    width = sum(term.width for term in contract.observation)
+    rng = np.random.default_rng(0)
+    took = []
+    policy.reset()
+    for step in range(steps):
+        observed = rng.uniform(-1.0, 1.0, (1, width)).astype(np.float32)
+        began = time.perf_counter()
+        action = policy.act(observed)
+        took.append(time.perf_counter() - began)
+        if action.shape != (1, len(contract.joints)):
+            raise Refused(
+                "the policy answers the wrong shape",
+                evidence=f"{action.shape}, expected {(1, len(contract.joints))}",
+            )
+        if not np.isfinite(action).all():
+            raise Refused("the policy answers values that are not finite", evidence=f"step {step}")
+    policy.reset()
+    typical = float(np.median(took[steps // 4 :]))
+    if typical > contract.latency_ms / 1000:
+        raise Refused(
+            "the policy is slower than its contract says",
+            evidence=f"{typical * 1000:.1f} ms a step, contract {contract.latency_ms} ms",
+        )
+    return typical
+
+
+def _manifest(raw: bytes, digest: str) -> Manifest:
+    if digest_bytes(raw) != digest:
+        raise Corrupt(
+            "a manifest's bytes are not what its digest says",
+            evidence=f"{digest} has bytes of {digest_bytes(raw)}",
+        )
+    try:
+        return Manifest.from_json(json.loads(raw))
+    except (ValueError, KeyError, TypeError) as wrong:
+        raise Corrupt(f"{digest} is no manifest", evidence=str(wrong)) from wrong
+
+
+def _check(entry: FileEntry, data: bytes) -> None:
+    found = digest_bytes(data)
+    if len(data) != entry.size or found != entry.sha256:
+        raise Corrupt(
+            f"{entry.path}: bytes are not what the manifest says",
+            evidence=f"{found}, {len(data)} bytes; expected {entry.sha256}, {entry.size}",
+        )
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file whole and durable; the name appears last."""
+    draft = path.with_name(path.name + ".part")
+    with draft.open("wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+    draft.rename(path)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

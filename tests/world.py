@@ -1,0 +1,354 @@
+"""The outside, simulated: clock, control plane, links and robots that lie, crash and reorder.
+
+One module serves every test that needs an outside. The agents, spools, updaters, the registry and
+the controller in it are the real ones; scripted are only the physics (an attempt succeeds with the
+rate written in the checkpoint), time, and what goes wrong:
+
+- `Weather` spoils one robot's link on request: down, answers lost after the request was carried
+  out, reports cut short, doubled or replayed late, old documents served again, bytes corrupted.
+- `Killed` is a kill -9 at a named instant of an attempt; the robot's next agent starts on whatever
+  the dead one left on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from fleet.agent.link import Link, OutOfContact
+from fleet.agent.spool import Result, Spool
+from fleet.agent.supervisor import Supervisor, Work
+from fleet.agent.updater import Ready, Updater
+from policies.contract import ROBOT_CLASSES, Contract, parse_contract, read_contract
+from registry.assignments import Assignment
+from registry.attempts import AttemptReport
+from registry.errors import NotFound
+from registry.versions import FileEntry, Manifest, digest_bytes
+
+POLICY = "box-grasp"
+TASK = "box-grasp"
+ROBOT_CLASS = ROBOT_CLASSES["openarm-v2-right"]
+
+
+class Clock:
+    """Time that passes when told to; Unix seconds and monotonic seconds alike."""
+
+    def __init__(self, start: float = 1_800_000_000.0) -> None:
+        self._now = start
+
+    def now(self) -> float:
+        return self._now
+
+    def passes(self, seconds: float) -> None:
+        self._now += seconds
+
+
+class Killed(BaseException):
+    """The agent's process ends here, without a word."""
+
+
+# -- checkpoints -----------------------------------------------------------------------------------
+
+
+def contract_json(**changes: Any) -> dict[str, Any]:
+    joints = list(ROBOT_CLASS.joints)
+    contract = {
+        "schema": "policyctl.contract/1",
+        "task": TASK,
+        "robot_class": ROBOT_CLASS.name,
+        "arms": ["right"],
+        "joints": joints,
+        "rate_hz": 50,
+        "observation": [{"name": "joint_position", "width": 8}],
+        "action": {
+            "space": "delta",
+            "limit": [0.05] * 8,
+            "ema_alpha": 0.7,
+            "low": [-1.0] * 8,
+            "high": [1.0] * 8,
+        },
+        "memory_mb": 10,
+        "load_s": 1.0,
+        "latency_ms": 20.0,
+    }
+    return contract | changes
+
+
+def write_checkpoint(folder: Path, rate: float, **contract: Any) -> Path:
+    """A checkpoint whose policy succeeds with `rate`, written in its weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "contract.json").write_text(json.dumps(contract_json(**contract)))
+    save_file({"rate": np.array([rate])}, folder / "policy.safetensors")
+    return folder
+
+
+class ScriptedPolicy:
+    """A policy that commands nothing and succeeds with its rate."""
+
+    def __init__(self, contract: Contract, rate: float) -> None:
+        self.contract = contract
+        self.rate = rate
+
+    def reset(self) -> None:
+        """It remembers nothing."""
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        answer = np.zeros((len(observation), len(self.contract.joints)), dtype=np.float32)
+        return answer if np.isfinite(self.rate) else answer + np.float32(self.rate)
+
+
+def load_scripted(folder: Path) -> ScriptedPolicy:
+    rate = float(load_file(folder / "policy.safetensors")["rate"][0])
+    return ScriptedPolicy(read_contract(folder), rate)
+
+
+# -- the control plane in memory -------------------------------------------------------------------
+
+
+class Table:
+    """A control plane in memory behind the agents' port: what a test writes, agents are told."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, Assignment] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.attempts: dict[str, dict[int, AttemptReport]] = {}
+        self.heartbeats: list[tuple[str, int | None, int, Mapping[str, Any]]] = []
+        self.fetched: list[str] = []
+
+    def publish(self, folder: Path, policy: str = POLICY) -> str:
+        """Stores a checkpoint's files and manifest; answers the manifest's digest."""
+        entries = []
+        for path in sorted(folder.iterdir()):
+            data = path.read_bytes()
+            self.blobs[digest_bytes(data)] = data
+            entries.append(FileEntry(path.name, digest_bytes(data), len(data)))
+        contract = parse_contract(json.loads((folder / "contract.json").read_text())).to_json()
+        manifest = Manifest(policy, tuple(entries), contract, "test")
+        self.blobs[manifest.digest] = manifest.canonical()
+        return manifest.digest
+
+    def assign(self, robot: str, **fields: Any) -> Assignment:
+        """The next document of a robot: one generation higher than its last."""
+        last = self.documents.get(robot)
+        defaults: dict[str, Any] = {
+            "robot": robot,
+            "policy": POLICY,
+            "generation": last.generation + 1 if last else 1,
+            "candidate": None,
+            "baseline": None,
+            "ratio": "0",
+            "salt": "",
+            "segment": 0,
+        }
+        self.documents[robot] = Assignment(**{**defaults, **fields})
+        return self.documents[robot]
+
+    def assignment(self, robot: str) -> Assignment | None:
+        return self.documents.get(robot)
+
+    def fetch(self, digest: str) -> Iterator[bytes]:
+        self.fetched.append(digest)
+        if digest not in self.blobs:
+            raise NotFound("no such blob", evidence=digest)
+        data = self.blobs[digest]
+        for start in range(0, len(data), 1000):
+            yield data[start : start + 1000]
+
+    def report(self, robot: str, attempts: Sequence[AttemptReport]) -> int:
+        stored = self.attempts.setdefault(robot, {})
+        for attempt in attempts:
+            assert stored.setdefault(attempt.number, attempt) == attempt, "a closed attempt changed"
+        contiguous = 0
+        while contiguous + 1 in stored:
+            contiguous += 1
+        return contiguous
+
+    def heartbeat(
+        self, robot: str, running: int | None, generation: int, status: Mapping[str, Any]
+    ) -> None:
+        self.heartbeats.append((robot, running, generation, status))
+
+    def last_status(self, robot: str) -> Mapping[str, Any]:
+        return next(status for name, _, _, status in reversed(self.heartbeats) if name == robot)
+
+
+# -- what goes wrong -------------------------------------------------------------------------------
+
+
+@dataclass
+class Weather:
+    """What is wrong with one link now. `random` decides cuts and replays, by its seed."""
+
+    down: bool = False
+    lost_answers: bool = False
+    cut_reports: bool = False
+    double_reports: bool = False
+    replay_old_reports: bool = False
+    serve_old_documents: bool = False
+    corrupt: set[str] = field(default_factory=set)
+    random: random.Random = field(default_factory=lambda: random.Random(0))
+
+
+class SpoiledLink:
+    """A link through the weather."""
+
+    def __init__(self, inner: Link, weather: Weather) -> None:
+        self.inner = inner
+        self.weather = weather
+        self._documents: list[Assignment] = []
+        self._batches: list[list[AttemptReport]] = []
+
+    def assignment(self, robot: str) -> Assignment | None:
+        self._must_be_up()
+        document = self.inner.assignment(robot)
+        if document is not None and document not in self._documents:
+            self._documents.append(document)
+        self._may_lose_the_answer()
+        if self.weather.serve_old_documents and self._documents:
+            return self.weather.random.choice(self._documents)
+        return document
+
+    def fetch(self, digest: str) -> Iterator[bytes]:
+        self._must_be_up()
+        for piece in self.inner.fetch(digest):
+            if digest in self.weather.corrupt:
+                yield bytes([piece[0] ^ 1]) + piece[1:]
+            else:
+                yield piece
+
+    def report(self, robot: str, attempts: Sequence[AttemptReport]) -> int:
+        self._must_be_up()
+        batch = list(attempts)
+        if self.weather.cut_reports and batch:
+            batch = batch[: self.weather.random.randint(0, len(batch) - 1)]
+        stored = self.inner.report(robot, batch)
+        if self.weather.double_reports:
+            stored = self.inner.report(robot, batch)
+        if self.weather.replay_old_reports and self._batches:
+            self.inner.report(robot, self.weather.random.choice(self._batches))
+        if batch:
+            self._batches.append(batch)
+        self._may_lose_the_answer()
+        return stored
+
+    def heartbeat(
+        self, robot: str, running: int | None, generation: int, status: Mapping[str, Any]
+    ) -> None:
+        self._must_be_up()
+        self.inner.heartbeat(robot, running, generation, status)
+
+    def _must_be_up(self) -> None:
+        if self.weather.down:
+            raise OutOfContact("the registry was not reached", evidence="the link is down")
+
+    def _may_lose_the_answer(self) -> None:
+        if self.weather.lost_answers:
+            raise OutOfContact("the answer was lost", evidence="the link was cut")
+
+
+# -- robots ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ran:
+    """An attempt that really moved: what the world saw, whatever was reported later."""
+
+    number: int
+    version: int
+    rate: float
+    outcome: str
+
+
+class Robot:
+    """A scripted robot: a real agent whose runtime tosses a coin instead of moving an arm.
+
+    `kill_at` names the instant at which the next attempt's agent dies: "scene" (before the attempt
+    is opened), "open" (after), "end" (moved, not yet closed). `during` is called once in the middle
+    of each attempt.
+    """
+
+    def __init__(
+        self, name: str, folder: Path, link: Link, clock: Clock, *, seed: int = 0, **work: Any
+    ) -> None:
+        self.name = name
+        self.clock = clock
+        self.weather = Weather(random=random.Random(seed))
+        self.link = SpoiledLink(link, self.weather)
+        self.kill_at = ""
+        self.during: Callable[[], None] | None = None
+        self.ran: list[Ran] = []
+        self._folder = folder / name
+        self._work = {"poll_s": 1.0, "heartbeat_s": 0.0} | work
+        self._coin = np.random.default_rng([seed, *hashlib.sha256(name.encode()).digest()])
+        self.start()
+
+    def start(self) -> None:
+        """A new agent on what is on disk."""
+        self.spool = Spool(self._folder / "spool.db", self.name)
+        self.updater = Updater(
+            self._folder / "versions", self.link, ROBOT_CLASS, load=load_scripted
+        )
+        self.supervisor = Supervisor(
+            Work(robot=self.name, task=TASK, judge="coin/1", stratum=TASK, **self._work),
+            self.link,
+            self.spool,
+            self.updater,
+            self._run,
+            now=self.clock.now,
+            monotonic=self.clock.now,
+        )
+
+    def die(self) -> None:
+        """What a kill leaves: the files as they are, the lock gone with the process."""
+        self.spool.close_file()
+
+    def restart(self) -> None:
+        self.die()
+        self.start()
+
+    def tick(self) -> bool:
+        """One round of the agent; a kill during it starts the next agent."""
+        try:
+            return self.supervisor.tick()
+        except Killed:
+            self.kill_at = ""
+            self.restart()
+            return True
+
+    def _run(
+        self,
+        ready: Ready,
+        open_attempt: Callable[[Mapping[str, Any]], None],
+        should_stop: Callable[[], str | None],
+    ) -> Result:
+        policy = ready.policy
+        assert isinstance(policy, ScriptedPolicy)
+        self._die_if("scene")
+        open_attempt({"coin": True})
+        outcome = "success" if self._coin.random() < policy.rate else "failure"
+        lost = self.kill_at in ("open", "end")
+        number = self.spool.last_number
+        self.ran.append(Ran(number, ready.version, policy.rate, "failure" if lost else outcome))
+        self._die_if("open")
+        self.clock.passes(1.0)
+        if self.during is not None:
+            self.during()
+        stopped = should_stop()
+        self._die_if("end")
+        if stopped:
+            self.ran[-1] = Ran(number, ready.version, policy.rate, "failure")
+            return Result("failure", stopped, duration_s=1.0, steps=50)
+        mode = "" if outcome == "success" else "miss_grasp"
+        return Result(outcome, mode, duration_s=8.0, steps=400)
+
+    def _die_if(self, instant: str) -> None:
+        if self.kill_at == instant:
+            raise Killed(instant)
