@@ -8,7 +8,7 @@ Rules
   one. The policy sees its own undelayed command, measured joints and the detector's pose.
 - Success is simulator truth: box more than `lift_m` above rest and touched by both fingers at
   every policy step through `hold_s`. It latches and ends the episode. A box that falls off the
-  table, and an output that is not finite, end it too.
+  table, an output that is not finite, and protection's stop (torque, contact) end it too.
 - Units SI, frame "base", joint order of the contract.
 """
 
@@ -24,6 +24,14 @@ import numpy.typing as npt
 from mujoco.batch import Batch, SimulationError
 
 from fleet.kinematics import ArmKinematics, load_arms
+from fleet.safety import (
+    INTERVENTIONS,
+    Measured,
+    SafetyLimits,
+    SafetyState,
+    interpolate,
+    protect,
+)
 from harness.sim import seeds
 from harness.sim.scene import BASE_HEIGHT, Scene, SceneConfig, build_scene
 from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
@@ -77,7 +85,8 @@ class EpisodeRecord:
     spec: EpisodeSpec
     success: bool
     failure_mode: str
-    """ "", or miss_grasp, dropped, timeout, collision (box off the table), policy_fault,
+    """ "", or miss_grasp, dropped, timeout, collision (box off the table, or protection stopped
+    the arm for torque or contact), policy_fault,
     unstable (the physics blew up)."""
     steps: int
     lift: float
@@ -123,6 +132,7 @@ class BatchEnv:
             SceneConfig(arms=contract.arms, table_z=task.table_z, box_half=task.box_half)
         )
         self._arms: tuple[ArmKinematics, ...] = load_arms(contract.arms)
+        self._limits = SafetyLimits.for_arms(self._arms, table_z=task.table_z)
         self._period = 1.0 / contract.rate_hz
         self._ticks = _whole(self._period / SERVO_PERIOD_S, "servo ticks per policy step")
         self._substeps = _whole(
@@ -155,6 +165,18 @@ class BatchEnv:
         self._fault = np.zeros(size, dtype=bool)
         self._fell = np.zeros(size, dtype=bool)
         self._unstable = np.zeros(size, dtype=bool)
+        self._collided = np.zeros(size, dtype=bool)
+        self._flags = (
+            self._grasped,
+            self._success,
+            self._fault,
+            self._fell,
+            self._unstable,
+            self._collided,
+        )
+        start = np.tile(np.array(self.task.start_q), (size, len(self._arms)))
+        self._protection = SafetyState(self._limits, start)
+        self._no_gravity = np.zeros((size, joints))
         self._interventions: dict[str, npt.NDArray[np.int64]] = {}
 
     def reset(self, slots: Sequence[int], specs: Sequence[EpisodeSpec]) -> None:
@@ -198,9 +220,10 @@ class BatchEnv:
         self._command[rows] = self._applied[rows] = start
         self._ring[rows] = start[:, None, :]
         self._ctrl[rows[:, None], scene.ctrl] = scene.mit_ctrl(start)
+        self._protection.reset(self._limits, rows, start)
         for state in (self._step, self._held):
             state[rows] = 0
-        for flag in (self._grasped, self._success, self._fault, self._fell, self._unstable):
+        for flag in self._flags:
             flag[rows] = False
         self._lift[rows] = 0.0
         for counts in self._interventions.values():
@@ -262,18 +285,28 @@ class BatchEnv:
         return self._judge(rows)
 
     def _move(self, rows: Ints, target: Floats) -> None:
-        """Servo ticks from the last applied target to this one."""
-        scene, last = self.scene, self._applied[rows]
-        slope = (target - last) / self._ticks
-        columns = rows[:, None]
+        """Servo ticks from the last applied target to this one, through protection.
+
+        Protection runs on every slot, at rest in those that are not stepped: its rows are
+        independent, and a whole batch costs less than picking rows out of it.
+        """
+        scene, limits, last = self.scene, self._limits, self._applied[rows]
+        self._protection.counts[rows] = 0
+        goal = self._protection.command.copy()
         for tick in range(1, self._ticks + 1):
-            self._ctrl[columns, scene.ctrl] = scene.mit_ctrl(last + slope * tick)
+            goal[rows] = interpolate(last, target, tick, self._ticks)
+            load = Measured(self._force[:, scene.ctrl], self._no_gravity)
+            _, command, _ = protect(limits, self._protection, goal, load, SERVO_PERIOD_S)
+            self._ctrl[rows[:, None], scene.ctrl] = scene.mit_ctrl(command[rows])
             try:
                 self._batch.step(ids=rows, nstep=self._substeps)
             except SimulationError:
                 self._unstable[rows] |= self._batch.status[rows] != 0
         # MuJoCo resets a state that is not finite and goes on; its warning counter tells
         self._unstable[rows] |= self._batch.warning[rows][:, _BLOWN_UP, 1].any(axis=1)
+        self._collided[rows] |= self._protection.stopped[rows]
+        counts = self._protection.counts[rows]
+        self._count(rows, dict(zip(INTERVENTIONS, counts.T, strict=True)))
         self._applied[rows] = target
 
     def _judge(self, rows: Ints) -> npt.NDArray[np.bool_]:
@@ -284,7 +317,7 @@ class BatchEnv:
         self._grasped[rows] |= truth.touch & (lift > _GRASPED_LIFT)
         held = np.where((lift > task.lift_m) & truth.touch, self._held[rows] + 1, 0)
         self._held[rows] = held
-        broken = self._fault[rows] | self._unstable[rows]
+        broken = self._fault[rows] | self._unstable[rows] | self._collided[rows]
         self._success[rows] = (held >= task.hold_steps) & ~broken
         self._fell[rows] = lift < -0.1
         late = self._step[rows] >= task.horizon_steps
@@ -316,7 +349,9 @@ class BatchEnv:
             failure_mode=self._mode(slot),
             steps=int(self._step[slot]),
             lift=float(self._lift[slot]),
-            interventions={k: int(v[slot]) for k, v in sorted(self._interventions.items())},
+            interventions={
+                k: int(v[slot]) for k, v in sorted(self._interventions.items()) if v[slot]
+            },
             digest=state.hexdigest(),
         )
 
@@ -327,6 +362,8 @@ class BatchEnv:
             return "policy_fault"
         if self._unstable[slot]:
             return "unstable"
+        if self._collided[slot]:
+            return "collision"
         if self._grasped[slot]:
             return "timeout" if self._held[slot] else "dropped"
         return "collision" if self._fell[slot] else "miss_grasp"
