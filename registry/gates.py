@@ -130,11 +130,11 @@ class Weights:
     """The alternatives a canary test bets on, frozen and hashed before the rollout.
 
     They change only the speed of a verdict, never its validity. `rates` are the baseline rates
-    considered, weighted by a history of `history` (successes, failures) mixed with a uniform share
-    `uniform`, so that a wrong history costs little. `shifts` are the losses considered, in
-    log-odds, with `shift_weights`. `promote_rates` are the common rates of both sides that the
-    promotion test considers. It reaches beyond `rates`, because a policy that hardly ever fails
-    can be shown to be no worse with fewer episodes; its weights are uniform.
+    considered, `promote_rates` the common rates of both sides that the promotion test considers;
+    these reach beyond `rates`, because a policy that hardly ever fails is shown to be no worse
+    with fewer episodes. Both are weighted by a history of (successes, failures), ∝ p^s (1−p)^f,
+    mixed with a uniform share `uniform`, so that a wrong history costs at most ln(1/uniform).
+    `shifts` are the losses considered, in log-odds, with `shift_weights`.
     """
 
     rates: tuple[float, ...] = (0.50, 0.60, 0.70, 0.75, 0.80, 0.85, 0.90, 0.93, 0.95, 0.97, 0.99)
@@ -293,7 +293,7 @@ def gate_from_json(data: Mapping[str, Any]) -> Gate:
         return TrialGate(**fields)
     if kind != "canary":
         raise ValueError(f"no such kind of gate: {kind!r}")
-    weights = {
+    weights: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in fields["weights"].items()
     }

@@ -1,0 +1,1 @@
+"""The statistics of release gates. Formulas, rules and their sources are in each module."""

@@ -1,0 +1,316 @@
+"""Candidate against baseline on counts of complete blocks, by tests valid at every look.
+
+A *block* is a candidate attempts and b control attempts of one stratum, m = b/a. For an
+alternative (pc, pk) and the null pair (null_c, null_k) nearest to it, a table of counts has
+
+    log L = xc ln(pc/null_c) + (nc-xc) ln((1-pc)/(1-null_c)) + xk ln(pk/null_k) + (nk-xk) ln(…)
+
+Rules:
+1. Rollback, null p_c ≥ p_k: null_c = null_k = (pc + m pk)/(1 + m). One log-odds shift s is common
+   to all strata and each stratum has its own baseline rate:
+       E = Σ_j w_j Π_strata [ Σ_p π_p L(stratum; expit(logit p + s_j), p) ]
+   Segments of different ratio add their log L inside the same (j, stratum, p).
+2. Promotion, null p_c ≤ p_k − margin: alternatives have equal rates p, the null pair minimises
+   KL(p‖q−margin) + m KL(p‖q) over q. Blocks are pooled over strata, which is valid because
+   controls and candidates of a block share their stratum.
+3. P(E ever ≥ 1/alpha) ≤ alpha under the null, for any way of looking, also when rates drift for
+   both sides together: each factor is the likelihood ratio to the null's KL projection, whose
+   expectation over a block is at most 1 on the convex null; Ville's inequality does the rest.
+4. Everything is recomputable from integers: E does not depend on the order of the blocks.
+5. Tables without controls carry no factor (m = 0: nothing to compare with).
+
+Counts are attempts with an outcome; logarithms are natural. Method: Turner, Ly and Grünwald
+(arXiv 2106.02693), stratified (2302.11401), with mixtures on a fixed grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil, exp, inf, log
+from typing import NamedTuple
+
+from registry.evidence import Segment
+from registry.gates import Weights
+
+
+class Table(NamedTuple):
+    """Complete blocks: nc candidate attempts, xc of them successes; nk controls, xk successes.
+
+    Whole numbers, but for the projections that ask how many more episodes would decide.
+    """
+
+    nc: float
+    xc: float
+    nk: float
+    xk: float
+
+    @property
+    def m(self) -> float:
+        """Controls per candidate, by design the same in every block of the table."""
+        return self.nk / self.nc
+
+
+class Alternative(NamedTuple):
+    """A bet: rates of both sides and its weight."""
+
+    pc: float
+    pk: float
+    weight: float
+
+
+class _Factors(NamedTuple):
+    """The logarithms that one success or failure of each side adds."""
+
+    success_c: float
+    failure_c: float
+    success_k: float
+    failure_k: float
+
+
+@dataclass(frozen=True)
+class Block:
+    """One complete block, in the order in which blocks were completed."""
+
+    stratum: str
+    table: Table
+
+
+# The single-stratum design grid of the literature run: effects in rate, and "dead" (pc = .02).
+DESIGN_RATES = (0.50, 0.60, 0.70, 0.75, 0.80, 0.85, 0.90, 0.93, 0.95, 0.97, 0.99)
+DESIGN_EFFECTS = ((-0.05, 0.15), (-0.10, 0.20), (-0.20, 0.25), (-0.40, 0.15))
+DEAD_RATE, DEAD_WEIGHT = 0.02, 0.25
+
+
+def history_weights(rates: Sequence[float], history: tuple[int, int]) -> tuple[float, ...]:
+    """Weights ∝ p^successes (1−p)^failures over the grid of rates, summing to 1."""
+    successes, failures = history
+    logs = [successes * log(p) + failures * log(1 - p) for p in rates]
+    top = max(logs)
+    terms = [exp(value - top) for value in logs]
+    return tuple(term / sum(terms) for term in terms)
+
+
+def design_alternatives(rate_weights: Sequence[float]) -> tuple[Alternative, ...]:
+    """The alternatives of the single-stratum test, each baseline rate with the given weight."""
+    found = []
+    for pk, weight in zip(DESIGN_RATES, rate_weights, strict=True):
+        found += [Alternative(pk + effect, pk, weight * share) for effect, share in DESIGN_EFFECTS]
+        found.append(Alternative(DEAD_RATE, pk, weight * DEAD_WEIGHT))
+    return tuple(found)
+
+
+def log_mixture(tables: Iterable[Table], alternatives: Sequence[Alternative]) -> float:
+    """ln E of the single-stratum rollback test: null p_c ≥ p_k."""
+    held = [table for table in tables if table.nc and table.nk]
+    return _log_sum(
+        log(alternative.weight)
+        + sum(_log_ratio(t, _against_equal(alternative.pc, alternative.pk, t.m)) for t in held)
+        for alternative in alternatives
+    )
+
+
+def log_rollback(strata: Mapping[str, Sequence[Table]], weights: Weights) -> float:
+    """ln E of the stratified rollback test; `strata` maps a stratum to a table per segment."""
+    inner = [_stratum_logs(tables, weights) for tables in strata.values()]
+    return _combine(inner, weights)
+
+
+def log_promote(
+    tables: Iterable[Table], weights: Weights, margin: float, lost: int = 0, lost_m: float = 1.0
+) -> float:
+    """ln E of the non-inferiority test over pooled tables.
+
+    `lost` candidate attempts that were opened and not closed count as failures, each in a block of
+    `lost_m` controls per candidate that all succeeded: the worst they can turn out to be.
+    """
+    held = [table for table in tables if table.nc and table.nk]
+    log_weights = _log_weights(weights.promote_rates, weights.history, weights.uniform)
+    logs = []
+    for p, log_weight in zip(weights.promote_rates, log_weights, strict=True):
+        total = log_weight
+        for table in held:
+            total += _log_ratio(table, _against_margin(p, margin, table.m))
+        if lost:
+            worst = _against_margin(p, margin, lost_m)
+            total += lost * (worst.failure_c + lost_m * min(worst.success_k, 0.0))
+        logs.append(total)
+    return _log_sum(logs)
+
+
+def project(p: float, margin: float, m: float) -> tuple[float, float]:
+    """(null_c, null_k): the pair with null_c = null_k − margin nearest in KL to equal rates p."""
+    low, high = margin, 1.0
+    for _ in range(200):
+        q = (low + high) / 2
+        if q in (low, high):
+            break
+        c = q - margin
+        slope = (c - p) / (c * (1 - c)) + m * (q - p) / (q * (1 - q))
+        low, high = (q, high) if slope < 0 else (low, q)
+    return (low + high) / 2 - margin, (low + high) / 2
+
+
+def divergence(p: float, q: float) -> float:
+    """KL(Bernoulli p ‖ Bernoulli q) in nats."""
+    return p * log(p / q) + (1 - p) * log((1 - p) / (1 - q))
+
+
+def more_candidates(
+    strata: Mapping[str, Sequence[Table]],
+    weights: Weights,
+    margin: float,
+    thresholds: tuple[float, float],
+    limit: int = 10_000,
+) -> int | None:
+    """Further candidate episodes in complete blocks that would decide at the rates seen so far.
+
+    `thresholds` are ln(1/alpha) of rollback and promotion. None where nothing was seen, or where
+    `limit` episodes would not do.
+    """
+    seen = sum(table.nc for tables in strata.values() for table in tables)
+    if not seen:
+        return None
+
+    def decided(total: float) -> bool:
+        grown = {
+            stratum: [Table(*(count * total / seen for count in table)) for table in tables]
+            for stratum, tables in strata.items()
+        }
+        pooled = [table for tables in grown.values() for table in tables]
+        return (
+            log_rollback(grown, weights) >= thresholds[0]
+            or log_promote(pooled, weights, margin) >= thresholds[1]
+        )
+
+    high = seen
+    while not decided(high):
+        if high >= seen + limit:
+            return None
+        high = min(2 * high, seen + limit)
+    low = seen
+    while high - low > 0.5:
+        middle = (low + high) / 2
+        low, high = (low, middle) if decided(middle) else (middle, high)
+    return ceil(high - seen)
+
+
+def strata_of(segments: Iterable[Segment]) -> dict[str, list[Table]]:
+    """The tables of each stratum, one per segment that holds complete blocks of it."""
+    strata: dict[str, list[Table]] = {}
+    for segment in segments:
+        for counts in segment.strata:
+            candidate, baseline = counts.candidate, counts.baseline
+            if candidate.n and baseline.n:
+                table = Table(candidate.n, candidate.success, baseline.n, baseline.success)
+                strata.setdefault(counts.stratum, []).append(table)
+    return strata
+
+
+@dataclass(frozen=True)
+class PathPoint:
+    """Where the tests stood after a block: candidate and control attempts so far, and ln E."""
+
+    candidates: int
+    controls: int
+    log_rollback: float
+    log_promote: float
+
+
+def e_path(blocks: Sequence[Block], weights: Weights, margin: float) -> list[PathPoint]:
+    """ln E of both tests after each block: the line a report draws."""
+    strata: dict[str, dict[float, Table]] = {}
+    inner: dict[str, list[float]] = {}
+    pooled: dict[float, Table] = {}
+    points = []
+    for block in blocks:
+        table, m = block.table, block.table.m
+        of_stratum = strata.setdefault(block.stratum, {})
+        of_stratum[m] = _add(of_stratum.get(m), table)
+        pooled[m] = _add(pooled.get(m), table)
+        inner[block.stratum] = _stratum_logs(of_stratum.values(), weights)
+        points.append(
+            PathPoint(
+                round(sum(t.nc for t in pooled.values())),
+                round(sum(t.nk for t in pooled.values())),
+                _combine(list(inner.values()), weights),
+                log_promote(pooled.values(), weights, margin),
+            )
+        )
+    return points
+
+
+def _stratum_logs(tables: Iterable[Table], weights: Weights) -> list[float]:
+    """For each shift j: ln Σ_p π_p Π_tables L(table; j, p)."""
+    held = [table for table in tables if table.nc and table.nk]
+    rates = _log_weights(weights.rates, weights.history, weights.uniform)
+    logs = []
+    for shift in weights.shifts:
+        terms = []
+        for p, log_weight in zip(weights.rates, rates, strict=True):
+            pc = _shifted(p, shift)
+            terms.append(log_weight + sum(_log_ratio(t, _against_equal(pc, p, t.m)) for t in held))
+        logs.append(_log_sum(terms))
+    return logs
+
+
+def _combine(inner: Sequence[Sequence[float]], weights: Weights) -> float:
+    return _log_sum(
+        log(weight) + sum(logs[j] for logs in inner)
+        for j, weight in enumerate(weights.shift_weights)
+    )
+
+
+def _log_ratio(table: Table, factors: _Factors) -> float:
+    return (
+        table.xc * factors.success_c
+        + (table.nc - table.xc) * factors.failure_c
+        + table.xk * factors.success_k
+        + (table.nk - table.xk) * factors.failure_k
+    )
+
+
+@lru_cache(maxsize=4096)
+def _against_equal(pc: float, pk: float, m: float) -> _Factors:
+    null = (pc + m * pk) / (1 + m)
+    return _factors(pc, pk, null, null)
+
+
+@lru_cache(maxsize=4096)
+def _against_margin(p: float, margin: float, m: float) -> _Factors:
+    return _factors(p, p, *project(p, margin, m))
+
+
+def _factors(pc: float, pk: float, null_c: float, null_k: float) -> _Factors:
+    return _Factors(
+        log(pc / null_c), log((1 - pc) / (1 - null_c)),
+        log(pk / null_k), log((1 - pk) / (1 - null_k)),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _log_weights(
+    rates: tuple[float, ...], history: tuple[int, int], uniform: float
+) -> tuple[float, ...]:
+    informed = history_weights(rates, history)
+    return tuple(log((1 - uniform) * share + uniform / len(rates)) for share in informed)
+
+
+def _shifted(p: float, shift: float) -> float:
+    return 1.0 / (1.0 + exp(-(log(p / (1 - p)) + shift)))
+
+
+def _add(held: Table | None, more: Table) -> Table:
+    if held is None:
+        return more
+    return Table(held.nc + more.nc, held.xc + more.xc, held.nk + more.nk, held.xk + more.xk)
+
+
+def _log_sum(logs: Iterable[float]) -> float:
+    """ln Σ exp, without overflow."""
+    values = list(logs)
+    top = max(values, default=-inf)
+    if top == -inf:
+        return -inf
+    return top + log(sum(exp(value - top) for value in values))
