@@ -1,0 +1,1 @@
+"""Questions to people at the station: durable records, any number of fronts, one valid answer."""

@@ -1,0 +1,118 @@
+"""What stands between the engine and the runtime: a policy and a judge that report who failed.
+
+The runtime may turn any exception into an episode; the guards remember the first cause, so that a
+crashing policy stays the policy's failure and a lost lease stays the rig's, whatever comes out at
+the other end. The first cause wins: what follows from it is its consequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.hil.model import InfraCode, InfraError, OperatorStopError, PolicyError
+from harness.hil.ports import Judge
+from registry.errors import PolicyctlError
+
+Cause = InfraError | PolicyError | OperatorStopError
+
+
+@dataclass
+class Blame:
+    """The first cause of an attempt's end, once there is one."""
+
+    first: Cause | None = None
+
+    def note(self, cause: Cause) -> Cause:
+        """Remembers `cause` unless something came before it; returns it to be raised."""
+        if self.first is None:
+            self.first = cause
+        return cause
+
+
+class WatchedPolicy:
+    """A policy whose exceptions are its own fault. Everything else passes through."""
+
+    def __init__(self, policy: Any, blame: Blame) -> None:
+        self._policy = policy
+        self._blame = blame
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._policy, name)
+
+    def reset(self) -> None:
+        self._call("policy_reset", self._policy.reset)
+
+    def act(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call("policy_crash", self._policy.act, *args, **kwargs)
+
+    def _call(self, mode: str, what: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return what(*args, **kwargs)
+        except (InfraError, PolicyError) as error:
+            raise self._blame.note(error) from error.__cause__
+        except TimeoutError as error:
+            raise self._blame.note(PolicyError("policy_late", str(error))) from error
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            raise self._blame.note(PolicyError(mode, why)) from error
+
+
+@dataclass
+class GuardedJudge:
+    """The task's judge, the clock of policy time, and the right to move, asked every step.
+
+    Its outcome is the judge's; past `timeout_s` of policy time it is failure.
+    """
+
+    judge: Judge
+    blame: Blame
+    may_move: Callable[[], None]
+    timeout_s: float
+    time_s: float = field(default=0.0, init=False)
+
+    @property
+    def version(self) -> str:
+        return self.judge.version
+
+    @property
+    def asks_person(self) -> bool:
+        """Whether a person says afterwards how it went."""
+        return bool(getattr(self.judge, "asks_person", False))
+
+    @property
+    def timed_out(self) -> bool:
+        return self.time_s >= self.timeout_s and self.judge.outcome() is None
+
+    def reset(self, *args: Any, **kwargs: Any) -> None:
+        self.time_s = 0.0
+        self.judge.reset(*args, **kwargs)
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        self.check()
+        self.time_s += float(kwargs["dt"] if "dt" in kwargs else args[-1])
+        try:
+            self.judge.update(*args, **kwargs)
+        except PolicyctlError:
+            raise
+        except Exception as error:
+            why = f"the judge broke: {type(error).__name__}: {error}"
+            raise self.blame.note(InfraError(InfraCode.RIG, why)) from error
+
+    def check(self) -> None:
+        """Raises, and remembers, what takes away the right to go on moving."""
+        try:
+            self.may_move()
+        except (InfraError, OperatorStopError) as error:
+            raise self.blame.note(error) from None
+
+    def outcome(self) -> str | None:
+        decided = self.judge.outcome()
+        return "failure" if decided is None and self.time_s >= self.timeout_s else decided
+
+    def failure_mode(self) -> str:
+        if self.timed_out:
+            return "timeout"
+        mode = getattr(self.judge, "failure_mode", None)
+        return str(mode()) if callable(mode) else ""

@@ -1,0 +1,150 @@
+"""What the engine needs from outside, one small protocol each. Times are seconds.
+
+The robot is the fleet's runtime on the station's arm, real or twin; the engine knows neither bus
+nor physics. `run_attempt` homes the arm, asks `scene.prepare()`, resets the policy, calls
+`open_attempt()` durably before the first motion of the attempt, runs, judges, and homes again. A
+rig fault leaves it as `InfraError`, or as an episode with the outcome `void`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from harness.hil.model import Goal, TaskSpec
+
+
+class Clock(Protocol):
+    """Time as the station's people live it; a test's clock jumps."""
+
+    def now(self) -> float: ...
+    def sleep(self, seconds: float) -> None: ...
+
+
+class Episode(Protocol):
+    """What the runtime says about one attempt."""
+
+    @property
+    def outcome(self) -> str: ...
+    @property
+    def failure_mode(self) -> str | None: ...
+    @property
+    def judge(self) -> str: ...
+    @property
+    def duration_s(self) -> float: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def interventions(self) -> Mapping[str, int]: ...
+    @property
+    def safety_events(self) -> Sequence[Any]: ...
+
+
+class Policy(Protocol):
+    """The part of a loaded policy that the engine touches."""
+
+    def reset(self) -> None: ...
+    def act(self, obs: Any) -> Any: ...
+
+
+class Judge(Protocol):
+    """Decides from what a robot measures. The same for every version, and blind to it."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def reset(self) -> Callable[..., None]: ...
+
+    @property
+    def update(self) -> Callable[..., None]:
+        """One policy step: what was measured, then the time `dt` [s] since the last step."""
+        ...
+
+    def outcome(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class SceneCheck:
+    ok: bool
+    why: str = ""
+
+
+class Scene(Protocol):
+    def prepare(self) -> SceneCheck: ...
+
+
+class Pose(Protocol):
+    """A measured object pose, frame "base": position (3,) [m], yaw [rad], age [s]."""
+
+    @property
+    def position(self) -> Any: ...
+    @property
+    def yaw(self) -> float: ...
+    @property
+    def age_s(self) -> float: ...
+
+
+class Robot(Protocol):
+    """The arm of the station, as the trial sees it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def robot_class(self) -> str: ...
+    @property
+    def engine(self) -> str:
+        """Fingerprint of what moves and measures; part of the evidence."""
+        ...
+
+    def hold(self) -> None:
+        """Stops motion and keeps the arm where it is. Safe at any time, any number of times."""
+        ...
+
+    def object_pose(self) -> Pose | None:
+        """The newest pose of the object, or None where nothing sees it."""
+        ...
+
+    def run_attempt(
+        self,
+        policy: Any,
+        task: TaskSpec,
+        judge: Judge,
+        open_attempt: Callable[[], None],
+        scene: Scene,
+    ) -> Episode: ...
+
+
+@runtime_checkable
+class SelfResetting(Protocol):
+    """A robot that can make its own scene ready (a replayed motion, or a reset policy)."""
+
+    def reset_scene(self, goal: Goal) -> SceneCheck: ...
+
+
+@runtime_checkable
+class TruthSource(Protocol):
+    """A rig that knows what really happened (a twin's physics). Scores judges, never is one."""
+
+    def truth(self) -> str | None: ...
+
+
+class Fence(Protocol):
+    """The right to move, asked before each command."""
+
+    @property
+    def token(self) -> int: ...
+    def check(self) -> None:
+        """Raises InfraError E_LEASE_LOST once the right is gone, and from then on always."""
+        ...
+
+
+class Stock(Protocol):
+    """How many disposable pieces lie at the station."""
+
+    def count(self, item: str) -> int | None: ...
+    def take(self, item: str, amount: int, key: str, initial: int | None) -> int:
+        """Takes pieces once per `key` and returns what is left. Raises Refused when there are
+        too few."""
+        ...
