@@ -1,0 +1,324 @@
+"""The servo loop: one tick is interpolate, protect, carry the weight, exchange, wait.
+
+Rules
+- One servo drives all arms of a robot in lock-step: joints are concatenated in the order of the
+  arms, and what stops one arm (a fault, a contact, a stop) holds both.
+- A tick sends the protected command with the torque that holds the measured pose against gravity,
+  desired speed 0, and reads one feedback from each motor. Then it waits for the next tick by the
+  bus alone, so a real bus and a lock-step twin run the same loop. A tick that begins late is
+  counted; time that was lost is not caught up.
+- The period must be a whole number of physics steps where there is physics; else start-up refuses.
+- A command older than `command_age_s` is not followed: the arm brakes and holds, event `late`.
+- A protective stop brakes within the limits and holds. It is not an e-stop. After one, only
+  `resume` (a person at the arm) lets the robot move again.
+- Nothing here does I/O but through the arms. `frozen_gc` keeps the collector out of the loop.
+
+Arrays are (J,), J = 8 per arm; rad, rad/s, Nm, s.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fleet.can.faults import ArmFault, ArmState
+from fleet.safety import CLASS_A, JOINTS, Measured, SafetyLimits, SafetyState, protect
+from registry.errors import ConfigError, Refused
+
+Array = NDArray[np.float64]
+
+KP = (230.0, 230.0, 190.0, 190.0, 30.0, 30.0, 30.0, 30.0)
+KD = (2.7, 2.7, 2.2, 2.2, 1.5, 1.5, 1.5, 0.2)
+COMMAND_AGE_S = 0.1
+PEAK_OF_MIN_JERK = 1.875
+"""Highest speed of a minimum-jerk move of unit length in unit time."""
+HOLD_TICKS = 60
+"""Most ticks a protective stop brakes: full speed takes 7 at 200 Hz; the rest is margin."""
+
+
+class ServoArm(Protocol):
+    """What the servo needs of an arm: fleet.can.arm.Arm is one."""
+
+    @property
+    def now(self) -> Callable[[], float]: ...
+
+    @property
+    def state(self) -> ArmState: ...
+
+    def exchange(self, q: Array, dq: Array, kp: Array, kd: Array, tau: Array) -> ArmState: ...
+
+    def wait(self, seconds: float) -> None: ...
+
+
+class Gravity(Protocol):
+    """What the servo needs of an arm's kinematics."""
+
+    def gravity(self, q: Array) -> Array: ...
+
+
+class Servo:
+    """Drives the arms of one robot; not for use from two threads. Call `start` first."""
+
+    def __init__(
+        self,
+        arms: Sequence[ServoArm],
+        gravity: Sequence[Gravity],
+        limits: SafetyLimits,
+        *,
+        period_s: float = 0.005,
+        physics_s: float | None = None,
+        command_age_s: float = COMMAND_AGE_S,
+    ) -> None:
+        """`physics_s` is the physics step of a twin. Raises ConfigError where rates do not fit."""
+        if not len(arms) == len(gravity) == len(limits.arms):
+            raise ConfigError(
+                f"{len(arms)} arm(s) but kinematics for {len(gravity)}, limits {len(limits.arms)}",
+                where="servo",
+            )
+        check_period(period_s, physics_s)
+        self.arms = tuple(arms)
+        self.limits = limits
+        self.period_s = period_s
+        self.command_age_s = command_age_s
+        self.ticks = 0
+        self.overruns = 0
+        self.events: list[str] = []
+        """Class A events and `late`, in order, since `begin`."""
+        self.stop_reason = ""
+        self.now = self.arms[0].now
+        joints = JOINTS * len(arms)
+        self._gravity = tuple(kin.gravity for kin in gravity)
+        self._kp, self._kd = np.array(KP), np.array(KD)
+        self._still: Array = np.zeros(JOINTS)
+        self._q: Array = np.zeros((1, joints))
+        self._dq: Array = np.zeros((1, joints))
+        self._tau: Array = np.zeros((1, joints))
+        self._weight: Array = np.zeros((1, joints))
+        self._measured = Measured(self._tau, self._weight)
+        self._slices = tuple(slice(JOINTS * i, JOINTS * i + JOINTS) for i in range(len(arms)))
+        self._state: SafetyState | None = None
+        self._due = 0.0
+        self._goal: Array = np.zeros(joints)
+
+    # -- what is known
+
+    @property
+    def q(self) -> Array:
+        """Measured positions (1, J), overwritten by every tick."""
+        return self._q
+
+    @property
+    def dq(self) -> Array:
+        """Measured speeds (1, J), overwritten by every tick."""
+        return self._dq
+
+    @property
+    def tau(self) -> Array:
+        """Measured motor torques (1, J), overwritten by every tick."""
+        return self._tau
+
+    @property
+    def command(self) -> Array:
+        """What the motors were last told (J,), overwritten by every tick."""
+        row: Array = self._protection.command[0]
+        return row
+
+    @property
+    def stopped(self) -> bool:
+        """True from a protective stop to `resume`."""
+        return bool(self._protection.stopped[0])
+
+    @property
+    def _protection(self) -> SafetyState:
+        if self._state is None:
+            raise Refused("the servo has not started", hint="call start() first")
+        return self._state
+
+    def interventions(self) -> dict[str, int]:
+        """Protection's interventions by name since `begin`."""
+        return self._protection.counted()
+
+    # -- control
+
+    def start(self) -> None:
+        """Take the arms over where they are: the first command is the measured pose."""
+        for i, arm in enumerate(self.arms):
+            self._take(i, arm.state)
+        self._state = SafetyState(self.limits, self._q)
+        self._goal = self.command.copy()
+        self._due = self.now()
+
+    def begin(self) -> None:
+        """Count interventions and events anew. Stops stay."""
+        self._protection.counts[:] = 0
+        self.events.clear()
+
+    def tick(self, target: Array) -> Array:
+        """One period towards target (J,); returns `command`. Raises ArmFault after holding."""
+        state = self._protection
+        self.ticks += 1
+        _, command, found = protect(self.limits, state, target[None], self._measured, self.period_s)
+        if found:
+            self._note(found)
+        fault: ArmFault | None = None
+        for i, arm in enumerate(self.arms):
+            part = self._slices[i]
+            try:
+                answer = arm.exchange(
+                    command[0, part], self._still, self._kp, self._kd, self._weight[0, part]
+                )
+            except ArmFault as error:
+                fault = fault or error
+            else:
+                self._take(i, answer)
+        if fault is not None:
+            self._halt("arm_fault")
+            raise fault
+        self._wait()
+        return self.command
+
+    def follow(self, command: Array, ticks: int, *, age_s: float = 0.0) -> None:
+        """One policy step: from the last policy command to this one (J,) in `ticks` ticks.
+
+        A command `age_s` old on arrival is refused when that exceeds the limit: protective stop.
+        """
+        if age_s > self.command_age_s:
+            self.events.append("late")
+            self.protective_stop("late")
+            return
+        previous = self._goal
+        step = (command - previous) / ticks
+        for k in range(1, ticks):
+            self.tick(previous + step * k)
+        self.tick(command)
+        self._goal = command
+
+    def hold(self, ticks: int) -> None:
+        """Stay at the present command."""
+        goal = self.command.copy()
+        for _ in range(ticks):
+            self.tick(goal)
+        self._goal = self.command.copy()
+
+    def move_to(
+        self, goal: Array, speed: float = 0.5, *, keep_going: Callable[[], bool] | None = None
+    ) -> bool:
+        """Minimum-jerk joint move to goal (J,) at `speed` of the velocity limits.
+
+        Returns True when the command has arrived; False when protection or `keep_going` said no.
+        """
+        start = self.command.copy()
+        way = goal - start
+        seconds = PEAK_OF_MIN_JERK * float(np.max(np.abs(way) / self.limits.dq_max)) / speed
+        ticks = max(1, round(seconds / self.period_s))
+        for k in range(1, ticks + 1):
+            if self.stopped or (keep_going is not None and not keep_going()):
+                self.hold(1)
+                return False
+            s = k / ticks
+            self.tick(start + way * (s * s * s * (10.0 + s * (6.0 * s - 15.0))))
+        for _ in range(HOLD_TICKS):
+            if np.array_equal(self.command, goal):
+                break
+            self.tick(goal)
+        self._goal = self.command.copy()
+        return bool(np.abs(self.command - goal).max() < 1e-6)
+
+    def protective_stop(self, reason: str) -> None:
+        """Brake within the limits and hold until `resume`. Returns when the command rests.
+
+        Raises ArmFault if an arm cannot be told; the others hold.
+        """
+        self._halt(reason)
+        for _ in range(HOLD_TICKS):
+            self.tick(self.command.copy())
+            if not self._protection.velocity.any():
+                break
+        self._goal = self.command.copy()
+
+    def resume(self) -> None:
+        """Let the robot move again from where it is; a person at the arm decides this."""
+        for i, arm in enumerate(self.arms):
+            self._take(i, arm.state)
+        self.stop_reason = ""
+        self._protection.reset(self.limits, slice(None), self._q)
+        self._goal = self.command.copy()
+        self._due = self.now()
+
+    # -- parts of a tick
+
+    def _halt(self, reason: str) -> None:
+        self._protection.stop()
+        self.stop_reason = self.stop_reason or reason
+
+    def _note(self, found: Iterable[str]) -> None:
+        for name in sorted(CLASS_A.intersection(found)):
+            self.events.append(name)
+            self.stop_reason = self.stop_reason or name
+
+    def _take(self, i: int, state: ArmState) -> None:
+        part = self._slices[i]
+        self._q[0, part] = state.q
+        self._dq[0, part] = state.dq
+        self._tau[0, part] = state.tau
+        self._weight[0, part.start : part.start + 7] = self._gravity[i](state.q[:7])
+
+    def _wait(self) -> None:
+        self._due += self.period_s
+        left = self._due - self.now()
+        if left > 0.0:
+            self.arms[0].wait(left)
+        elif left < -1e-9:
+            self.overruns += 1
+            self._due = self.now()
+
+
+def check_period(period_s: float, physics_s: float | None) -> None:
+    """ConfigError unless the servo period is a whole number of physics steps."""
+    if physics_s is None:
+        return
+    steps = period_s / physics_s
+    if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
+        raise ConfigError(
+            f"a servo period of {1e3 * period_s:g} ms is {steps:g} physics steps of "
+            f"{1e3 * physics_s:g} ms; it has to be a whole number",
+            where="servo",
+            field="physics_hz",
+            hint="use 1 ms physics at 200 Hz, or 2 ms at 250 Hz",
+        )
+
+
+def ticks_per_step(rate_hz: float, period_s: float, speed_scale: float = 1.0) -> int:
+    """Servo ticks of one policy step; a speed scale below 1 dilates time, it does not clip.
+
+    ConfigError unless that is a whole number, since rounding would run another rate.
+    """
+    ticks = 1.0 / (rate_hz * period_s * speed_scale)
+    if not 0.0 < speed_scale <= 1.0 or round(ticks) < 1 or abs(ticks - round(ticks)) > 1e-6:
+        raise ConfigError(
+            f"a policy step at {rate_hz:g} Hz and speed {speed_scale:g} is {ticks:g} servo ticks",
+            where="servo",
+            field="speed_scale",
+            hint="choose a speed scale in 0..1 that makes it a whole number, such as 1, .5 or .25",
+        )
+    return round(ticks)
+
+
+@contextmanager
+def frozen_gc() -> Iterator[None]:
+    """No garbage collection while the loop runs: what lives now is exempt, the rest waits."""
+    gc.collect()
+    gc.freeze()
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+        gc.unfreeze()
