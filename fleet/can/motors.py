@@ -3,7 +3,7 @@
 PMAX, VMAX and TMAX here are only what a fresh motor says. DM4340's VMAX was 8 in old tables and is
 10 in the motors: the arm reads registers 21..23 of each motor at connect and uses those.
 TMAX lies above what a motor may give for long: feed-forward torque is clamped to `peak_torque`.
-Units: rad, rad/s, Nm, ohm, A. Source: openarm_can, Damiao's manuals (24 V), OpenArm v2 docs.
+Units: rad, rad/s, Nm, ohm, A, kg. Source: openarm_can, Damiao's manuals (24 V), OpenArm v2 docs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fleet.can.frames import UINT_REGISTERS, Ranges
 
 @dataclass(frozen=True)
 class MotorType:
-    """One motor type. `torque_constant` is peak torque over peak current [Nm/A]."""
+    """One motor type at 24 V. `torque_constant` is peak torque over peak current [Nm/A]."""
 
     name: str
     ranges: Ranges
@@ -29,15 +29,16 @@ class MotorType:
     gear: int
     phase_resistance: float
     peak_current: float
+    mass: float
 
     @property
     def torque_constant(self) -> float:
         return self.peak_torque / self.peak_current
 
 
-DM8009 = MotorType("DM8009", Ranges(12.5, 45.0, 54.0), 20.0, 40.0, 9, 0.09, 50.0)
-DM4340 = MotorType("DM4340", Ranges(12.5, 10.0, 28.0), 9.0, 27.0, 40, 0.76, 8.0)
-DM4310 = MotorType("DM4310", Ranges(12.5, 30.0, 10.0), 3.0, 7.0, 10, 0.65, 7.5)
+DM8009 = MotorType("DM8009", Ranges(12.5, 45.0, 54.0), 20.0, 40.0, 9, 0.09, 50.0, 0.896)
+DM4340 = MotorType("DM4340", Ranges(12.5, 10.0, 28.0), 9.0, 27.0, 40, 0.76, 8.0, 0.362)
+DM4310 = MotorType("DM4310", Ranges(12.5, 30.0, 10.0), 3.0, 7.0, 10, 0.65, 7.5, 0.3)
 MOTOR_TYPES = {motor.name: motor for motor in (DM8009, DM4340, DM4310)}
 
 
