@@ -121,6 +121,7 @@ class Supervisor:
         self._retry_s = RETRY_FIRST_S
         self._stop: Stop | None = None
         self._polled_at = 0.0
+        self._open: Mapping[str, Any] | None = None
         self._said: tuple[Any, ...] = ()
         self._said_at = 0.0
         self._acquainted = False
@@ -145,7 +146,6 @@ class Supervisor:
         if choice is None:
             self._deliver(state="idle")
             return False
-        self._deliver(state="working", running=choice.ready.version)
         opened = self._attempt(choice)
         self._deliver(state="working" if opened else "waiting for the scene")
         return opened
@@ -251,11 +251,14 @@ class Supervisor:
             )
             self.attempts += 1
             self.orders.attempt_begins()
+            self._open = {"number": number, "side": choice.side}
+            self._deliver(state="working", running=choice.ready.version)
 
         result = self._run(choice.ready, open_attempt, lambda: self._should_stop(choice))
         if not number:
             return False
         self._spool.close(number, result or Result("void", "rig_fault"))
+        self._open = None
         return True
 
     def _should_stop(self, choice: Choice) -> str | None:
@@ -300,7 +303,7 @@ class Supervisor:
         generation = document.generation if document else 0
         said = (generation, state, self._problem, tuple(self.orders.refused))
         due = self._monotonic() - self._said_at >= self._work.heartbeat_s
-        if said == self._said and not due and state != "stopped":
+        if said == self._said and not due and not self._open and state != "stopped":
             return
         status = {
             "state": state,
@@ -310,6 +313,7 @@ class Supervisor:
             "in_contact": self.orders.in_contact,
             "problem": self._problem,
             "refused": list(self.orders.refused),
+            "open_attempt": self._open,
             "attempts": self._spool.last_number,
             "unreported": self._spool.waiting,
             "fetches": self._updater.fetches,

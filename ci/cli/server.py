@@ -1,0 +1,42 @@
+"""`policyctl server`: the controller of a home's rollouts, until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import click
+
+from ci.app import home_option
+from ci.cli.output import emit, narrate
+
+
+@click.command("server")
+@click.option(
+    "--poll",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(min=0.05),
+    help="Seconds between two looks at the open rollouts.",
+)
+def command(poll: float) -> None:
+    """Run the controller of this home's rollouts: judge, promote through waves, roll back.
+
+    Agents on this machine talk to the home's files directly; an HTTP API for robots elsewhere is
+    not part of this version. SIGTERM or ctrl-C ends it; killed at any moment, the next one goes on.
+    """
+    from fleet.controller import Controller
+    from fleet.stopping import stop_on_signals
+    from registry.home import find_home
+    from registry.service import Actor, Registry
+
+    home = find_home(home_option())
+    actor = Actor(f"controller@{socket.gethostname()}:{os.getpid()}", "controller")
+    registry = Registry.open(home, actor)
+    try:
+        narrate(f"controlling the rollouts of {home.root}; ctrl-C ends it")
+        with stop_on_signals() as stop:
+            Controller(registry, narrate).loop(stop, poll)
+    finally:
+        registry.close()
+    emit({"home": str(home.root), "stopped": True}, "stopped")

@@ -1,0 +1,77 @@
+"""Moves rollouts: for each open one observe, decide (pure), command.
+
+Rules:
+- Every decision is `registry.rollouts.step`; every change of the record is one transaction of
+  `Registry.advance`, which compares the revision, steps and applies the commands together. So a
+  controller killed at any instruction leaves the record before or after a decision, never inside
+  one, and the next round of any controller goes on from there.
+- Level-triggered: a round looks at all stored evidence, not at what is new. Nothing is kept between
+  rounds but a cache of verdicts by the digest of the evidence they judged.
+- Somebody else (a person, another controller) who moves a rollout first wins; the next round sees
+  what they did.
+
+Times are Unix seconds by the registry's clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from fleet.stopping import Stop
+from registry.errors import Conflict, ServiceFailed
+from registry.evidence import CanaryEvidence
+from registry.rollouts import Notify, Observed, Rollout, step
+from registry.service import Registry, RolloutRecord
+from registry.verdicts import Verdict, judge
+
+POLL_S = 1.0
+
+
+class Controller:
+    """One controller of one registry. `say` takes a line for people about what has changed."""
+
+    def __init__(self, registry: Registry, say: Callable[[str], None] = lambda line: None) -> None:
+        self._registry = registry
+        self._say = say
+        self._verdicts: dict[str, Verdict] = {}
+
+    def reconcile(self, now: float) -> int:
+        """One round over the open rollouts; how many it moved. Raises what the registry raises."""
+        moved = 0
+        for record in self._registry.rollouts(open_only=True):
+            try:
+                moved += self._advance(record, now)
+            except Conflict as other:
+                self._say(f"{record.rollout.policy} v{record.rollout.candidate}: {other.what}")
+        return moved
+
+    def loop(
+        self, stop: Stop, poll_s: float = POLL_S, now: Callable[[], float] = time.time
+    ) -> None:
+        """Rounds until told to stop. A store that fails is asked again in the next round."""
+        while not stop.requested:
+            try:
+                self.reconcile(now())
+            except ServiceFailed as failed:
+                self._say(f"{failed.what} ({failed.evidence}); trying again")
+            stop.wait(poll_s)
+
+    def _advance(self, record: RolloutRecord, now: float) -> bool:
+        rollout = record.rollout
+        evidence = self._registry.canary_evidence(rollout.id)
+        event = Observed(evidence, self._judge(rollout, evidence))
+        after, commands = step(rollout, event, now)
+        if after == rollout and not commands:
+            return False
+        _, applied = self._registry.advance(rollout.id, record.revision, event, now)
+        for command in applied:
+            if isinstance(command, Notify):
+                self._say(command.text)
+        return True
+
+    def _judge(self, rollout: Rollout, evidence: CanaryEvidence) -> Verdict:
+        held = self._verdicts.get(rollout.id)
+        if held is None or held.evidence != evidence.digest:
+            held = self._verdicts[rollout.id] = judge(rollout.gate, evidence)
+        return held
