@@ -1,0 +1,238 @@
+"""The workflows: valid, hardened, and made of commands that exist and work."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from github_actions import Actions, Expression
+
+from ci.cli.main import cli
+from ci.demo.robots import write_robot_files
+
+ROOT = Path(__file__).parents[2]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+ACTIONS = sorted((ROOT / ".github" / "actions").glob("*/action.yml"))
+BIN = Path(sys.executable).parent
+Json = dict[str, Any]
+
+
+def read(path: Path) -> Json:
+    loaded: Json = yaml.safe_load(path.read_text())
+    return loaded
+
+
+def steps_of(path: Path) -> Iterator[Json]:
+    data = read(path)
+    for job in data.get("jobs", {}).values():
+        yield from job.get("steps", ())
+    yield from data.get("runs", {}).get("steps", ())
+
+
+# -- static ----------------------------------------------------------------------------------------
+
+
+def tool(*words: str | Path) -> None:
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_workflows_and_actions_fit_githubs_schemas() -> None:
+    check = BIN / "check-jsonschema"
+    tool(check, "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)
+    tool(check, "--builtin-schema", "vendor.github-actions", *ACTIONS)
+
+
+def test_zizmor_finds_nothing_not_even_as_an_auditor() -> None:
+    tool(BIN / "zizmor", "--offline", "--quiet", "--persona", "auditor", ROOT / ".github")
+
+
+@pytest.mark.parametrize("path", [*WORKFLOWS, *ACTIONS], ids=lambda path: path.name)
+def test_actions_of_others_are_pinned_by_commit_and_say_their_version(path: Path) -> None:
+    for line in path.read_text().splitlines():
+        if found := re.search(r"uses: (\S+)(.*)", line):
+            used, comment = found.groups()
+            if not used.startswith("$/.github/"):
+                assert re.search(r"@[0-9a-f]{40}$", used), line
+                assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment), line
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_has_no_rights_no_filter_and_no_secret(path: Path) -> None:
+    data: dict[Any, Any] = read(path)
+    events = data[True]  # YAML reads the key `on` as true
+    assert data["permissions"] == {}
+    assert "pull_request_target" not in events
+    for event in events.values():
+        assert not {"paths", "paths-ignore"} & set(event or {})
+    assert "secrets." not in path.read_text()
+
+
+def test_a_step_of_the_road_is_one_policyctl_command() -> None:
+    for name in ("policy.yml", "_gate.yml"):
+        for step in steps_of(ROOT / ".github" / "workflows" / name):
+            if "run" in step:
+                assert re.fullmatch(r"policyctl [^\n;&|]+ --github|exit 1", step["run"])
+                assert "${{" not in step["run"], "values reach a shell as variables only"
+
+
+def test_the_arm_moves_for_merged_work_on_a_lab_machine_only() -> None:
+    hil = read(ROOT / ".github/workflows/policy.yml")["jobs"]["hil"]
+    assert json.loads(hil["with"]["runner"]) == ["self-hosted", "hil", "openarm"]
+
+    def runs(event: str, ref: str, fork: bool) -> bool:
+        github = {"event_name": event, "ref": ref, "event": {"repository": {"fork": fork}}}
+        return bool(Expression(hil["if"], {"github": github}).value())
+
+    assert runs("merge_group", "refs/heads/gh-readonly-queue/main/pr-1", False)
+    assert runs("push", "refs/heads/main", False)
+    assert not runs("push", "refs/heads/topic", False)
+    assert not runs("pull_request", "refs/pull/1/merge", False)
+    assert not runs("push", "refs/heads/main", True)
+
+
+def test_gates_always_runs_and_waits_for_every_job() -> None:
+    jobs = read(ROOT / ".github/workflows/policy.yml")["jobs"]
+    assert jobs["gates"]["name"] == "Gates"
+    assert jobs["gates"]["if"] == "always()"
+    assert set(jobs["gates"]["needs"]) == set(jobs) - {"gates"}
+
+
+# -- every `policyctl …` that we tell people to type parses ----------------------------------------
+
+STANDS_FOR = "v1"
+"""What a placeholder becomes: `{ref}`, `$VERSION`, `DIR`, `<name>`, `…`."""
+
+
+def commands_in_workflows() -> Iterator[tuple[str, str]]:
+    for path in (*WORKFLOWS, *ACTIONS):
+        for step in steps_of(path):
+            for line in str(step.get("run", "")).splitlines():
+                if line.startswith("policyctl "):
+                    yield path.name, line
+
+
+def commands_in_text() -> Iterator[tuple[str, str]]:
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        text = path.read_text()
+        for line in re.findall(r"^\s*(?:\$ )?(policyctl(?: .*)?)$", text, re.M):
+            yield path.name, line.split("  #")[0]
+        for line in re.findall(r"`(policyctl(?: [^`\n]+)?)`", text):
+            yield path.name, line
+
+
+def commands_in_code() -> Iterator[tuple[str, str]]:
+    for room in ("registry", "policies", "fleet", "harness", "ci"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            for line in re.findall(r"`(policyctl [^`\n\"']+)`", path.read_text()):
+                yield str(path.relative_to(ROOT)), line
+
+
+def parse(line: str) -> None:
+    """Parses a command line against the real commands, without running it."""
+    line = re.sub(r"\$\{?\w+\}?|\{[^}]*\}|<[^>]*>", STANDS_FOR, line)
+    words = [STANDS_FOR if word.isupper() else word for word in shlex.split(line)[1:]]
+    words = [word for word in words if word not in ("…", "...")]
+    if words[:1] == [STANDS_FOR]:
+        return  # the command itself is filled in when it is printed
+    command: click.Command = cli
+    context = click.Context(cli, info_name="policyctl")
+    named = True
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        found = command.get_command(context, words[0])
+        assert found is not None, f"there is no command {words[0]!r}"
+        command, words = found, words[1:]
+        context = click.Context(command, parent=context, info_name=words[0] if words else "")
+    named = not words
+    try:
+        command.make_context("policyctl", list(words), parent=context.parent)
+    except click.exceptions.Exit:
+        return  # --help, --version
+    except click.exceptions.NoArgsIsHelpError:
+        return
+    except click.MissingParameter:
+        assert named, "a command that is only named may leave out its arguments"
+    except click.BadParameter as error:
+        # a file that stands for one, or a placeholder where a number belongs
+        a_file = isinstance(error.param and error.param.type, click.Path)
+        if not a_file and STANDS_FOR not in error.format_message():
+            raise
+
+
+@pytest.mark.parametrize(
+    ("where", "line"),
+    sorted({*commands_in_workflows(), *commands_in_text(), *commands_in_code()}),
+)
+def test_every_command_we_print_parses(where: str, line: str) -> None:
+    parse(line)
+
+
+def test_workflow_commands_are_found() -> None:
+    assert len(list(commands_in_workflows())) >= 5
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """What a checkout leaves: the parts of this repository that the workflow reads."""
+    for part in (".github", "policies/box_grasp", "ci/demo/checkpoints"):
+        shutil.copytree(ROOT / part, tmp_path / "checkout" / part)
+    return tmp_path / "checkout"
+
+
+def github(event: str, ref: str, **payload: Any) -> Json:
+    return {
+        "event_name": event,
+        "ref": ref,
+        "sha": "0123456789abcdef0123456789abcdef01234567",
+        "run_id": "1",
+        "token": "",
+        "event": {"repository": {"fork": False}, **payload},
+    }
+
+
+@pytest.mark.slow
+def test_a_pull_request_is_registered_simulated_and_summed_up(workspace: Path) -> None:
+    event = github("pull_request", "refs/pull/7/merge", pull_request={"base": {"sha": "main"}})
+    actions = Actions(workspace, event, {})
+    results = actions.play(workspace / ".github/workflows/policy.yml")
+    assert results == {
+        "register": "success",
+        "sim": "success",
+        "hil": "skipped",
+        "canary": "skipped",
+        "gates": "success",
+    }, actions.ran
+    assert "✅ box-grasp v1 · sim · pass" in actions.summary
+
+
+@pytest.mark.slow
+def test_the_road_of_a_commit_on_main_from_register_to_the_summary(
+    workspace: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "team"
+    lab, robots = write_robot_files(tmp_path / "robots", 4)
+    for robot in robots:
+        tool(BIN / "policyctl", "robot", "enrol", robot, "--home", home)
+    variables = {
+        "POLICYCTL_HOME": str(home),
+        "POLICYCTL_RUNNER": '["self-hosted", "registry"]',
+        "POLICYCTL_STATION": str(lab),
+        "POLICYCTL_PROMPTS": "scripted",
+    }
+    actions = Actions(workspace, github("push", "refs/heads/main"), variables)
+    results = actions.play(workspace / ".github/workflows/policy.yml")
+    assert set(results.values()) == {"success"}, actions.ran
+    ran = [line.split()[1:4] for _, line, _ in actions.ran]
+    assert [words[0] for words in ran] == ["register", "gate", "gate", "promote", "show"]
+    assert "· sim · pass" in actions.summary
+    assert "· hil · pass" in actions.summary
