@@ -28,11 +28,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil, exp, inf, log
+from math import ceil, exp, log
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from registry.evidence import Segment
 from registry.gates import Weights
+
+Array = NDArray[np.float64]
 
 
 class Table(NamedTuple):
@@ -58,15 +63,6 @@ class Alternative(NamedTuple):
     pc: float
     pk: float
     weight: float
-
-
-class _Factors(NamedTuple):
-    """The logarithms that one success or failure of each side adds."""
-
-    success_c: float
-    failure_c: float
-    success_k: float
-    failure_k: float
 
 
 @dataclass(frozen=True)
@@ -103,12 +99,13 @@ def design_alternatives(rate_weights: Sequence[float]) -> tuple[Alternative, ...
 
 def log_mixture(tables: Iterable[Table], alternatives: Sequence[Alternative]) -> float:
     """ln E of the single-stratum rollback test: null p_c ≥ p_k."""
-    held = [table for table in tables if table.nc and table.nk]
-    return _log_sum(
-        log(alternative.weight)
-        + sum(_log_ratio(t, _against_equal(alternative.pc, alternative.pk, t.m)) for t in held)
-        for alternative in alternatives
-    )
+    pc = np.array([alternative.pc for alternative in alternatives])
+    pk = np.array([alternative.pk for alternative in alternatives])
+    logs = np.log([alternative.weight for alternative in alternatives])
+    for table in _compared(tables):
+        null = (pc + table.m * pk) / (1 + table.m)
+        logs = logs + np.dot(_counts(table), _factors(pc, pk, null, null))
+    return float(_log_sum(logs))
 
 
 def log_rollback(strata: Mapping[str, Sequence[Table]], weights: Weights) -> float:
@@ -125,18 +122,13 @@ def log_promote(
     `lost` candidate attempts that were opened and not closed count as failures, each in a block of
     `lost_m` controls per candidate that all succeeded: the worst they can turn out to be.
     """
-    held = [table for table in tables if table.nc and table.nk]
-    log_weights = _log_weights(weights.promote_rates, weights.history, weights.uniform)
-    logs = []
-    for p, log_weight in zip(weights.promote_rates, log_weights, strict=True):
-        total = log_weight
-        for table in held:
-            total += _log_ratio(table, _against_margin(p, margin, table.m))
-        if lost:
-            worst = _against_margin(p, margin, lost_m)
-            total += lost * (worst.failure_c + lost_m * min(worst.success_k, 0.0))
-        logs.append(total)
-    return _log_sum(logs)
+    logs = _log_weights(weights.promote_rates, weights.history, weights.uniform)
+    for table in _compared(tables):
+        logs = logs + np.dot(_counts(table), _promote_factors(weights, margin, table.m))
+    if lost:
+        _, failure_c, success_k, _ = _promote_factors(weights, margin, lost_m)
+        logs = logs + lost * (failure_c + lost_m * np.minimum(success_k, 0.0))
+    return float(_log_sum(logs))
 
 
 def project(p: float, margin: float, m: float) -> tuple[float, float]:
@@ -221,7 +213,7 @@ class PathPoint:
 def e_path(blocks: Sequence[Block], weights: Weights, margin: float) -> list[PathPoint]:
     """ln E of both tests after each block: the line a report draws."""
     strata: dict[str, dict[float, Table]] = {}
-    inner: dict[str, list[float]] = {}
+    inner: dict[str, Array] = {}
     pooled: dict[float, Table] = {}
     points = []
     for block in blocks:
@@ -234,71 +226,67 @@ def e_path(blocks: Sequence[Block], weights: Weights, margin: float) -> list[Pat
             PathPoint(
                 round(sum(t.nc for t in pooled.values())),
                 round(sum(t.nk for t in pooled.values())),
-                _combine(list(inner.values()), weights),
+                _combine(inner.values(), weights),
                 log_promote(pooled.values(), weights, margin),
             )
         )
     return points
 
 
-def _stratum_logs(tables: Iterable[Table], weights: Weights) -> list[float]:
-    """For each shift j: ln Σ_p π_p Π_tables L(table; j, p)."""
-    held = [table for table in tables if table.nc and table.nk]
-    rates = _log_weights(weights.rates, weights.history, weights.uniform)
-    logs = []
-    for shift in weights.shifts:
-        terms = []
-        for p, log_weight in zip(weights.rates, rates, strict=True):
-            pc = _shifted(p, shift)
-            terms.append(log_weight + sum(_log_ratio(t, _against_equal(pc, p, t.m)) for t in held))
-        logs.append(_log_sum(terms))
+def _stratum_logs(tables: Iterable[Table], weights: Weights) -> Array:
+    """(J,): for each shift j, ln Σ_p π_p Π_tables L(table; j, p)."""
+    logs = np.broadcast_to(
+        _log_weights(weights.rates, weights.history, weights.uniform),
+        (len(weights.shifts), len(weights.rates)),
+    )
+    for table in _compared(tables):
+        logs = logs + np.tensordot(_counts(table), _rollback_factors(weights, table.m), axes=1)
+    return _log_sum(logs)
+
+
+def _combine(inner: Iterable[Array], weights: Weights) -> float:
+    """ln Σ_j w_j Π_strata of the inner mixtures."""
+    return float(_log_sum(np.log(weights.shift_weights) + sum(inner, np.zeros(1))))
+
+
+def _compared(tables: Iterable[Table]) -> list[Table]:
+    return [table for table in tables if table.nc and table.nk]
+
+
+def _counts(table: Table) -> Array:
+    return np.array([table.xc, table.nc - table.xc, table.xk, table.nk - table.xk], dtype=float)
+
+
+def _factors(pc: Array, pk: Array, null_c: Array, null_k: Array) -> Array:
+    """(4, …): what a candidate success and failure, a control success and failure add to ln L."""
+    ratios = [pc / null_c, (1 - pc) / (1 - null_c), pk / null_k, (1 - pk) / (1 - null_k)]
+    logs: Array = np.log(np.stack(ratios))
     return logs
 
 
-def _combine(inner: Sequence[Sequence[float]], weights: Weights) -> float:
-    return _log_sum(
-        log(weight) + sum(logs[j] for logs in inner)
-        for j, weight in enumerate(weights.shift_weights)
-    )
-
-
-def _log_ratio(table: Table, factors: _Factors) -> float:
-    return (
-        table.xc * factors.success_c
-        + (table.nc - table.xc) * factors.failure_c
-        + table.xk * factors.success_k
-        + (table.nk - table.xk) * factors.failure_k
-    )
-
-
-@lru_cache(maxsize=4096)
-def _against_equal(pc: float, pk: float, m: float) -> _Factors:
+@lru_cache(maxsize=256)
+def _rollback_factors(weights: Weights, m: float) -> Array:
+    """(4, J, P)."""
+    pk = np.broadcast_to(np.array(weights.rates), (len(weights.shifts), len(weights.rates)))
+    odds = np.log(pk / (1 - pk)) + np.array(weights.shifts)[:, None]
+    pc = 1 / (1 + np.exp(-odds))
     null = (pc + m * pk) / (1 + m)
     return _factors(pc, pk, null, null)
 
 
-@lru_cache(maxsize=4096)
-def _against_margin(p: float, margin: float, m: float) -> _Factors:
-    return _factors(p, p, *project(p, margin, m))
-
-
-def _factors(pc: float, pk: float, null_c: float, null_k: float) -> _Factors:
-    return _Factors(
-        log(pc / null_c), log((1 - pc) / (1 - null_c)),
-        log(pk / null_k), log((1 - pk) / (1 - null_k)),
-    )  # fmt: skip
+@lru_cache(maxsize=256)
+def _promote_factors(weights: Weights, margin: float, m: float) -> Array:
+    """(4, P)."""
+    p = np.array(weights.promote_rates)
+    null_c, null_k = np.array([project(rate, margin, m) for rate in weights.promote_rates]).T
+    return _factors(p, p, null_c, null_k)
 
 
 @lru_cache(maxsize=64)
-def _log_weights(
-    rates: tuple[float, ...], history: tuple[int, int], uniform: float
-) -> tuple[float, ...]:
-    informed = history_weights(rates, history)
-    return tuple(log((1 - uniform) * share + uniform / len(rates)) for share in informed)
-
-
-def _shifted(p: float, shift: float) -> float:
-    return 1.0 / (1.0 + exp(-(log(p / (1 - p)) + shift)))
+def _log_weights(rates: tuple[float, ...], history: tuple[int, int], uniform: float) -> Array:
+    informed = np.array(history_weights(rates, history))
+    logs: Array = np.log((1 - uniform) * informed + uniform / len(rates))
+    return logs
 
 
 def _add(held: Table | None, more: Table) -> Table:
@@ -307,10 +295,8 @@ def _add(held: Table | None, more: Table) -> Table:
     return Table(held.nc + more.nc, held.xc + more.xc, held.nk + more.nk, held.xk + more.xk)
 
 
-def _log_sum(logs: Iterable[float]) -> float:
-    """ln Σ exp, without overflow."""
-    values = list(logs)
-    top = max(values, default=-inf)
-    if top == -inf:
-        return -inf
-    return top + log(sum(exp(value - top) for value in values))
+def _log_sum(logs: Array) -> Array:
+    """ln Σ exp over the last axis, without overflow."""
+    top = logs.max(axis=-1, keepdims=True)
+    total: Array = top + np.log(np.exp(logs - top).sum(axis=-1, keepdims=True))
+    return total[..., 0]
