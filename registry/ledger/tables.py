@@ -111,7 +111,7 @@ verdicts = Table(
 results = Table(
     "results",
     metadata,
-    Column("key", String(120), primary_key=True),
+    Column("key", Text, primary_key=True),
     Column("result", JSON, nullable=False),
     Column("at", Float, nullable=False),
 )
@@ -167,6 +167,8 @@ assignments = Table(
     Column("rollout", String(40), ForeignKey("rollouts.id")),
     Column("candidate", Integer),
     Column("baseline", Integer),
+    Column("segment", Integer, nullable=False),
+    Column("ratio", String(40), nullable=False),
     Column("issued_at", Float, nullable=False),
     Column("document", JSON, nullable=False),
     Index(None, "policy", "generation"),
@@ -189,8 +191,19 @@ attempts = Table(
     Column("outcome", String(20), nullable=False),
     Column("received_at", Float, nullable=False),
     Column("report", JSON, nullable=False),
-    Index(None, "rollout", "segment"),
     Index(None, "policy", "version"),
+    # An index is drawn once: a second attempt at the same place of a block is a re-draw.
+    Index(
+        "uq_attempts_draw",
+        "rollout",
+        "segment",
+        "robot",
+        "stratum",
+        "index",
+        unique=True,
+        sqlite_where=text("side != 'only'"),
+        postgresql_where=text("side != 'only'"),
+    ),
 )
 
 leases = Table(

@@ -46,7 +46,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "results",
-        sa.Column("key", sa.String(length=120), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
         sa.Column("result", sa.JSON(), nullable=False),
         sa.Column("at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_results")),
@@ -82,7 +82,12 @@ def upgrade() -> None:
         op.f("ix_attempts_policy_version"), "attempts", ["policy", "version"], unique=False
     )
     op.create_index(
-        op.f("ix_attempts_rollout_segment"), "attempts", ["rollout", "segment"], unique=False
+        "uq_attempts_draw",
+        "attempts",
+        ["rollout", "segment", "robot", "stratum", "index"],
+        unique=True,
+        sqlite_where=sa.text("side != 'only'"),
+        postgresql_where=sa.text("side != 'only'"),
     )
     op.create_table(
         "heartbeats",
@@ -140,6 +145,8 @@ def upgrade() -> None:
         sa.Column("rollout", sa.String(length=40), nullable=True),
         sa.Column("candidate", sa.Integer(), nullable=True),
         sa.Column("baseline", sa.Integer(), nullable=True),
+        sa.Column("segment", sa.Integer(), nullable=False),
+        sa.Column("ratio", sa.String(length=40), nullable=False),
         sa.Column("issued_at", sa.Float(), nullable=False),
         sa.Column("document", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["policy"], ["policies.name"], name=op.f("fk_assignments_policy")),

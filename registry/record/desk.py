@@ -1,0 +1,43 @@
+"""What every part of the record works with: the ledger, the blobs, the clock and who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from registry.ports import BlobStore, Clock, Ledger
+from registry.record import audit
+from registry.record.actors import Actor
+
+
+@dataclass(frozen=True)
+class Desk:
+    ledger: Ledger
+    blobs: BlobStore
+    clock: Clock
+    actor: Actor
+
+    def note(
+        self,
+        connection: Connection,
+        action: str,
+        subject: object,
+        *,
+        policy: str | None = None,
+        reason: str = "",
+        detail: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Writes to the audit, inside the transaction of the change itself."""
+        audit.append(
+            connection,
+            at=self.clock.now(),
+            actor=self.actor,
+            action=action,
+            subject=str(subject),
+            policy=policy,
+            reason=reason,
+            detail=detail,
+        )

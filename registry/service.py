@@ -1,0 +1,280 @@
+"""The record's one writer. Whoever changes anything does it here, in one transaction with its reason.
+
+`Registry` is a facade over the parts in `registry.record`; a remote client offers the same methods.
+Rules:
+1. A change is one serialised transaction: all of it is on the disk when the call returns, or none.
+2. Every change is in the audit (who, when, why) except telemetry: heartbeats and attempts.
+3. The actor's role is asked first: NotAllowed before anything is read.
+4. Reads see one consistent snapshot and change nothing.
+Times are seconds since the epoch by the registry's clock; `now` arguments are for tests and replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from registry.assignments import Assignment
+from registry.attempts import AttemptReport
+from registry.blobs.folder import FolderBlobs
+from registry.errors import NotFound
+from registry.evidence import CanaryEvidence, Evidence
+from registry.gates import CanaryGate, Gate, Gates
+from registry.home import Home
+from registry.ledger.sqlite import SqliteLedger
+from registry.ports import BlobStore, Clock, Ledger, SystemClock
+from registry.record import audit
+from registry.record.actors import Actor
+from registry.record.audit import AuditEvent
+from registry.record.desk import Desk
+from registry.record.fleet import Fleet
+from registry.record.leases import Leases
+from registry.record.model import (
+    CanaryBlock,
+    Lease,
+    ProvenanceRecord,
+    Registration,
+    RobotRecord,
+    RolloutRecord,
+    VerdictRecord,
+    VersionRecord,
+)
+from registry.record.rollouts import Advanced, Rollouts
+from registry.record.versions import Check, Versions
+from registry.rollouts import Abort, Event, Pause, Resume
+from registry.stages import Stage
+from registry.verdicts import Verdict
+from registry.versions import Manifest, Provenance, VersionRef
+
+__all__ = [
+    "Actor",
+    "AuditEvent",
+    "CanaryBlock",
+    "Lease",
+    "Registration",
+    "Registry",
+    "RobotRecord",
+    "RolloutRecord",
+    "VerdictRecord",
+    "VersionRecord",
+]
+
+
+class Registry:
+    def __init__(self, ledger: Ledger, blobs: BlobStore, clock: Clock, actor: Actor) -> None:
+        self.actor = actor
+        self.blobs = blobs
+        self._ledger = ledger
+        desk = Desk(ledger, blobs, clock, actor)
+        self._versions = Versions(desk)
+        self._fleet = Fleet(desk)
+        self._rollouts = Rollouts(desk, self._versions, self._fleet)
+        self._leases = Leases(desk)
+
+    @staticmethod
+    def open(
+        home: Home, actor: Actor, *, create: bool = False, clock: Clock | None = None
+    ) -> Registry:
+        """The registry of a home on this machine. Raises NotFound unless it is there or `create`."""
+        if create:
+            home.make()
+        elif not home.exists:
+            raise NotFound(
+                "there is no registry there", evidence=str(home.root), hint="run `policyctl init`"
+            )
+        return Registry(
+            SqliteLedger(home.database), FolderBlobs(home.blobs), clock or SystemClock(), actor
+        )
+
+    def close(self) -> None:
+        self._ledger.close()
+
+    def __enter__(self) -> Registry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Versions
+
+    def register(
+        self,
+        folder: Path,
+        policy: str,
+        provenance: Provenance | None = None,
+        *,
+        environment: str = "",
+        check: Check | None = None,
+    ) -> Registration:
+        """See `Versions.register`."""
+        return self._versions.register(
+            folder, policy, provenance or Provenance(), environment, check
+        )
+
+    def list_versions(self, policy: str | None = None) -> list[VersionRecord]:
+        return self._versions.all(policy)
+
+    def version(self, ref: VersionRef) -> VersionRecord:
+        return self._versions.get(ref)
+
+    def resolve(self, ref: VersionRef) -> VersionRef:
+        return self._versions.resolve(ref)
+
+    def only_policy(self) -> str:
+        """The one policy there is. Raises UsageError with the candidates, or NotFound."""
+        return self._versions.only_policy()
+
+    def manifest(self, ref: VersionRef) -> Manifest:
+        return self._versions.get(ref).manifest
+
+    def provenance(self, ref: VersionRef) -> list[ProvenanceRecord]:
+        return self._versions.provenance(ref)
+
+    def materialize(self, ref: VersionRef, target: Path) -> Path:
+        return self._versions.materialize(ref, target)
+
+    def verify(self, ref: VersionRef) -> list[str]:
+        """What is wrong with a version; an empty list when nothing is."""
+        return self._versions.verify(ref)
+
+    def read_blob(self, digest: str) -> bytes:
+        return self.blobs.read(digest)
+
+    # Verdicts and results
+
+    def record_verdict(
+        self,
+        ref: VersionRef,
+        gate: Gate,
+        evidence: Evidence,
+        verdict: Verdict,
+        artifacts: Mapping[str, str] | None = None,
+    ) -> VersionRecord:
+        return self._versions.record_verdict(ref, gate, evidence, verdict, artifacts)
+
+    def verdicts(self, ref: VersionRef) -> list[VerdictRecord]:
+        return self._versions.verdicts(ref)
+
+    def cached_result(self, key: str) -> dict[str, Any] | None:
+        return self._versions.cached_result(key)
+
+    def store_result(self, key: str, result: Mapping[str, Any]) -> None:
+        self._versions.store_result(key, result)
+
+    # Rollouts
+
+    def promote(
+        self,
+        ref: VersionRef,
+        stage: Stage,
+        gate: CanaryGate | Gates | None = None,
+        override: str | None = None,
+        reason: str | None = None,
+        *,
+        queue: bool = False,
+        dry_run: bool = False,
+    ) -> RolloutRecord | None:
+        return self._rollouts.promote(
+            ref, stage, gate, override, reason, queue=queue, dry_run=dry_run
+        )
+
+    def rollouts(self, policy: str | None = None, open_only: bool = False) -> list[RolloutRecord]:
+        return self._rollouts.all(policy, open_only)
+
+    def rollout(self, identity: str) -> RolloutRecord:
+        return self._rollouts.get(identity)
+
+    def advance(
+        self, identity: str, expected_revision: int | None, event: Event, now: float | None = None
+    ) -> Advanced:
+        return self._rollouts.advance(identity, expected_revision, event, now)
+
+    def pause(self, policy: str, reason: str = "") -> RolloutRecord:
+        return self._rollouts.act(policy, "stop", Pause(reason), "pause")
+
+    def resume(self, policy: str) -> RolloutRecord:
+        return self._rollouts.act(policy, "resume", Resume(), "resume")
+
+    def abort(self, policy: str, reason: str) -> RolloutRecord:
+        return self._rollouts.act(policy, "stop", Abort(reason), "abort")
+
+    def rollback(
+        self,
+        policy: str,
+        reason: str,
+        to: int | None = None,
+        *,
+        now: bool = False,
+        dry_run: bool = False,
+    ) -> VersionRecord:
+        return self._rollouts.rollback(policy, reason, to, now=now, dry_run=dry_run)
+
+    def serving(self, policy: str) -> int | None:
+        return self._rollouts.serving(policy)
+
+    # Fleet
+
+    def enrol_robot(
+        self, name: str, robot_class: str, info: Mapping[str, Any] | None = None
+    ) -> RobotRecord:
+        return self._fleet.enrol(name, robot_class, info or {})
+
+    def robots(self) -> list[RobotRecord]:
+        return self._fleet.robots()
+
+    def assignment(self, robot: str) -> Assignment | None:
+        return self._fleet.assignment(robot)
+
+    def heartbeat(
+        self, robot: str, running: int | None, generation: int, status: Mapping[str, Any]
+    ) -> None:
+        self._fleet.heartbeat(robot, running, generation, status)
+
+    def ingest(self, robot: str, reports: Sequence[AttemptReport]) -> int:
+        return self._fleet.ingest(robot, reports)
+
+    def attempts(
+        self,
+        policy: str | None = None,
+        version: int | None = None,
+        rollout: str | None = None,
+        robot: str | None = None,
+    ) -> list[AttemptReport]:
+        return self._fleet.attempts(policy, version, rollout, robot)
+
+    def canary_evidence(self, rollout: str) -> CanaryEvidence:
+        return self._fleet.canary_evidence(rollout)
+
+    def canary_blocks(self, rollout: str) -> list[CanaryBlock]:
+        return self._fleet.canary_blocks(rollout)
+
+    # Stations
+
+    def acquire_lease(self, station: str, holder: str, ttl_s: float) -> Lease:
+        return self._leases.acquire(station, holder, ttl_s)
+
+    def renew_lease(self, lease: Lease, ttl_s: float) -> Lease:
+        return self._leases.renew(lease, ttl_s)
+
+    def release_lease(self, lease: Lease) -> None:
+        self._leases.release(lease)
+
+    def lease(self, station: str) -> Lease | None:
+        return self._leases.current(station)
+
+    # History
+
+    def history(self, policy: str) -> list[AuditEvent]:
+        """What was changed of a policy, oldest first."""
+        with self._ledger.read() as connection:
+            return list(audit.events(connection, policy))
+
+    def audit_log(self) -> list[AuditEvent]:
+        with self._ledger.read() as connection:
+            return list(audit.events(connection))
+
+    def check_audit(self) -> int:
+        """Recomputes the audit's hash chain and returns its length. Raises Corrupt."""
+        with self._ledger.read() as connection:
+            return audit.check_chain(connection)
