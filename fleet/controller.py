@@ -40,6 +40,8 @@ class Controller:
         """One round over the open rollouts; how many it moved. Raises what the registry raises."""
         moved = 0
         for record in self._registry.rollouts(open_only=True):
+            if not record.rollout.open:
+                continue  # waits for its turn, which the registry gives it
             try:
                 moved += self._advance(record, now)
             except Conflict as other:

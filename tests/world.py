@@ -17,21 +17,30 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from fleet.agent.link import Link, OutOfContact
+from fleet.agent.link import Link, LocalLink, OutOfContact
 from fleet.agent.spool import Result, Spool
 from fleet.agent.supervisor import Supervisor, Work
 from fleet.agent.updater import Ready, Updater
+from fleet.controller import Controller
 from policies.contract import ROBOT_CLASSES, Contract, parse_contract, read_contract
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
 from registry.errors import NotFound
-from registry.versions import FileEntry, Manifest, digest_bytes
+from registry.evidence import GridEvidence, Subject, TrialEvidence
+from registry.gates import CanaryGate, GridGate, TrialGate, Weights
+from registry.home import Home
+from registry.service import Actor, Registry
+from registry.stages import Stage
+from registry.statistics.grid import order_digest
+from registry.verdicts import judge
+from registry.versions import FileEntry, Manifest, Provenance, VersionRef, digest_bytes
 
 POLICY = "box-grasp"
 TASK = "box-grasp"
@@ -352,3 +361,112 @@ class Robot:
     def _die_if(self, instant: str) -> None:
         if self.kill_at == instant:
             raise Killed(instant)
+
+
+# -- the whole fleet -------------------------------------------------------------------------------
+
+CHEAP = CanaryGate(
+    ratio=Fraction(1, 2),
+    waves=(50, 100),
+    wave_baseline=Fraction(1, 4),
+    bake_episodes=12,
+    max_candidate_episodes=200,
+    weights=Weights(history=(99.0, 1.0)),
+)
+"""A canary gate that decides soon, as the demo's does."""
+
+
+class Fleet:
+    """A real registry and controller, and scripted robots that talk to it through the weather."""
+
+    def __init__(
+        self, folder: Path, robots: int = 12, gate: CanaryGate = CHEAP, seed: int = 0, **work: Any
+    ) -> None:
+        self.folder = folder
+        self.gate = gate
+        self.clock = Clock()
+        self.registry = Registry.open(
+            Home(folder / "home"), Actor("world"), create=True, clock=self.clock
+        )
+        self.said: list[str] = []
+        self.controller = Controller(self.registry, self.said.append)
+        self.robots = {}
+        for index in range(1, robots + 1):
+            name = f"robot-{index:02d}"
+            self.registry.enrol_robot(name, ROBOT_CLASS.name, {"role": "robot"})
+            link = LocalLink(self.registry)
+            self.robots[name] = Robot(name, folder, link, self.clock, seed=seed, **work)
+
+    def register(self, rate: float) -> VersionRef:
+        """A new version that succeeds with `rate`; nothing is known of it yet."""
+        count = len(self.registry.list_versions(POLICY))
+        made = write_checkpoint(self.folder / f"made-{count + 1}", rate, load_s=1.0 + count)
+        return self.registry.register(made, POLICY, Provenance()).version.ref
+
+    def judge_sim(self, ref: VersionRef, rate: float = 1.0) -> None:
+        """Simulation has drawn the whole grid with `rate`."""
+        gate = GridGate(TASK, {"friction": (0.5, 1.0)}, episodes_per_cell=50)
+        version = self.registry.version(ref)
+        successes = round(rate * gate.population)
+        evidence = GridEvidence(
+            **self._about(ref, gate),
+            population=gate.population,
+            drawn=gate.population,
+            successes=successes,
+            nonce=version.nonce,
+            order_digest=order_digest(version.nonce, gate.population),
+        )
+        self.registry.record_verdict(ref, gate, evidence, judge(gate, evidence))
+
+    def judge_hil(self, ref: VersionRef, success: int = 20, failure: int = 0) -> None:
+        gate = TrialGate("hil/lift.yaml")
+        evidence = TrialEvidence(**self._about(ref, gate), success=success, failure=failure)
+        self.registry.record_verdict(ref, gate, evidence, judge(gate, evidence))
+
+    def release(self, rate: float) -> VersionRef:
+        """A version that has passed simulation and hardware in the loop, in its canary."""
+        ref = self.register(rate)
+        self.judge_sim(ref)
+        self.judge_hil(ref)
+        self.registry.promote(ref, Stage.CANARY, self.gate)
+        return ref
+
+    def round(self) -> None:
+        """Every robot one round, then the controller."""
+        for robot in self.robots.values():
+            robot.tick()
+        self.control()
+        self.clock.passes(1.0)
+
+    def control(self) -> None:
+        self.controller.reconcile(self.clock.now())
+
+    def rounds_until(self, done: Callable[[], bool], limit: int = 200) -> int:
+        """Rounds until `done`; fails when that takes more than `limit`."""
+        for count in range(limit):
+            if done():
+                return count
+            self.round()
+        raise AssertionError(f"not done after {limit} rounds: {self.said[-5:]}")
+
+    def stage(self, ref: VersionRef) -> Stage:
+        return self.registry.version(ref).stage
+
+    def running(self) -> set[int | None]:
+        return {robot.running for robot in self.registry.robots()}
+
+    def close(self) -> None:
+        for robot in self.robots.values():
+            robot.die()
+        self.registry.close()
+
+    def _about(self, ref: VersionRef, gate: GridGate | TrialGate) -> dict[str, Any]:
+        assert ref.policy is not None
+        return {
+            "subject": Subject(ref.policy, ref.number, self.registry.version(ref).digest),
+            "gate_digest": gate.digest,
+            "robot_class": ROBOT_CLASS.name,
+            "engine": "world",
+            "judge": "coin/1",
+            "attempts_digest": digest_bytes(b""),
+        }
