@@ -185,11 +185,11 @@ class Servo:
     def follow(self, command: Array, ticks: int, *, age_s: float = 0.0) -> None:
         """One policy step: from the last policy command to this one (J,) in `ticks` ticks.
 
-        A command `age_s` old on arrival is refused when that exceeds the limit: protective stop.
+        A command that was older than the limit on arrival is not followed: the arm holds.
         """
         if age_s > self.command_age_s:
             self.events.append("late")
-            self.protective_stop("late")
+            self.hold(ticks)
             return
         previous = self._goal
         step = (command - previous) / ticks

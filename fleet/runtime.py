@@ -1,0 +1,441 @@
+"""One attempt on one robot, from a checked scene to a judged outcome, the same for twin and arm.
+
+Rules
+- Order: home, check the scene, reset the policy, open the attempt durably (`open_attempt` returns
+  only when it is on disk), then the first motion of the attempt; judge until an outcome or the
+  horizon; release, home.
+- What fails before the attempt is opened is the rig's: `void`. After it, a protective stop, an
+  operator's stop, a policy that raises, is late or not finite, and a motor that reports a fault are
+  `failure`; only lost communication with the arm still voids.
+- Safety events (class A) end the attempt by a protective stop; after one, nothing moves until
+  `resume`, a person's decision, and attempts are void before they are opened.
+- The judge sees measured joints and torques, never the policy or its version. The policy sees what
+  `policies.observation` makes of measured joints and of the pose source. Both once per policy step.
+- Works for any number of arms; arrays are (J,), J = 8 per arm. Time is the bus clock's [s].
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fleet.camera import Pose, PoseSource
+from fleet.can.faults import ArmFault, FaultKind
+from fleet.kinematics import ArmKinematics
+from fleet.safety import CLASS_A, JOINTS
+from fleet.servo import Servo, ticks_per_step
+from policies.actions import ActionState, shape, start
+from policies.contract import Contract
+from policies.observation import Measurement, assemble
+
+Array = NDArray[np.float64]
+
+HOME_SPEED = 0.5
+"""Of the velocity limits, for moves that no policy makes."""
+HOME_WITHIN = 0.15
+"""[rad] of measured joints from home beyond which the rig is at fault."""
+SETTLE_S = 0.6
+RETREAT_M = 0.10
+"""[m] the hand rises before it goes home, so that it does not sweep over the table."""
+RELEASE_S = 0.3
+
+
+class Policy(Protocol):
+    """A loaded policy: (1, N) float32 observations to (1, J) float32 outputs."""
+
+    @property
+    def contract(self) -> Contract: ...
+
+    def reset(self) -> None: ...
+
+    def act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]: ...
+
+
+class Task(Protocol):
+    """The numbers of a task that the runtime needs."""
+
+    @property
+    def horizon_s(self) -> float: ...
+
+    @property
+    def start_q(self) -> Sequence[float]:
+        """(J,) where an attempt begins, gripper open."""
+        ...
+
+
+class Judge(Protocol):
+    """Decides an outcome from measurements: see the task's judge."""
+
+    @property
+    def version(self) -> str: ...
+
+    def reset(self) -> None: ...
+
+    def update(self, q: Array, dq: Array, tau: Array, dt: float) -> None: ...
+
+    def outcome(self) -> str | None:
+        """ "success", "failure" or None while undecided."""
+        ...
+
+    def failure_mode(self) -> str: ...
+
+
+class Readiness(Protocol):
+    """What a scene says; it may also have `facts` (a mapping) and `start_q` (J,)."""
+
+    @property
+    def ok(self) -> bool: ...
+
+    @property
+    def why(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class SceneCheck:
+    """A scene that is ready, or why not; facts are kept with the attempt."""
+
+    ok: bool
+    why: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    start_q: tuple[float, ...] | None = None
+
+
+class Scene(Protocol):
+    """What an attempt needs around the robot. A twin places a new box, a station runs its reset."""
+
+    def prepare(self) -> Readiness: ...
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What happened. `opened` tells a void that used an attempt's number from one that did not."""
+
+    outcome: str
+    failure_mode: str
+    judge: str
+    opened: bool
+    duration_s: float = 0.0
+    steps: int = 0
+    interventions: Mapping[str, int] = field(default_factory=dict)
+    """By name: shaping's with the prefix `shape_`, protection's without."""
+    safety_events: tuple[str, ...] = ()
+    scene: Mapping[str, Any] = field(default_factory=dict)
+    overruns: int = 0
+    detail: str = ""
+    """A sentence for people where the mode does not say it all: the fault, the exception."""
+    trace: tuple[Array, Array] | None = None
+    """Measured joints and commands (T, J) at policy rate, where asked for."""
+
+
+@dataclass(frozen=True)
+class _End:
+    outcome: str
+    mode: str = ""
+    detail: str = ""
+
+
+class Runtime:
+    """Runs attempts on one robot. `servo` is started and its arms are enabled before the first."""
+
+    def __init__(
+        self,
+        servo: Servo,
+        kinematics: Sequence[ArmKinematics],
+        poses: PoseSource,
+        *,
+        speed_scale: float = 1.0,
+    ) -> None:
+        self.servo = servo
+        self._kinematics = tuple(kinematics)
+        self._poses = poses
+        self._speed_scale = speed_scale
+        self._pose: Pose | None = None
+        self._pose_at = 0.0
+
+    def run_attempt(
+        self,
+        policy: Policy,
+        task: Task,
+        judge: Judge,
+        open_attempt: Callable[[Mapping[str, Any]], None],
+        scene: Scene,
+        *,
+        should_stop: Callable[[], str | None] = lambda: None,
+        trace: bool = False,
+    ) -> Episode:
+        """One attempt. `should_stop` is asked every policy step; a reason ends it by a stop.
+
+        Raises what `open_attempt`, `scene` or `judge` raise, the arm holding.
+        """
+        void, facts = self._prepare(task, scene)
+        if void is not None:
+            return Episode("void", void.mode, judge.version, opened=False, detail=void.detail)
+        reset_fault = _fault_of(policy.reset)
+        open_attempt(facts)
+        servo = self.servo
+        began, late = servo.now(), servo.overruns
+        run = _Run(self, policy, judge, should_stop, task.horizon_s, trace)
+        if reset_fault:
+            end = _End("failure", "policy_fault", reset_fault)
+        else:
+            end = self._guarded(run)
+        duration = servo.now() - began
+        counts = Counter(run.counts)
+        counts.update(servo.interventions())
+        events = tuple(servo.events)
+        end = self._leave(end, task)
+        return Episode(
+            outcome=end.outcome,
+            failure_mode=end.mode,
+            judge=judge.version,
+            opened=True,
+            duration_s=duration,
+            steps=run.steps,
+            interventions=dict(counts),
+            safety_events=tuple(name for name in events if name in CLASS_A),
+            scene=facts,
+            overruns=servo.overruns - late,
+            detail=end.detail,
+            trace=run.traced(),
+        )
+
+    def home(self, q: Array, keep_going: Callable[[], bool] | None = None) -> str:
+        """Rise, then move to q (J,); "" or why the arm is not there. Raises ArmFault."""
+        servo = self.servo
+        if servo.stopped:
+            return f"stopped: {servo.stop_reason}"
+        near = bool(np.abs(servo.command - q).max() < HOME_WITHIN)
+        if not near:
+            self._rise(q)
+        if not servo.move_to(q, HOME_SPEED, keep_going=keep_going):
+            return "protection did not let the arm go home"
+        return "" if self._settled(q) else "the arm did not come to rest at home"
+
+    def resume(self) -> None:
+        """Let the robot move again after a stop; a person at the arm decides this."""
+        self.servo.resume()
+
+    # -- before and after
+
+    def _prepare(self, task: Task, scene: Scene) -> tuple[_End | None, Mapping[str, Any]]:
+        if self.servo.stopped:
+            return _End("void", "protective_stop", self.servo.stop_reason), {}
+        try:
+            if why := self.home(np.array(task.start_q)):
+                return _End("void", "home", why), {}
+            check = scene.prepare()
+            if not check.ok:
+                return _End("void", "scene", check.why), {}
+            placed = getattr(check, "start_q", None)
+            if placed is not None and (why := self.home(np.array(placed))):
+                return _End("void", "home", why), {}
+        except ArmFault as fault:
+            return _End("void", "rig_fault", str(fault)), {}
+        self._pose = None
+        if self._look() is None:
+            return _End("void", "no_pose", "nothing sees the object"), {}
+        facts: Mapping[str, Any] = getattr(check, "facts", {})
+        return None, facts
+
+    def _guarded(self, run: _Run) -> _End:
+        """The run; whatever ends it, the arm holds before this returns or raises."""
+        self.servo.begin()
+        try:
+            end = run.loop()
+        except ArmFault as fault:
+            own = fault.kind is FaultKind.MOTOR
+            return _End(
+                "failure" if own else "void", "arm_fault" if own else "rig_fault", str(fault)
+            )
+        except BaseException:
+            self.servo.protective_stop("interrupted")
+            raise
+        return end
+
+    def _leave(self, end: _End, task: Task) -> _End:
+        """Open the gripper and go home; trouble here is found again by the next attempt."""
+        if self.servo.stopped:
+            return end
+        try:
+            home = np.array(task.start_q)
+            goal = self.servo.command.copy()
+            goal[JOINTS - 1 :: JOINTS] = home[JOINTS - 1 :: JOINTS]
+            self.servo.hold(1)
+            if self.servo.move_to(goal):
+                self.servo.hold(round(RELEASE_S / self.servo.period_s))
+                self.home(home)
+        except ArmFault as fault:
+            detail = f"{end.detail}; then {fault}" if end.detail else f"after the outcome: {fault}"
+            return _End(end.outcome, end.mode, detail)
+        return end
+
+    def _rise(self, home: Array) -> None:
+        """Straight up, at most to the height the hands have at home and by `RETREAT_M`."""
+        servo, steps = self.servo, 25
+        q = servo.command.copy()
+        moves = []
+        for i, arm in enumerate(self._kinematics):
+            part = slice(JOINTS * i, JOINTS * i + 7)
+            here = float(arm.fk(q[None, part])[0][0, 2])
+            there = float(arm.fk(home[None, part])[0][0, 2])
+            moves.append((arm, part, min(max(there - here, 0.0), RETREAT_M) / steps))
+        if not any(rise for _, _, rise in moves):
+            return
+        for _ in range(steps):
+            for arm, part, rise in moves:
+                jacobian = arm.jacobian(q[None, part])[0, :3]
+                square = jacobian @ jacobian.T + 1e-4 * np.eye(3)
+                q[part] += jacobian.T @ np.linalg.solve(square, [0.0, 0.0, rise])
+            q = np.clip(q, servo.limits.q_min, servo.limits.q_max)
+            servo.follow(q.copy(), 4)
+        servo.hold(4)
+
+    def _settled(self, q: Array) -> bool:
+        servo = self.servo
+        arm = np.arange(q.size) % JOINTS != JOINTS - 1
+        for _ in range(round(SETTLE_S / servo.period_s)):
+            slow = np.abs(servo.dq[0, arm]).max() < 0.1
+            if slow and np.abs(servo.q[0, arm] - q[arm]).max() < HOME_WITHIN / 3:
+                return True
+            servo.tick(q)
+        return bool(np.abs(servo.q[0, arm] - q[arm]).max() < HOME_WITHIN)
+
+    # -- what is seen
+
+    def _look(self) -> Pose | None:
+        """The newest pose with its age now; the last one grows older while nothing is seen."""
+        now = self.servo.now()
+        pose = self._poses.read()
+        if pose is not None:
+            self._pose, self._pose_at = pose, now
+            return pose
+        if self._pose is None:
+            return None
+        return Pose(self._pose.position, self._pose.yaw, self._pose.age_s + now - self._pose_at)
+
+    def _measure(self, command: Array) -> Measurement:
+        """What the policy may see now; command (1, J) is the last shaped one."""
+        servo, pose = self.servo, self._look()
+        if pose is None:
+            raise RuntimeError("an attempt runs without a pose")
+        count = len(self._kinematics)
+        tcp = np.empty((2, count, 3))
+        axes = np.empty((1, count, 6))
+        both = np.concatenate((servo.q, command))
+        for i, arm in enumerate(self._kinematics):
+            at, hand = arm.fk(both[:, JOINTS * i : JOINTS * i + 7])
+            tcp[:, i] = at
+            axes[0, i] = hand[0]
+        return Measurement(
+            q=servo.q,
+            dq=servo.dq,
+            tau=servo.tau,
+            command=command,
+            tcp=tcp[:1],
+            tcp_command=tcp[1:],
+            hand_axes=axes,
+            object_position=pose.position[None],
+            object_yaw=np.array([pose.yaw]),
+            object_age=np.array([pose.age_s]),
+        )
+
+
+class _Run:
+    """The steps of one attempt."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        policy: Policy,
+        judge: Judge,
+        should_stop: Callable[[], str | None],
+        horizon_s: float,
+        trace: bool,
+    ) -> None:
+        servo = runtime.servo
+        self.steps = 0
+        self.counts: Counter[str] = Counter()
+        self._runtime, self._servo = runtime, servo
+        self._policy, self._judge = policy, judge
+        self._should_stop = should_stop
+        self._contract = policy.contract
+        self._ticks = ticks_per_step(self._contract.rate_hz, servo.period_s, runtime._speed_scale)
+        self._horizon = round(horizon_s * self._contract.rate_hz)
+        self._deadline_s = self._contract.latency_ms * 1e-3
+        self._trace: list[tuple[Array, Array]] | None = [] if trace else None
+
+    def loop(self) -> _End:
+        """Policy steps until an outcome; the arm is at rest at the command when it returns."""
+        servo, judge = self._servo, self._judge
+        judge.reset()
+        state = start(self._contract, servo.command[None])
+        period = 1.0 / self._contract.rate_hz
+        while self.steps < self._horizon:
+            reason = self._should_stop()
+            if reason is not None:
+                servo.protective_stop(reason)
+                return _End("failure", reason)
+            state, end = self._step(state)
+            if end is not None:
+                return end
+            judge.update(servo.q[0], servo.dq[0], servo.tau[0], period)
+            outcome = judge.outcome()
+            if outcome is not None:
+                mode = "" if outcome == "success" else judge.failure_mode() or "timeout"
+                return _End(outcome, mode)
+        return _End("failure", "timeout")
+
+    def _step(self, state: ActionState) -> tuple[ActionState, _End | None]:
+        servo = self._servo
+        seen = self._runtime._measure(state.command)
+        if servo.limits.breached(seen.tcp)[0]:
+            servo.events.append("workspace_breach")
+            servo.protective_stop("workspace_breach")
+            return state, _End("failure", "collision", "the hand left the workspace")
+        asked = servo.now()
+        try:
+            raw = np.asarray(self._policy.act(assemble(self._contract, seen)))
+            if raw.shape != seen.q.shape:
+                raise ValueError(f"the policy gave {raw.shape}, not {seen.q.shape}")
+            state, command, faults, counts = shape(self._contract, state, raw)
+        except Exception as error:  # noqa: BLE001 a policy's code is foreign: any crash is its failure
+            servo.hold(self._ticks)
+            return state, _End("failure", "policy_fault", f"{type(error).__name__}: {error}")
+        taken = servo.now() - asked
+        if taken > self._deadline_s:
+            servo.hold(self._ticks)
+            return state, _End("failure", "late", f"the policy took {1e3 * taken:.0f} ms")
+        for name, count in counts.items():
+            if count[0]:
+                self.counts[f"shape_{name}"] += int(count[0])
+        if faults[0]:
+            servo.hold(self._ticks)
+            return state, _End("failure", "policy_fault", "the policy's output is not finite")
+        self.steps += 1
+        servo.follow(command[0], self._ticks)
+        if self._trace is not None:
+            self._trace.append((servo.q[0].copy(), servo.command.copy()))
+        if servo.stopped:
+            servo.protective_stop(servo.stop_reason)
+            return state, _End("failure", "collision", servo.stop_reason)
+        return state, None
+
+    def traced(self) -> tuple[Array, Array] | None:
+        if not self._trace:
+            return None
+        q, command = zip(*self._trace, strict=True)
+        return np.array(q), np.array(command)
+
+
+def _fault_of(call: Callable[[], object]) -> str:
+    """Run foreign code; what it raised, as text."""
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 a policy's code is foreign: any crash is its failure
+        return f"{type(error).__name__}: {error}"
+    return ""
