@@ -14,6 +14,7 @@ import numpy as np
 SCENE = 0
 NOISE = 1
 POLICY = 2
+PHYSICS = 3
 
 
 def rng(task: str, cell: tuple[int, ...], episode: int, stream: int) -> np.random.Generator:
