@@ -99,7 +99,9 @@ class Versions:
             entries.append(FileEntry(found.name, digest, size))
         contract = next(entry for entry in entries if entry.path == CONTRACT)
         content = read_json(blobs.read(contract.sha256), str(folder / CONTRACT))
-        return Manifest(policy, tuple(entries), content, environment)
+        manifest = Manifest(policy, tuple(entries), content, environment)
+        blobs.put(manifest.canonical())  # robots fetch it by its digest, the version's own
+        return manifest
 
     def _insert(self, connection: Connection, manifest: Manifest) -> int:
         now, policy = self._desk.clock.now(), manifest.policy
