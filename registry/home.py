@@ -57,12 +57,29 @@ class Home:
         return self
 
 
-def find_home(explicit: Path | None = None, *, start: Path | None = None) -> Home:
-    """The home of this command line.
+def find_home(
+    explicit: Path | None = None, *, start: Path | None = None, must_exist: bool = True
+) -> Home:
+    """The home of this command line: where a registry is, or where one may be made.
 
-    Raises NotFound when neither `explicit`, `POLICYCTL_HOME` nor a `.policyctl` folder names one,
-    and UsageError when the named one is a file.
+    Raises NotFound when neither `explicit`, a `.policyctl` folder nor `POLICYCTL_HOME` names one,
+    or the one named holds no registry though it `must_exist`; UsageError when it is a file.
     """
+    home = _find(explicit, start)
+    if must_exist and not home.exists:
+        raise no_registry(home.root)
+    return home
+
+
+def no_registry(root: Path) -> NotFound:
+    return NotFound(
+        "there is no registry there",
+        evidence=f"{root} holds no registry.db",
+        hint="run `policyctl init`",
+    )
+
+
+def _find(explicit: Path | None, start: Path | None) -> Home:
     if explicit is not None:
         return _named(explicit)
     start = (start or Path.cwd()).absolute()

@@ -1,4 +1,4 @@
-"""The record's one writer. Whoever changes anything does it here, in one transaction with its reason.
+"""The record's one writer: whoever changes anything does it here, with the reason why.
 
 `Registry` is a facade over the parts in `registry.record`; a remote client offers the same methods.
 Rules:
@@ -18,10 +18,9 @@ from typing import Any
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
 from registry.blobs.folder import FolderBlobs
-from registry.errors import NotFound
 from registry.evidence import CanaryEvidence, Evidence
 from registry.gates import CanaryGate, Gate, Gates
-from registry.home import Home
+from registry.home import Home, no_registry
 from registry.ledger.sqlite import SqliteLedger
 from registry.ports import BlobStore, Clock, Ledger, SystemClock
 from registry.record import audit
@@ -74,18 +73,14 @@ class Registry:
 
     @staticmethod
     def open(
-        home: Home, actor: Actor, *, create: bool = False, clock: Clock | None = None
+        home: Home, actor: Actor, *, clock: Clock | None = None, create: bool = True
     ) -> Registry:
-        """The registry of a home on this machine. Raises NotFound unless it is there or `create`."""
-        if create:
-            home.make()
-        elif not home.exists:
-            raise NotFound(
-                "there is no registry there", evidence=str(home.root), hint="run `policyctl init`"
-            )
-        return Registry(
-            SqliteLedger(home.database), FolderBlobs(home.blobs), clock or SystemClock(), actor
-        )
+        """The registry of a home on this machine, made if need be and `create` allows it."""
+        if not home.exists and not create:
+            raise no_registry(home.root)
+        home.make()
+        ledger = SqliteLedger(home.database)
+        return Registry(ledger, FolderBlobs(home.blobs), clock or SystemClock(), actor)
 
     def close(self) -> None:
         self._ledger.close()
