@@ -29,6 +29,7 @@ class PolicyctlError(Exception):
 
     exit_status: ClassVar[int] = 1
     code: ClassVar[str] = "bug"
+    told: bool = False  # already part of the output that was asked for
 
     def __init__(self, what: str, *, evidence: str = "", hint: str = "") -> None:
         super().__init__(what)

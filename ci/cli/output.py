@@ -39,16 +39,25 @@ def console(stream: IO[str] | None = None) -> Console:
     return Console(file=stream, highlight=False, soft_wrap=piped, width=160 if piped else None)
 
 
-def emit(data: Mapping[str, Any], text: RenderableType) -> None:
-    """Prints a command's result, in the form the user asked for."""
+def emit(
+    data: Mapping[str, Any], text: RenderableType, *, error: PolicyctlError | None = None
+) -> None:
+    """Prints a command's result, in the form the user asked for.
+
+    A result that is also an error (a gate that failed) is told in one piece and then raised.
+    """
     if wants_json():
-        click.echo(json.dumps({"schema": SCHEMA, **data}, indent=2, default=str))
+        told = {"schema": SCHEMA, **data, **({"error": error.as_dict()} if error else {})}
+        click.echo(json.dumps(told, indent=2, default=str))
     else:
         console().print(text)
     if settings().get("github"):
         from ci.github import publish
 
         publish(data)
+    if error:
+        error.told = wants_json()
+        raise error
 
 
 def narrate(text: str) -> None:
@@ -57,6 +66,8 @@ def narrate(text: str) -> None:
 
 
 def print_error(error: PolicyctlError, *, as_json: bool) -> None:
+    if as_json and error.told:
+        return
     if as_json:
         click.echo(json.dumps({"schema": SCHEMA, "error": error.as_dict()}, indent=2))
         return

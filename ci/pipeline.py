@@ -1,0 +1,168 @@
+"""Running a gate on a version: fetch what was registered, try it, record what was seen.
+
+A gate is run on the registered bytes, materialised and verified, never on the folder they came
+from. Its gates file is the one named, else the policy's in this repository, else that of the
+policies shipped with policyctl. The verdict is recorded together with the evidence it was computed
+from; a run that was interrupted records nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from registry.config import GATES_FILE, POLICY_FILE, find_policy, load_gates_yaml, load_policy_yaml
+from registry.errors import ConfigError, NotFound, Refused, UsageError
+from registry.evidence import Evidence, Subject
+from registry.gates import Gate, Gates
+from registry.service import Registry, VersionRecord
+from registry.verdicts import Outcome, Verdict
+from registry.versions import VersionRef
+
+
+@dataclass(frozen=True)
+class PolicyGates:
+    """The gates of a policy, and the file they were read from; suites lie beside it."""
+
+    gates: Gates
+    path: Path
+
+
+def find_gates(policy: str, given: Path | None = None) -> PolicyGates:
+    """The gates of `policy`: the file or folder `given`, else where the module docstring says."""
+    if given is not None:
+        path = given / GATES_FILE if given.is_dir() else given
+        return PolicyGates(load_gates_yaml(path), path)
+    try:
+        config = find_policy(Path.cwd(), policy)
+    except NotFound:
+        shipped = _shipped(policy)
+        if shipped is None:
+            raise
+        config = load_policy_yaml(shipped)
+    path = config.folder / config.gates
+    return PolicyGates(load_gates_yaml(path), path)
+
+
+def _shipped(policy: str) -> Path | None:
+    root = Path(str(resources.files("policies")))
+    for path in sorted(root.glob(f"*/{POLICY_FILE}")):
+        if load_policy_yaml(path).name == policy:
+            return path
+    return None
+
+
+@dataclass(frozen=True)
+class GateRun:
+    """What a run of a gate found, as its command tells it."""
+
+    version: VersionRecord
+    gate: Gate
+    evidence: Evidence
+    verdict: Verdict
+    seconds: float
+    failure_modes: dict[str, int]
+    artifacts: dict[str, str]
+    cached: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "policy": self.version.policy,
+            "version": str(self.version.ref),
+            "ref": str(self.version.ref),
+            "number": self.version.number,
+            "digest": self.version.digest,
+            "stage": str(self.version.stage),
+            "gate": self.verdict.gate,
+            "outcome": str(self.verdict.outcome),
+            "reason": self.verdict.reason,
+            "numbers": dict(self.verdict.numbers),
+            "more": self.verdict.more,
+            "seconds": round(self.seconds, 2),
+            "cached": self.cached,
+            "failure_modes": self.failure_modes,
+            "artifacts": self.artifacts,
+            "evidence": self.evidence.digest,
+            "robot_class": self.evidence.robot_class,
+            "next": self.next_command(),
+        }
+
+    def next_command(self) -> str:
+        """What somebody who got this verdict would do next."""
+        policy, number = self.version.policy, self.version.number
+        if self.verdict.outcome is Outcome.FAIL:
+            return f"policyctl report --policy {policy}"
+        if self.verdict.outcome is Outcome.INCONCLUSIVE:
+            return f"policyctl gate run {self.verdict.gate} v{number} --policy {policy}"
+        if self.verdict.gate == "sim":
+            return f"policyctl gate run hil v{number} --policy {policy} --station STATION.yaml"
+        return f"policyctl promote v{number} --policy {policy} --stage canary"
+
+
+def _applicable(gates: PolicyGates, name: str, version: VersionRecord) -> Gate:
+    gate = {"sim": gates.gates.sim, "hil": gates.gates.hil}[name]
+    if gate is None:
+        raise Refused(
+            f"{name} is not applicable to {version}",
+            evidence=f"{gates.path}: {gates.gates.not_applicable[name]}",
+            hint=f"policyctl promote v{version.number} --policy {version.policy} --stage canary",
+        )
+    return gate
+
+
+def run_sim(
+    registry: Registry,
+    ref: VersionRef,
+    gates: PolicyGates,
+    *,
+    threads: int,
+    full: bool = False,
+    progress: Callable[[Any], None] | None = None,
+) -> GateRun:
+    """Runs the simulation gate on a version and records its verdict."""
+    from harness.sim.gate import run_sim_gate
+    from harness.sim.grid import Grid
+    from harness.sim.results import to_csv
+    from registry.gates import GridGate
+
+    version = registry.version(ref)
+    gate = _applicable(gates, "sim", version)
+    if not isinstance(gate, GridGate):
+        raise UsageError("the sim gate is not a grid", evidence=str(gates.path))
+    with tempfile.TemporaryDirectory(prefix="policyctl-") as scratch:
+        result = run_sim_gate(
+            registry.materialize(ref, Path(scratch) / "checkpoint"),
+            Subject(version.policy, version.number, version.digest),
+            gate,
+            version.nonce,
+            threads=threads,
+            full=full,
+            progress=progress,
+            cache=registry,
+            where=str(gates.path),
+        )
+    grid = Grid.of(gate.task, gate.axes, gate.episodes_per_cell, where=str(gates.path))
+    episodes = registry.blobs.put(to_csv(grid, result.rows).encode())
+    artifacts = {"episodes.csv": episodes}
+    version = registry.record_verdict(ref, gate, result.evidence, result.verdict, artifacts)
+    return GateRun(
+        version, gate, result.evidence, result.verdict, result.seconds,
+        result.failure_modes, artifacts, result.cached,
+    )  # fmt: skip
+
+
+def suite_path(gates: PolicyGates) -> Path:
+    """The suite file that the hil gate names, beside the gates file."""
+    if gates.gates.hil is None:
+        raise UsageError("this policy has no hil gate", evidence=str(gates.path))
+    path = gates.path.parent / gates.gates.hil.suite
+    if not path.is_file():
+        raise ConfigError(
+            "there is no such suite", where=str(gates.path), field=f"hil.suite: {path}",
+            hint="name a file beside gates.yaml",
+        )  # fmt: skip
+    return path
