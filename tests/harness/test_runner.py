@@ -149,7 +149,9 @@ def test_a_policy_that_raises_fails_in_its_rows_only() -> None:
 
 
 def test_a_policy_that_answers_another_shape_has_failed() -> None:
-    answer = guarded(lambda observation: np.zeros((len(observation), 7)), 8)(np.zeros((3, 2)))
+    answer = guarded(lambda rows: np.zeros((len(rows), 7), np.float32), 8)(
+        np.zeros((3, 2), np.float32)
+    )
     assert answer.shape == (3, 8)
     assert np.isnan(answer).all()
 
