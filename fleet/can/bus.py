@@ -41,7 +41,7 @@ def open_bus(config: Mapping[str, object] | can.BusABC) -> can.BusABC:
     channel = cast("str | None", options.pop("channel", None))
     try:
         return can.Bus(channel, interface, ignore_config=True, **options)
-    except (can.CanError, OSError, ValueError, TypeError, ImportError) as error:
+    except (can.CanError, NotImplementedError, OSError, ValueError, TypeError) as error:
         raise ServiceFailed(
             f"CAN bus {interface} {channel or ''} does not open".replace("  ", " "),
             evidence=str(error),
@@ -65,6 +65,7 @@ class FrameTap(can.BusABC):
         self.now = clock_of(bus)
         self.channel_info = f"tap on {bus.channel_info}"
         super().__init__(channel=bus.channel_info)
+        self._is_shutdown = True  # the tap itself holds nothing; the bus behind it does
 
     def send(self, msg: can.Message, timeout: float | None = None) -> None:
         self._observer(self.now(), msg)
@@ -77,5 +78,4 @@ class FrameTap(can.BusABC):
         return msg
 
     def shutdown(self) -> None:
-        super().shutdown()
         self._bus.shutdown()

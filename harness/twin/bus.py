@@ -33,6 +33,7 @@ class TwinBus(can.BusABC):
         self._advance = world.advance
         self._queue: deque[can.Message] = deque()
         super().__init__(channel=arm)
+        self._is_shutdown = True  # there is nothing to release, and nothing to warn about
 
     def send(self, msg: can.Message, timeout: float | None = None) -> None:
         now = self.now()
@@ -64,10 +65,6 @@ class TwinBus(can.BusABC):
         if timeout > 0.0:
             self._advance(timeout)
         return None
-
-    def shutdown(self) -> None:
-        super().shutdown()
-        self._queue.clear()
 
 
 class TwinBridge:

@@ -1,0 +1,317 @@
+"""An independent witness on the bus: reads every frame, checks what was asked of the arm and done.
+
+Rules
+- It decodes with arithmetic of its own, not with fleet/can, and learns full scales from the motors'
+  register replies on the wire: an error in the codec cannot hide itself here.
+- Recording is an append per frame; checking is vectorised, in batches, and in `report`.
+- Checked on commands: finite scale (no field of position, speed or torque at full scale), gains,
+  feed-forward torque, and where kp > 0 the position's limits and its step since the last command,
+  as a speed over the time between the two (5..40 ms). The first position after an enable is
+  measured against where the motor says it is. A set-zero while enabled breaks the bounds.
+- Checked on feedback of enabled motors: position, speed, torque. Fault nibbles and frames of nobody
+  are counted apart. Quantisation is allowed for: one step of the field.
+
+Units: rad, rad/s, Nm, s; arrays (8,): joint1..joint7, gripper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import can
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
+
+BATCH = 8192
+KEPT = 100
+"""Violations kept in full; the rest are counted."""
+JOINTS = (*(f"joint{i}" for i in range(1, 8)), "gripper")
+SHORTEST_S, LONGEST_S = 0.005, 0.040
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one arm may be asked and seen to do; each (8,)."""
+
+    q_min: Array
+    q_max: Array
+    command_speed: Array
+    """Desired position per time between two commands [rad/s]."""
+    start_jump: Array
+    """Distance of the first command after an enable from the measured position [rad]."""
+    torque: Array
+    """Feed-forward and measured torque [Nm]."""
+    kp: Array
+    kd: Array
+    measured_speed: Array
+    measured_margin: float = 0.1
+    """How far outside its limits a joint may be seen [rad]."""
+
+
+def openarm_bounds(side: str = "right") -> Bounds:
+    """OpenArm v2: mechanical limits, protection's speeds, the motors' peak torques."""
+    low = np.array([-1.3963, -0.1746, -1.5708, 0.0, -1.5708, -0.7854, -1.5708, -0.7854])
+    high = np.array([3.4907, 3.3161, 1.5708, 2.4435, 1.5708, 0.7854, 1.5708, 0.0])
+    if side == "left":
+        turned = [0, 1, 7]
+        low[turned], high[turned] = -high[turned], -low[turned]
+    return Bounds(
+        q_min=low,
+        q_max=high,
+        command_speed=np.array([2.0, 2.0, 3.3, 3.3, 6.3, 6.3, 6.3, 6.0]),
+        start_jump=np.full(8, 0.05),
+        torque=np.array([40.0, 40.0, 27.0, 27.0, 7.0, 7.0, 7.0, 7.0]),
+        kp=np.array([230.0, 230.0, 190.0, 190.0, 30.0, 30.0, 30.0, 30.0]),
+        kd=np.full(8, 5.0),
+        measured_speed=np.array([4.0, 4.0, 5.4, 5.4, 12.0, 12.0, 12.0, 20.0]),
+    )
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One bound broken: `value` against `bound`, at bus time `time_s`."""
+
+    time_s: float
+    joint: str
+    what: str
+    value: float
+    bound: float
+
+
+@dataclass(frozen=True)
+class FrameReport:
+    """What was seen. `worst` is, per check, the largest share of its bound that was used."""
+
+    arm: str
+    frames: int
+    commands: int
+    feedbacks: int
+    specials: int
+    foreign: int
+    motor_faults: int
+    violations: int
+    examples: tuple[Violation, ...]
+    worst: dict[str, float]
+
+    @property
+    def kept(self) -> bool:
+        """True if no bound was ever broken."""
+        return self.violations == 0
+
+
+@dataclass
+class _Motor:
+    """What has to be remembered of one motor between two batches."""
+
+    pmax: float
+    vmax: float
+    tmax: float
+    command: tuple[float, float] | None = None
+    """Time and position of the last command with kp > 0; None: measure against `seen`."""
+    seen: float | None = None
+    enabled: bool = False
+
+
+@dataclass
+class _Count:
+    frames: int = 0
+    commands: int = 0
+    feedbacks: int = 0
+    specials: int = 0
+    foreign: int = 0
+    motor_faults: int = 0
+    violations: int = 0
+    examples: list[Violation] = field(default_factory=list)
+    worst: dict[str, float] = field(default_factory=dict)
+
+
+class FrameMonitor:
+    """Observer for a FrameTap on one arm's bus (ids 1..8, answers on 0x11..0x18)."""
+
+    def __init__(self, arm: str = "right", bounds: Bounds | None = None) -> None:
+        self.arm = arm
+        self.bounds = bounds or openarm_bounds(arm)
+        scales = [(12.5, 45.0, 54.0)] * 2 + [(12.5, 10.0, 28.0)] * 2 + [(12.5, 30.0, 10.0)] * 4
+        self._motors = [_Motor(*scale) for scale in scales]
+        self._frames: list[tuple[float, can.Message]] = []
+        self._count = _Count()
+
+    def __call__(self, time_s: float, frame: can.Message) -> None:
+        """Record one frame."""
+        self._frames.append((time_s, frame))
+        if len(self._frames) >= BATCH:
+            self._check()
+
+    def report(self) -> FrameReport:
+        """Everything seen so far."""
+        self._check()
+        c = self._count
+        return FrameReport(
+            arm=self.arm,
+            frames=c.frames,
+            commands=c.commands,
+            feedbacks=c.feedbacks,
+            specials=c.specials,
+            foreign=c.foreign,
+            motor_faults=c.motor_faults,
+            violations=c.violations,
+            examples=tuple(c.examples),
+            worst={name: round(share, 4) for name, share in sorted(c.worst.items())},
+        )
+
+    def _check(self) -> None:
+        frames, self._frames = self._frames, []
+        if not frames:
+            return
+        time_s = np.array([t for t, _ in frames])
+        ids = np.array([frame.arbitration_id for _, frame in frames])
+        answered = np.array([frame.is_rx for _, frame in frames])
+        padded = b"".join(bytes(frame.data[:8]).ljust(8, b"\0") for _, frame in frames)
+        octets = np.frombuffer(padded, np.uint8).reshape(-1, 8).astype(np.int64)
+        self._count.frames += len(frames)
+        known = ids == 0x7FF
+        for i in range(8):
+            commands = np.flatnonzero((ids == 1 + i) & ~answered)
+            replies = np.flatnonzero((ids == 0x11 + i) & answered)
+            known[commands] = known[replies] = True
+            replies = self._learn_scale(i, replies, octets)
+            self._check_motor(i, time_s, octets, commands, replies)
+        self._count.foreign += int((~known).sum())
+
+    def _learn_scale(self, i: int, replies: Rows, octets: npt.NDArray[np.int64]) -> Rows:
+        """Take register replies out of `replies`; PMAX, VMAX, TMAX among them set the scales."""
+        d = octets[replies]
+        register: npt.NDArray[np.bool_] = (
+            (d[:, 0] == 1 + i)
+            & (d[:, 1] == 0)
+            & np.isin(d[:, 2], (0x33, 0x55, 0xAA))
+            & (d[:, 3] <= 81)
+        )
+        for row in d[register]:
+            name = {21: "pmax", 22: "vmax", 23: "tmax"}.get(int(row[3]))
+            if name is not None and row[2] != 0xAA:
+                value = np.frombuffer(row[4:8].astype(np.uint8).tobytes(), "<f4")[0]
+                setattr(self._motors[i], name, float(value))
+        return np.asarray(replies[~register])
+
+    def _check_motor(
+        self, i: int, time_s: Array, octets: npt.NDArray[np.int64], commands: Rows, replies: Rows
+    ) -> None:
+        c, bounds, motor = self._count, self.bounds, self._motors[i]
+        d = octets[replies]
+        q = _scaled(d[:, 1] * 256 + d[:, 2], 65535, motor.pmax)
+        dq = _scaled(d[:, 3] * 16 + d[:, 4] // 16, 4095, motor.vmax)
+        tau = _scaled(d[:, 4] % 16 * 256 + d[:, 5], 4095, motor.tmax)
+        status = d[:, 0] // 16
+        on = status == 1
+        c.feedbacks += len(replies)
+        c.motor_faults += int((status > 1).sum())
+        at = time_s[replies]
+        low, high = bounds.q_min[i], bounds.q_max[i]
+        middle, half = (low + high) / 2, (high - low) / 2
+        margin = bounds.measured_margin
+        self._hold(i, "measured_position", at[on], np.abs(q[on] - middle), half + margin)
+        speed = bounds.measured_speed[i] + 2 * motor.vmax / 4095
+        self._hold(i, "measured_speed", at[on], np.abs(dq[on]), speed)
+        torque = bounds.torque[i] + 2 * motor.tmax / 4095
+        self._hold(i, "measured_torque", at[on], np.abs(tau[on]), torque)
+
+        d = octets[commands]
+        special = (d[:, :7] == 0xFF).all(axis=1) & (d[:, 7] >= 0xFB) & (d[:, 7] <= 0xFE)
+        c.specials += int(special.sum())
+        self._check_zeroing(i, commands[special], octets, replies, status, time_s)
+        breaks = commands[special]
+        mit = commands[~special]
+        self._check_commands(i, time_s, octets, mit, breaks, replies, q)
+        if len(replies):
+            motor.seen, motor.enabled = float(q[-1]), bool(on[-1])
+        if len(breaks) and (not len(mit) or breaks[-1] > mit[-1]):
+            motor.command = None
+
+    def _check_zeroing(
+        self,
+        i: int,
+        specials: Rows,
+        octets: npt.NDArray[np.int64],
+        replies: Rows,
+        status: npt.NDArray[np.int64],
+        time_s: Array,
+    ) -> None:
+        for row in specials[octets[specials, 7] == 0xFE]:
+            before = np.searchsorted(replies, row) - 1
+            enabled = self._motors[i].enabled if before < 0 else bool(status[before] == 1)
+            self._hold(i, "zeroed_while_enabled", time_s[[row]], np.array([float(enabled)]), 0.5)
+
+    def _check_commands(
+        self,
+        i: int,
+        time_s: Array,
+        octets: npt.NDArray[np.int64],
+        rows: Rows,
+        breaks: Rows,
+        replies: Rows,
+        seen: Array,
+    ) -> None:
+        bounds, motor = self.bounds, self._motors[i]
+        self._count.commands += len(rows)
+        if not len(rows):
+            return
+        d, at = octets[rows], time_s[rows]
+        raw_q, raw_v = d[:, 0] * 256 + d[:, 1], d[:, 2] * 16 + d[:, 3] // 16
+        raw_t = d[:, 6] % 16 * 256 + d[:, 7]
+        full = ((raw_q % 65535) == 0) | ((raw_v % 4095) == 0) | ((raw_t % 4095) == 0)
+        self._hold(i, "full_scale", at, full.astype(float), 0.5)
+        q = _scaled(raw_q, 65535, motor.pmax)
+        kp = (d[:, 3] % 16 * 256 + d[:, 4]) / 4095 * 500.0
+        kd = (d[:, 5] * 16 + d[:, 6] // 16) / 4095 * 5.0
+        tau = _scaled(raw_t, 4095, motor.tmax)
+        self._hold(i, "gain_kp", at, kp, bounds.kp[i])
+        self._hold(i, "gain_kd", at, kd, bounds.kd[i])
+        torque = bounds.torque[i] + 2 * motor.tmax / 4095
+        self._hold(i, "command_torque", at, np.abs(tau), torque)
+        low, high, step = bounds.q_min[i], bounds.q_max[i], 2 * motor.pmax / 65535
+        stiff = kp > 0
+        outside = np.abs(q - (low + high) / 2)
+        self._hold(i, "command_position", at[stiff], outside[stiff], (high - low) / 2 + step)
+
+        era = np.searchsorted(breaks, rows)
+        last_t, last_q = motor.command or (np.nan, np.nan)
+        before_t = np.concatenate([[last_t], at[:-1]])
+        before_q = np.concatenate([[last_q], q[:-1]])
+        same = np.concatenate([[era[0] == 0 and motor.command is not None], era[1:] == era[:-1]])
+        same[1:] &= stiff[:-1]
+        chained = same & stiff
+        dt = np.clip(at - before_t, SHORTEST_S, LONGEST_S)[chained]
+        moved = np.maximum(np.abs(q - before_q)[chained] - step, 0.0)
+        self._hold(i, "command_speed", at[chained], moved / dt, bounds.command_speed[i])
+
+        first = stiff & ~same
+        where = np.searchsorted(replies, rows[first]) - 1
+        start = np.nan if motor.seen is None else motor.seen
+        measured = (
+            np.where(where >= 0, seen[where], start) if len(seen) else np.full(len(where), start)
+        )
+        jump = np.nan_to_num(np.abs(q[first] - measured), nan=np.inf)
+        self._hold(i, "start_jump", at[first], jump, bounds.start_jump[i])
+        motor.command = (float(at[-1]), float(q[-1])) if stiff[-1] else None
+
+    def _hold(self, i: int, what: str, at: Array, value: Array, bound: float) -> None:
+        """Every value must be at most the bound."""
+        if not len(value):
+            return
+        c = self._count
+        c.worst[what] = max(c.worst.get(what, 0.0), float(value.max()) / bound)
+        broken = np.flatnonzero(value > bound * (1.0 + 1e-6))
+        c.violations += len(broken)
+        for row in broken[: KEPT - len(c.examples)]:
+            c.examples.append(
+                Violation(float(at[row]), JOINTS[i], what, float(value[row]), float(bound))
+            )
+
+
+def _scaled(raw: npt.NDArray[np.int64], top: int, scale: float) -> Array:
+    """A signed field of 0..top that spans -scale..scale."""
+    return np.asarray(raw * (2.0 * scale / top) - scale)
