@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def fail(error: PolicyctlError) -> NoReturn:
         print_error(error, as_json=as_json)
-        if "--github" in arguments:
+        if "--github" in arguments and not error.told:
             from ci.github import publish_error
 
             publish_error(error)

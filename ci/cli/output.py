@@ -56,7 +56,7 @@ def emit(
 
         publish(data)
     if error:
-        error.told = wants_json()
+        error.told = True
         raise error
 
 
