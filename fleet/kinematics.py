@@ -31,6 +31,9 @@ TCP_OFFSET = (-0.0014, 0.0, -0.158)
 GRIP_FOR_GRAVITY = 0.5
 """How far open [rad] the fingers are assumed when the arm is weighed."""
 
+FEW = 6
+"""Rows up to which plain floats beat numpy; both do the same operations in the same order."""
+
 ARMS_OF_CLASS = {
     "openarm-v2-right": ("right",),
     "openarm-v2-left": ("left",),
@@ -59,6 +62,7 @@ class ArmKinematics:
 
         self.side = side
         self._links = links
+        self._turns = tuple((k.offset, (k.axis + 1) % 3, (k.axis + 2) % 3, k.sign) for k in links)
         self._tcp = _nonzero(TCP_OFFSET)
         self._model = model
         self._data = data
@@ -90,6 +94,10 @@ class ArmKinematics:
 
     def fk(self, q: Array) -> tuple[Array, Array]:
         """Joint angles q (B,7) [rad] -> TCP (B,3) [m], hand and finger axis (B,6), in base."""
+        if len(q) <= FEW:
+            cosines, sines = np.cos(q).tolist(), np.sin(q).tolist()
+            rows = np.array([self._hand(c, s) for c, s in zip(cosines, sines, strict=True)])
+            return rows[:, :3], rows[:, 3:]
         _, position, columns = self._chain(q.T, with_joints=False)
         return position.T, np.concatenate((-columns[2], columns[1])).T
 
@@ -131,13 +139,36 @@ class ArmKinematics:
             if with_joints:
                 joints.append((position, columns[link.axis] * link.sign))
             u, v = (link.axis + 1) % 3, (link.axis + 2) % 3
-            turn = s if link.sign > 0 else -s
+            turn = s * link.sign
             a, b = columns[u], columns[v]
             columns[u] = a * c + b * turn
             columns[v] = b * c - a * turn
         for i, length in self._tcp:
             position = position + columns[i] * length
         return joints, position, columns
+
+    def _hand(self, cosines: list[float], sines: list[float]) -> tuple[float, ...]:
+        """`_chain` for one row: TCP, hand axis, finger axis."""
+        columns = [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
+        x = y = z = 0.0
+        for (offset, u, v, sign), c, s in zip(self._turns, cosines, sines, strict=True):
+            for i, length in offset:
+                ex, ey, ez = columns[i]
+                x += ex * length
+                y += ey * length
+                z += ez * length
+            turn = s * sign
+            ax, ay, az = columns[u]
+            bx, by, bz = columns[v]
+            columns[u] = (ax * c + bx * turn, ay * c + by * turn, az * c + bz * turn)
+            columns[v] = (bx * c - ax * turn, by * c - ay * turn, bz * c - az * turn)
+        for i, length in self._tcp:
+            ex, ey, ez = columns[i]
+            x += ex * length
+            y += ey * length
+            z += ez * length
+        hx, hy, hz = columns[2]
+        return (x, y, z, -hx, -hy, -hz, *columns[1])
 
     def _reach(self) -> Array:
         """Longest the chain can be from each joint to the TCP: the sum of its offsets."""
