@@ -99,7 +99,7 @@ def register(number: int) -> Step:
             folder = demo.checkpoints / f"v{number}"
             done = demo.commands.policyctl("register", str(folder), "--policy", POLICY)
             expect(
-                done.data["version"]["number"] == number,
+                done.data["number"] == number,
                 f"this checkpoint becomes v{number}",
                 str(done.data),
             )
