@@ -22,8 +22,10 @@ def home_option() -> Path | None:
 
 
 @contextmanager
-def open_registry(home: Path | None = None) -> Iterator[Registry]:
-    """The registry of this command line: `--home`, `$POLICYCTL_HOME`, or the nearest `.policyctl`.
+def open_registry(home: Path | None = None, *, create: bool = False) -> Iterator[Registry]:
+    """The registry of this command line: `--home`, the nearest `.policyctl`, or `$POLICYCTL_HOME`.
+
+    One that is named but not there is made only where `create` says so; else that is NotFound.
 
     The actor is the user (`$POLICYCTL_ACTOR` names another), with the role `$POLICYCTL_ROLE`;
     whoever holds the files of a local home holds every right to it, so that role defaults to admin.
@@ -33,7 +35,7 @@ def open_registry(home: Path | None = None) -> Iterator[Registry]:
 
     name = os.environ.get("POLICYCTL_ACTOR") or getpass.getuser()
     actor = Actor(name=name, role=os.environ.get("POLICYCTL_ROLE", "admin"))
-    registry = Registry.open(find_home(home or home_option()), actor)
+    registry = Registry.open(find_home(home or home_option(), must_exist=not create), actor)
     try:
         yield registry
     finally:

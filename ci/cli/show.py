@@ -1,0 +1,96 @@
+"""`policyctl show`: one version with all that is known of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ci.app import open_registry
+from ci.cli.output import emit
+from ci.cli.refs import plain, policy_option, version_json, version_ref, when
+
+if TYPE_CHECKING:
+    from registry.record.model import ProvenanceRecord
+    from registry.service import RolloutRecord, VerdictRecord, VersionRecord
+
+
+@click.command("show")
+@click.argument("version")
+@policy_option
+def command(version: str, policy: str | None) -> None:
+    """One version: files, contract, provenance, verdicts."""
+    with open_registry() as registry:
+        ref = version_ref(registry, version, policy)
+        record = registry.version(ref)
+        origins = registry.provenance(ref)
+        verdicts = registry.verdicts(ref)
+        mine = [
+            one
+            for one in registry.rollouts(record.policy)
+            if one.rollout.candidate == record.number
+        ]
+        serving = registry.serving(record.policy) == record.number
+    data = {
+        **version_json(record),
+        "serving": serving,
+        "nonce": record.nonce,
+        "environment": record.manifest.environment,
+        "files": [
+            {"path": one.path, "sha256": one.sha256, "size": one.size}
+            for one in record.manifest.files
+        ],
+        "contract": dict(record.contract),
+        "provenance": [
+            {"at": when(one.at), "by": one.actor, **one.provenance.to_json()} for one in origins
+        ],
+        "verdicts": [
+            {
+                "gate": one.verdict.gate,
+                "outcome": str(one.verdict.outcome),
+                "reason": one.verdict.reason,
+                "numbers": dict(one.verdict.numbers),
+                "at": when(one.at),
+                "by": one.actor,
+                "evidence": one.verdict.evidence,
+                "artifacts": dict(one.artifacts),
+            }
+            for one in verdicts
+        ],
+        "rollouts": [
+            {"rollout": one.id, "phase": str(one.rollout.phase), "reason": one.rollout.reason}
+            for one in mine
+        ],
+    }
+    emit(data, "\n".join(_lines(record, serving, origins, verdicts, mine)))
+
+
+def _lines(
+    record: VersionRecord,
+    serving: bool,
+    origins: list[ProvenanceRecord],
+    verdicts: list[VerdictRecord],
+    rollouts: list[RolloutRecord],
+) -> list[str]:
+    runs = ", the fleet runs it" if serving else ""
+    lines = [
+        f"[bold]{record}[/]  stage {record.stage}{runs}",
+        f"  digest      {record.digest}",
+        f"  for         {record.robot_class}, task {record.task}",
+        f"  registered  {when(record.created_at)} by {record.created_by}",
+    ]
+    lines += [
+        f"  file        {file.path}  {file.size} bytes  {file.sha256[7:19]}"
+        for file in record.manifest.files
+    ]
+    for one in origins:
+        known = [f"{k} {v}" for k, v in one.provenance.to_json().items() if v is not None]
+        lines.append(f"  provenance  {plain(', '.join(known))}  ({one.actor}, {when(one.at)})")
+    for verdict in verdicts:
+        said = verdict.verdict
+        lines.append(f"  verdict     {said.gate}: {said.outcome} — {plain(said.reason)}")
+    lines += [
+        f"  rollout     {one.id}: {one.rollout.phase} {plain(one.rollout.reason)}".rstrip()
+        for one in rollouts
+    ]
+    return lines
