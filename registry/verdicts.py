@@ -16,9 +16,9 @@
    reaches 1/promote_alpha with every outstanding candidate attempt counted as a failed block.
    Inferiority is asked first. Every segment counts at its own ratio inside one mixture.
 7. canary without a baseline: the `absolute` test over all closed candidate attempts, outstanding
-   ones counted as failures for PASS. Its counts may arrive in batches; past `max_trials` the last
-   boundary holds, so a late failure can only make it stricter. The ceiling on lesser safety events
-   (Gamma-Poisson) is not computed yet: only class A events stop a rollout.
+   ones counted as failures for PASS. Past `max_trials`, as in the waves after it has passed, its
+   last bound holds as a rate. The ceiling on lesser safety events (Gamma-Poisson) is not computed
+   yet: only class A events stop a rollout.
 8. Evidence that was not gathered under this gate (its digest differs) is never judged.
 """
 

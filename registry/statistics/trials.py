@@ -45,9 +45,13 @@ class Plan:
     reject: tuple[int | None, ...]
 
     def boundary(self, n: int) -> tuple[int | None, int | None]:
-        """(a, r) after n trials; past max_trials the last bounds hold."""
-        n = min(n, self.test.max_trials)
-        return self.accept[n], self.reject[n]
+        """(a, r) after n trials; past max_trials the last bound holds as a rate, so r = a + 1."""
+        limit = self.test.max_trials
+        last = self.reject[limit]
+        if n <= limit or last is None:
+            return self.accept[min(n, limit)], self.reject[min(n, limit)]
+        reject = -(-last * n // limit)
+        return reject - 1, reject
 
     def decide(self, n: int, failures: int) -> bool | None:
         """True: passes; False: fails; None: go on."""
