@@ -136,7 +136,7 @@ class Arm:
         self.enabled = False
         zero, kd = np.zeros(len(self.motors)), np.full(len(self.motors), LOWERING_KD)
         until = self.now() + lower_s
-        while self.now() < until:
+        while until - self.now() > 1e-9:
             self._link.send_mit(zero, zero, zero, kd, zero)
             self._link.collect(self._window)
             self._link.wait(SAMPLE_PERIOD_S / 2)

@@ -303,7 +303,7 @@ class FrameMonitor:
         if not len(value):
             return
         c = self._count
-        c.worst[what] = max(c.worst.get(what, 0.0), float(value.max()) / bound)
+        c.worst[what] = max(c.worst.get(what, 0.0), float(value.max() / bound))
         broken = np.flatnonzero(value > bound * (1.0 + 1e-6))
         c.violations += len(broken)
         for row in broken[: KEPT - len(c.examples)]:

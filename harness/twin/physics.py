@@ -100,7 +100,8 @@ class _Rig:
             return data.qpos[qpos], data.qvel[dof], data.actuator_force[act]
 
         self.bank = MotorBank(sense)
-        self.parked: Array | None = None
+        self.parked = np.zeros(len(index.qpos))
+        """Pose of the joints while the arm is on its stand."""
 
 
 class TwinWorld:
@@ -131,6 +132,7 @@ class TwinWorld:
         self._bias = self._model.actuator_biasprm
         self._rigs = {arm.name: _Rig(self._data, arm) for arm in self._scene.arms}
         self._all = tuple(self._rigs.values())
+        self._on_stand: list[_Rig] = []
         self._pending: deque[_Command] = deque()
         self._heated_at = 0
         self._heat_steps = max(round(HEAT_PERIOD_S * config.physics_hz), 1)
@@ -160,14 +162,16 @@ class TwinWorld:
             while pending and pending[0].due <= self.steps:
                 self._apply(pending.popleft())
             until = min(target, pending[0].due) if pending else target
+            if self._on_stand:
+                until = self.steps + 1
             mujoco.mj_step(self._model, self._data, until - self.steps)
             self.steps = until
+            for rig in self._on_stand:
+                self._hold_on_stand(rig)
         for rig in self._all:
             rig.bank.moved()
             if rig.bank.watched:
                 rig.bank.watch(self.now())
-            if rig.parked is not None:
-                self._hold_on_stand(rig)
         if self.steps - self._heated_at >= self._heat_steps:
             self._keep_house()
 
@@ -190,6 +194,8 @@ class TwinWorld:
         if arm == "left" and q is None:
             pose *= np.array([-1.0, -1.0, -1.0, 1.0, -1.0, -1.0, -1.0, -1.0])
         rig.parked = pose
+        if rig not in self._on_stand:
+            self._on_stand.append(rig)
         self._hold_on_stand(rig)
 
     def joints(self, arm: str = "right") -> Array:
@@ -241,8 +247,8 @@ class TwinWorld:
 
     def _fetch(self, rig: _Rig) -> None:
         kp, kd, ctrl = rig.bank.drive()
-        if rig.parked is not None and rig.bank.any_enabled:
-            rig.parked = None
+        if rig in self._on_stand and rig.bank.any_enabled:
+            self._on_stand.remove(rig)
         self._pending.append(_Command(self.steps + self.latency_steps, rig, kp, kd, ctrl))
 
     def _apply(self, command: _Command) -> None:
@@ -253,7 +259,6 @@ class TwinWorld:
 
     def _hold_on_stand(self, rig: _Rig) -> None:
         index = rig.index
-        assert rig.parked is not None
         self._data.qpos[index.qpos] = rig.parked
         self._data.qpos[index.mirror_qpos] = rig.parked[7]
         self._data.qvel[index.dof] = 0.0
