@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from world import POLICY, Fleet
 
+from fleet.controller import Controller
 from registry.rollouts import Phase
+from registry.service import Registry, RolloutRecord
 from registry.stages import Stage
 from registry.versions import VersionRef
 
@@ -61,3 +67,118 @@ def test_the_road_of_a_fleet(fleet: Fleet) -> None:
     assert target.number == 1
     assert fleet.running() == {1}
     assert {robot.name: robot.updater.fetches for robot in fleet.robots.values()} == fetched
+
+
+CONTROLLER = """
+import os, signal, sys
+from pathlib import Path
+from fleet.controller import Controller
+from fleet.stopping import stop_on_signals
+from registry.home import Home
+from registry.record.rollouts import Rollouts
+from registry.service import Actor, Registry
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+instant, registry = sys.argv[2], Registry.open(Home(Path(sys.argv[1])), Actor("c", "controller"))
+advance, obey, commands = registry.advance, Rollouts._obey, 0
+
+def killed_around(*words):
+    if instant == "before":
+        die()
+    advance(*words)
+    die()
+
+def killed_inside(*words):
+    global commands
+    commands += 1
+    if commands == 3:
+        die()
+    obey(*words)
+
+if instant == "inside":
+    Rollouts._obey = killed_inside
+elif instant != "never":
+    registry.advance = killed_around
+with stop_on_signals() as stop:
+    print("controlling", flush=True)
+    Controller(registry, lambda line: print(line, flush=True)).loop(stop, 0.05)
+"""
+
+
+def start_controller(fleet: Fleet, instant: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CONTROLLER, str(fleet.folder / "home"), instant],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("instant", ["before", "inside", "after"])
+def test_a_controller_killed_mid_decision_leaves_a_whole_record_for_the_next(
+    tmp_path: Path, instant: str
+) -> None:
+    """A real process, really killed around and inside the transaction that rolls back."""
+    fleet = Fleet(tmp_path, robots=4, on_rollout_only=True)
+    settle(fleet, fleet.release(1.0), Phase.DONE)
+    bad = fleet.release(0.1)
+    for _ in range(12):
+        for robot in fleet.robots.values():
+            robot.tick()
+    generations = {r.assigned_generation for r in fleet.registry.robots()}
+
+    killed = start_controller(fleet, instant)
+    assert killed.wait(60) == -signal.SIGKILL
+    decided = instant == "after"
+    assert (phase(fleet, bad) is Phase.ROLLED_BACK) == decided
+    assert ({r.assigned_generation for r in fleet.registry.robots()} == generations) != decided
+    assert fleet.registry.check_audit() > 0
+
+    fleet.round()  # the next controller, in this process
+    fleet.round()
+    assert phase(fleet, bad) is Phase.ROLLED_BACK
+    assert fleet.stage(bad) is Stage.ROLLED_BACK
+    assert fleet.running() == {1}
+    assert {r.assigned_generation for r in fleet.registry.robots()} == {max(generations) + 1}
+    fleet.close()
+
+
+def test_a_controller_ends_when_told_to(fleet: Fleet) -> None:
+    process = start_controller(fleet, "never")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "controlling\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+
+
+class Stale:
+    """A registry whose list of rollouts is from before another controller decided."""
+
+    def __init__(self, registry: Registry, rollouts: list[RolloutRecord]) -> None:
+        self._registry = registry
+        self._rollouts = rollouts
+
+    def rollouts(self, open_only: bool = False) -> list[RolloutRecord]:
+        return self._rollouts
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._registry, name)
+
+
+def test_two_controllers_decide_once(fleet: Fleet) -> None:
+    """The second one's decision was on an older revision: Conflict, and the next round goes on."""
+    settle(fleet, fleet.release(1.0), Phase.DONE)
+    bad = fleet.release(0.1)
+    for _ in range(12):
+        for robot in fleet.robots.values():
+            robot.tick()
+    stale = fleet.registry.rollouts(open_only=True)
+    assert fleet.controller.reconcile(fleet.clock.now()) == 1
+    events = len(fleet.registry.audit_log())
+
+    late = Controller(Stale(fleet.registry, stale), fleet.said.append)
+    assert late.reconcile(fleet.clock.now()) == 0
+    assert "moved on" in fleet.said[-1]
+    assert len(fleet.registry.audit_log()) == events
+    assert phase(fleet, bad) is Phase.ROLLED_BACK
