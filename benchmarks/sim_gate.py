@@ -1,7 +1,7 @@
 """The simulation gate against MuJoCo itself, and the seconds to a verdict.
 
-Runner: env steps/s of lock-step episodes at nominal physics with refill (policy, shaping, servo-rate
-protection, judge) over those of mj_step called in C on the same threads for the same number of
+Runner: env steps/s of lock-step episodes at nominal physics with refill (policy, shaping, the
+protection at servo rate, judge) over those of mj_step called in C, same threads, same number of
 physics steps, from states saved along the very episodes that were run. The two are interleaved;
 figures are medians over repeats. One env step is one policy step: 10 physics steps.
 
