@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fractions import Fraction
 from math import ceil, comb, exp, log
 from typing import Any
 
@@ -153,7 +154,7 @@ def _judge_trials(gate: TrialGate, evidence: TrialEvidence) -> Verdict:
     trouble = _void_trouble(gate.max_void_fraction, evidence.tally)
     if trouble:
         # More sound trials would bring the share of void ones down, if there is room for them.
-        share = gate.max_void_fraction
+        share = Fraction(str(gate.max_void_fraction))
         more = max(ceil(void * (1 - share) / share) - n, 1) if share else 0
         final = not share or n + more > gate.max_trials
         reason = f"{trouble}: {seen}"
@@ -278,7 +279,7 @@ def _void_trouble(limit: float, first: Tally, second: Tally | None = None) -> st
     """Why the void attempts forbid a decision; "" where they do not."""
     second = second or Tally()
     void, total = first.void + second.void, first.total + second.total
-    if void > limit * total:
+    if void > Fraction(str(limit)) * total:  # .2 means a fifth, not the binary number near it
         return f"{void} of {total} attempts were void, above {limit:.0%}"
     if second.total and _two_sided(first.void, first.total, second.void, second.total) < (
         VOIDS_DIFFER
