@@ -16,6 +16,7 @@ import click
 import pytest
 import yaml
 from github_actions import Actions, Expression
+from sim_policies import write_overflowing
 
 from ci.cli.main import cli
 from ci.demo.robots import write_robot_files
@@ -184,9 +185,14 @@ def test_workflow_commands_are_found() -> None:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """What a checkout leaves: the parts of this repository that the workflow reads."""
-    for part in (".github", "policies/box_grasp", "ci/demo/checkpoints"):
+    for part in (".github", "policies/box_grasp"):
         shutil.copytree(ROOT / part, tmp_path / "checkout" / part)
     return tmp_path / "checkout"
+
+
+def bring_v1(workspace: Path) -> None:
+    part = Path("ci/demo/checkpoints/v1")
+    shutil.copytree(ROOT / part, workspace / part)
 
 
 def github(event: str, ref: str, **payload: Any) -> Json:
@@ -202,6 +208,7 @@ def github(event: str, ref: str, **payload: Any) -> Json:
 
 @pytest.mark.slow
 def test_a_pull_request_is_registered_simulated_and_summed_up(workspace: Path) -> None:
+    bring_v1(workspace)
     event = github("pull_request", "refs/pull/7/merge", pull_request={"base": {"sha": "main"}})
     actions = Actions(workspace, event, {})
     results = actions.play(workspace / ".github/workflows/policy.yml")
@@ -219,6 +226,7 @@ def test_a_pull_request_is_registered_simulated_and_summed_up(workspace: Path) -
 def test_the_road_of_a_commit_on_main_from_register_to_the_summary(
     workspace: Path, tmp_path: Path
 ) -> None:
+    bring_v1(workspace)
     home = tmp_path / "team"
     lab, robots = write_robot_files(tmp_path / "robots", 4)
     for robot in robots:
@@ -236,3 +244,37 @@ def test_the_road_of_a_commit_on_main_from_register_to_the_summary(
     assert [words[0] for words in ran] == ["register", "gate", "gate", "promote", "show"]
     assert "· sim · pass" in actions.summary
     assert "· hil · pass" in actions.summary
+
+
+@pytest.mark.slow
+def test_a_policy_that_fails_its_gate_turns_gates_red(workspace: Path) -> None:
+    write_overflowing(workspace / "ci/demo/checkpoints/v1")
+    event = github("pull_request", "refs/pull/7/merge", pull_request={"base": {"sha": "main"}})
+    actions = Actions(workspace, event, {})
+    results = actions.play(workspace / ".github/workflows/policy.yml")
+    assert results == {
+        "register": "success",
+        "sim": "failure",
+        "hil": "skipped",
+        "canary": "skipped",
+        "gates": "failure",
+    }, actions.ran
+    assert "❌ box-grasp v1 · sim · fail" in actions.summary
+    told = next(output for _, line, output in actions.ran if "run sim" in line)
+    assert told.count("::error ") == 1
+    assert actions.ran[-1][1] == "exit 1"
+
+
+@pytest.mark.slow
+def test_a_pull_request_is_judged_by_the_base_branchs_gates(workspace: Path) -> None:
+    """A threshold that the pull request lowers changes nothing for itself."""
+    write_overflowing(workspace / "ci/demo/checkpoints/v1")
+    base = workspace / "base/policies/box_grasp"
+    shutil.copytree(workspace / "policies/box_grasp", base)
+    mine = workspace / "policies/box_grasp/gates.yaml"
+    mine.write_text(mine.read_text().replace("threshold: 0.85", "threshold: 0.01"))
+    event = github("pull_request", "refs/pull/7/merge", pull_request={"base": {"sha": "main"}})
+    actions = Actions(workspace, event, {})
+    assert actions.play(workspace / ".github/workflows/policy.yml")["sim"] == "failure"
+    told = next(output for _, line, output in actions.ran if "run sim" in line)
+    assert "0.85" in told or "85" in told
