@@ -8,7 +8,8 @@ Rules
   operator's stop, a policy that raises, is late or not finite, and a motor that reports a fault are
   `failure`; only lost communication with the arm still voids.
 - Safety events (class A) end the attempt by a protective stop; after one, nothing moves until
-  `resume`, a person's decision, and attempts are void before they are opened.
+  `resume`, a person's decision, and attempts are void before they are opened. A motor near its peak
+  (`torque`) ends the attempt too, but the arm then lets go and goes home by itself.
 - The judge sees measured joints and torques, never the policy or its version. The policy sees what
   `policies.observation` makes of measured joints and of the pose source. Both once per policy step.
 - Works for any number of arms; arrays are (J,), J = 8 per arm. Time is the bus clock's [s].
@@ -29,9 +30,10 @@ from fleet.can.faults import ArmFault, FaultKind
 from fleet.kinematics import ArmKinematics
 from fleet.safety import CLASS_A, JOINTS
 from fleet.servo import Servo, ticks_per_step
+from policies import Policy
 from policies.actions import ActionState, shape, start
-from policies.contract import Contract
 from policies.observation import Measurement, assemble
+from policies.process import PolicyFailedError
 
 Array = NDArray[np.float64]
 
@@ -43,17 +45,6 @@ SETTLE_S = 0.6
 RETREAT_M = 0.10
 """[m] the hand rises before it goes home, so that it does not sweep over the table."""
 RELEASE_S = 0.3
-
-
-class Policy(Protocol):
-    """A loaded policy: (1, N) float32 observations to (1, J) float32 outputs."""
-
-    @property
-    def contract(self) -> Contract: ...
-
-    def reset(self) -> None: ...
-
-    def act(self, observation: NDArray[np.float32]) -> NDArray[np.float32]: ...
 
 
 class Task(Protocol):
@@ -260,7 +251,9 @@ class Runtime:
     def _leave(self, end: _End, task: Task) -> _End:
         """Open the gripper and go home; trouble here is found again by the next attempt."""
         if self.servo.stopped:
-            return end
+            if self.servo.stop_reason != "torque":
+                return end
+            self.servo.resume()
         try:
             home = np.array(task.start_q)
             goal = self.servo.command.copy()
@@ -405,7 +398,9 @@ class _Run:
             state, command, faults, counts = shape(self._contract, state, raw)
         except Exception as error:  # noqa: BLE001 a policy's code is foreign: any crash is its failure
             servo.hold(self._ticks)
-            return state, _End("failure", "policy_fault", f"{type(error).__name__}: {error}")
+            late = isinstance(error, PolicyFailedError) and error.mode == "late"
+            mode = "late" if late or isinstance(error, TimeoutError) else "policy_fault"
+            return state, _End("failure", mode, f"{type(error).__name__}: {error}")
         taken = servo.now() - asked
         if taken > self._deadline_s:
             servo.hold(self._ticks)

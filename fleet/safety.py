@@ -10,9 +10,10 @@ Rules, in this order, for every tick and every row of a batch
    and above the table (`workspace`), off the robot's column and on its own side of the other arm
    (`self_collision`). A step that fails brakes all joints of the row instead; from outside, only
    steps that lead further in are let through.
-5. Torque: motor torque (`torque`) or torque that the weight does not explain (`contact_force`),
-   each through a 100 ms low pass, above its limit stops the row until `resume`. These, and
-   measurements that are not finite (`protection_failure`), are class A events.
+5. Torque: a motor near its peak for about a tenth of a second (`torque`) stops the row: the arm
+   pushes against something, or the motion is more than it can do. Torque beyond what weight
+   explains, above the force limit, is `contact_force`; measurements that are not finite are
+   `protection_failure`; both stop the row too and are class A. A stop lasts until `resume`.
 
 Speed scale is not here: it dilates time in `interpolate` (more ticks for one policy step), so a
 slower robot runs the same path. Every row and tick that differs from its target counts at least
@@ -52,8 +53,10 @@ INTERVENTIONS = (
     "protection_failure",
     "stopped",
 )
-CLASS_A = frozenset({"torque", "contact_force", "protection_failure", "workspace_breach"})
+CLASS_A = frozenset({"contact_force", "protection_failure", "workspace_breach"})
 """Events that stop a rollout at once; `workspace_breach` is found on the measured TCP."""
+STOPPING = CLASS_A | {"torque"}
+"""Interventions after which a row stays stopped."""
 
 JOINTS = 8
 DQ_MAX = (2.0, 2.0, 3.3, 3.3, 6.3, 6.3, 6.3, 6.0)
@@ -62,11 +65,11 @@ DDQ_MAX = (60.0, 60.0, 100.0, 100.0, 200.0, 200.0, 200.0, 300.0)
 """[rad/s^2] full speed within 20 to 33 ms: one to two policy steps at 50 Hz."""
 TORQUE_MAX = (38.0, 38.0, 25.5, 25.5, 6.8, 6.8, 6.8, np.inf)
 """[Nm] just below the drives' peak; the gripper saturates by design when it holds something."""
-RESIDUAL_MAX = (34.0, 34.0, 27.0, 27.0, 6.9, 6.9, 6.9, np.inf)
-"""[Nm] motor torque less weight: 60 to 70 N at the hand. Inertia is not subtracted, so this stays
-above what the fastest allowed motion of the empty arm takes (23 Nm on joint 4)."""
-FILTER_S = 0.1
-"""Low pass on torques: a hard contact stops the arm within about .15 s."""
+CONTACT_MAX = (45.0, 45.0, 31.5, 31.5, 9.0, 9.0, 9.0, np.inf)
+"""[Nm] motor torque less weight: the arm pushes with all it has and its weight besides, 75 N and
+more at the hand. Inertia is not subtracted, so a lower limit would mistake motion for contact."""
+FILTER_S = (0.1, 0.02)
+"""Low pass on torque, and on torque less weight."""
 TABLE_MARGIN = 0.015
 """[m] of the TCP above the table; the closed fingertips reach 12 mm beyond the TCP."""
 BREACH = 0.03
@@ -117,7 +120,7 @@ class SafetyLimits:
     dq_max: Array
     ddq_max: Array
     torque_max: Array
-    residual_max: Array
+    contact_max: Array
     workspaces: tuple[Workspace, ...]
     _mid: Array = field(init=False, repr=False)
     _half: Array = field(init=False, repr=False)
@@ -136,7 +139,7 @@ class SafetyLimits:
             ("_half", np.maximum(self.q_max - mid, mid - self.q_min)),
             ("_stop", 0.5 / self.ddq_max),
             ("_reach", reach),
-            ("_tau", np.stack([self.torque_max, self.residual_max])[:, None, :]),
+            ("_tau", np.stack([self.torque_max, self.contact_max])[:, None, :]),
         ):
             object.__setattr__(self, name, value)
 
@@ -149,7 +152,7 @@ class SafetyLimits:
         dq_max: ArrayLike = DQ_MAX,
         ddq_max: ArrayLike = DDQ_MAX,
         torque_max: ArrayLike = TORQUE_MAX,
-        residual_max: ArrayLike = RESIDUAL_MAX,
+        contact_max: ArrayLike = CONTACT_MAX,
         low: ArrayLike = (-0.15, -0.62, -0.62),
         high: ArrayLike = (0.62, 0.12, 0.45),
     ) -> SafetyLimits:
@@ -171,7 +174,7 @@ class SafetyLimits:
             workspaces.append(Workspace(lo, hi, 0.08, 0.09 if many > 1 else None, sign))
         speed, acceleration, torque, residual = (
             np.tile(np.array(x, dtype=np.float64), many)
-            for x in (dq_max, ddq_max, torque_max, residual_max)
+            for x in (dq_max, ddq_max, torque_max, contact_max)
         )
         if not all(np.all(x > 0) for x in (speed, acceleration, torque, residual)):
             raise ValueError("safety limits must be positive numbers")
@@ -184,7 +187,7 @@ class SafetyLimits:
             dq_max=speed,
             ddq_max=acceleration,
             torque_max=torque,
-            residual_max=residual,
+            contact_max=residual,
             workspaces=tuple(workspaces),
         )
 
@@ -221,7 +224,7 @@ class _Step:
         self.adt: Array = limits.ddq_max * dt
         self.adt2: Array = self.adt**2
         self.two_a: Array = 2.0 * limits.ddq_max
-        self.mix = dt / (FILTER_S + dt)
+        self.mix: Array = np.array([[[dt / (seconds + dt)]] for seconds in FILTER_S])
         small = 1.0 - 1e-12  # so that "equal but for rounding" takes the careful path
         self.quick: Array = np.stack(
             [limits.dq_max * small, self.adt * small, self.adt * dt * small, limits._half]

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleet.can.faults import ArmFault, ArmState
-from fleet.safety import CLASS_A, JOINTS, Measured, SafetyLimits, SafetyState, protect
+from fleet.safety import JOINTS, STOPPING, Measured, SafetyLimits, SafetyState, protect
 from registry.errors import ConfigError, Refused
 
 Array = NDArray[np.float64]
@@ -88,7 +88,7 @@ class Servo:
         self.ticks = 0
         self.overruns = 0
         self.events: list[str] = []
-        """Class A events and `late`, in order, since `begin`."""
+        """What stopped or held the arms since `begin`: class A names, `torque`, `late`."""
         self.stop_reason = ""
         self.now = self.arms[0].now
         joints = JOINTS * len(arms)
@@ -257,7 +257,7 @@ class Servo:
         self.stop_reason = self.stop_reason or reason
 
     def _note(self, found: Iterable[str]) -> None:
-        for name in sorted(CLASS_A.intersection(found)):
+        for name in sorted(STOPPING.intersection(found)):
             self.events.append(name)
             self.stop_reason = self.stop_reason or name
 

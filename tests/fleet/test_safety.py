@@ -9,6 +9,7 @@ from fleet.kinematics import load_arms
 from fleet.safety import (
     CLASS_A,
     INTERVENTIONS,
+    STOPPING,
     Measured,
     SafetyLimits,
     SafetyState,
@@ -214,26 +215,29 @@ def torque_until_stop(tau, gravity, ticks=200):
     measured = Measured(np.array([tau], dtype=float), np.array([gravity], dtype=float))
     for tick in range(ticks):
         _, _, found = protect(RIGHT, state, START[None], measured, DT)
-        if CLASS_A & set(found):
-            return tick, sorted(CLASS_A & set(found)), state
+        if state.stopped[0]:
+            return tick, sorted(STOPPING & set(found)), state
     return ticks, [], state
 
 
-def test_unexplained_torque_is_a_contact_and_stops_the_row():
-    tick, names, state = torque_until_stop([37, 0, 0, 0, 0, 0, 0, 7], [0] * 8)
+def test_torque_against_the_weight_beyond_the_force_limit_is_a_contact():
+    tick, names, state = torque_until_stop([-38, 0, 0, 0, 0, 0, 0, 7], [12, 0, 0, 0, 0, 0, 0, 0])
     assert names == ["contact_force"]
-    assert 5 < tick < 80
+    assert "contact_force" in CLASS_A
+    assert tick < 25
     assert state.stopped[0]
 
 
-def test_torque_that_carries_the_weight_is_no_contact():
-    tick, names, _ = torque_until_stop([36, 0, 0, 0, 0, 0, 0, 7], [17, 0, 0, 0, 0, 0, 0, 0])
+def test_torque_that_carries_the_weight_is_no_event():
+    tick, names, _ = torque_until_stop([37, 0, 0, 0, 0, 0, 0, 7], [17, 0, 0, 0, 0, 0, 0, 0])
     assert (tick, names) == (200, [])
 
 
-def test_torque_near_the_drives_peak_stops_the_row():
-    _, names, _ = torque_until_stop([40, 0, 0, 0, 0, 0, 0, 0], [15, 0, 0, 0, 0, 0, 0, 0])
+def test_torque_near_the_drives_peak_stops_the_row_but_is_not_class_a():
+    tick, names, _ = torque_until_stop([40, 0, 0, 0, 0, 0, 0, 0], [15, 0, 0, 0, 0, 0, 0, 0])
     assert names == ["torque"]
+    assert "torque" not in CLASS_A
+    assert 25 < tick < 100
 
 
 def test_a_gripper_that_holds_hard_is_no_event():
@@ -248,7 +252,7 @@ def test_a_measurement_that_is_not_finite_is_a_protection_failure():
 
 def test_a_torque_event_is_reported_once():
     state = SafetyState(RIGHT, START[None])
-    measured = Measured(np.full((1, 8), 50.0), np.zeros((1, 8)))
+    measured = Measured(np.full((1, 8), 39.0), np.full((1, 8), 35.0))
     for _ in range(200):
         protect(RIGHT, state, START[None], measured, DT)
     assert state.counted()["torque"] == 1

@@ -135,9 +135,10 @@ def test_a_protective_stop_brakes_within_limits_and_holds_until_resume():
 
 def test_a_contact_stops_the_servo_and_is_an_event():
     servo, (arm,), _ = make()
-    arm.tau[0] = 37.5
-    servo.hold(150)
+    arm.tau[0] = -60.0
+    servo.hold(60)
     assert servo.events == ["contact_force"]
+    assert servo.stop_reason == "contact_force"
     assert servo.stopped
 
 
