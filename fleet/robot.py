@@ -1,0 +1,174 @@
+"""A robot file: what one robot is, read strictly before anything of it moves.
+
+    robot: robot-01
+    class: openarm-v2-right
+    role: robot                       # or lab: a station, with lease and prompts
+    on_host_loss: hold                # hold or fall; a real arm does not arm without it
+    work: continuous                  # or on_rollout: attempts only while a rollout runs here
+    servo_hz: 200
+    speed_scale: 1.0                  # .5 runs the same path in twice the time
+    arms:
+      - name: right
+        bus: {interface: socketcan, channel: can0, fd: true}
+    twin:                             # only with bus: {interface: twin}
+      seed: 7
+      physics_hz: 1000
+      box: {mass: [.8, 1.0], friction: [.5, .5]}
+
+Rules
+- Arms are those of the robot class, in its order; on a twin all are emulated, or none.
+- A real robot says what its motors do when this computer dies (`on_host_loss`); there is no
+  default, because either answer can hurt: `hold` keeps pushing, `fall` drops the arm.
+- The servo period is a whole number of physics steps and divides the policy's.
+Units SI. Ranges are [low, high], drawn uniformly: the robot's once per seed, the box's per scene.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from fleet.servo import check_period, ticks_per_step
+from policies.contract import ROBOT_CLASSES, RobotClass
+from registry.errors import ConfigError
+from registry.yaml_file import Strict, load_yaml
+
+POLICY_HZ = 50
+"""The highest policy rate; lower ones that a contract may ask for divide it."""
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Range = tuple[Positive, Positive]
+
+
+def _rising(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError(f"a range is [low, high], not [{value[0]}, {value[1]}]")
+    return value
+
+
+class BusConfig(Strict):
+    """One CAN bus. `options` go to python-can as they are."""
+
+    interface: str = Field(min_length=1)
+    channel: str | None = None
+    fd: bool = False
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def twin(self) -> bool:
+        return self.interface == "twin"
+
+    def to_can(self) -> dict[str, object]:
+        """What fleet.can.bus.open_bus takes."""
+        found: dict[str, object] = {"interface": self.interface, **self.options}
+        if self.channel is not None:
+            found["channel"] = self.channel
+        if self.fd:
+            found["fd"] = True
+        return found
+
+
+class ArmConfig(Strict):
+    """One arm: its name in the robot class, and its bus."""
+
+    name: str
+    bus: BusConfig
+
+
+class BoxConfig(Strict):
+    """The boxes this robot handles: mass [kg], sliding friction."""
+
+    mass: Range = (0.2, 0.2)
+    friction: Range = (0.5, 0.5)
+
+    _ranges = field_validator("mass", "friction")(_rising)
+
+
+class TwinSettings(Strict):
+    """How an emulated robot differs from its sisters."""
+
+    seed: int = Field(ge=0)
+    task: str = "box_grasp"
+    physics_hz: int = Field(default=1000, gt=0)
+    box: BoxConfig = BoxConfig()
+    joint_friction_scale: Range = (0.8, 1.2)
+    joint_damping_scale: Range = (0.8, 1.2)
+    latency_s: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] = (0.001, 0.003)
+
+    _ranges = field_validator("joint_friction_scale", "joint_damping_scale", "latency_s")(_rising)
+
+
+class RobotConfig(Strict):
+    """A robot file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    robot: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    robot_class: str = Field(alias="class")
+    role: Literal["robot", "lab"] = "robot"
+    on_host_loss: Literal["hold", "fall"] | None = None
+    work: Literal["continuous", "on_rollout"] = "continuous"
+    servo_hz: int = Field(default=200, gt=0)
+    speed_scale: float = Field(default=1.0, gt=0, le=1)
+    table_z: float | None = None
+    """Table top [m] in the base frame where the task does not say it."""
+    arms: tuple[ArmConfig, ...] = Field(min_length=1)
+    twin: TwinSettings | None = None
+
+    @field_validator("robot_class")
+    @classmethod
+    def _known_class(cls, value: str) -> str:
+        if value not in ROBOT_CLASSES:
+            raise ValueError(f"unknown robot class '{value}' (known: {', '.join(ROBOT_CLASSES)})")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        wanted = [arm.name for arm in self.class_.arms]
+        found = [arm.name for arm in self.arms]
+        if found != wanted:
+            raise ValueError(f"arms: {self.robot_class} has {wanted}, this file has {found}")
+        kinds = {arm.bus.twin for arm in self.arms}
+        if len(kinds) > 1:
+            raise ValueError("arms: some are twins and some are real; a robot is one or the other")
+        if self.is_twin != (self.twin is not None):
+            raise ValueError("twin: settings are needed with `interface: twin`, and only with it")
+        if not self.is_twin and self.on_host_loss is None:
+            raise ValueError(
+                "on_host_loss: a real arm has to say hold (motors keep pushing) or fall"
+            )
+        channels = [(arm.bus.interface, arm.bus.channel) for arm in self.arms]
+        if not self.is_twin and len(set(channels)) < len(channels):
+            raise ValueError("arms: two arms on one bus; each arm has its own")
+        try:
+            check_period(self.period_s, self.physics_s)
+            ticks_per_step(POLICY_HZ, self.period_s, self.speed_scale)
+        except ConfigError as error:
+            raise ValueError(f"{error.field}: {error.what}") from None
+        return self
+
+    @property
+    def class_(self) -> RobotClass:
+        """The robot class: arms, joints, rates."""
+        return ROBOT_CLASSES[self.robot_class]
+
+    @property
+    def is_twin(self) -> bool:
+        return self.arms[0].bus.twin
+
+    @property
+    def period_s(self) -> float:
+        """The servo's period."""
+        return 1.0 / self.servo_hz
+
+    @property
+    def physics_s(self) -> float | None:
+        """A twin's physics step; None for a real arm."""
+        return 1.0 / self.twin.physics_hz if self.twin is not None else None
+
+
+def load_robot(path: Path) -> RobotConfig:
+    """The robot file at `path`; ConfigError names file, line and field."""
+    return load_yaml(path, RobotConfig)

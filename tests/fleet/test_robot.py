@@ -1,0 +1,93 @@
+"""A robot file is refused, with line and field, before anything moves."""
+
+import pytest
+
+from fleet.robot import load_robot
+from registry.errors import ConfigError
+
+TWIN = """\
+robot: robot-01
+class: openarm-v2-right
+role: robot
+on_host_loss: hold
+work: on_rollout
+arms:
+  - name: right
+    bus: {interface: twin}
+twin:
+  seed: 7
+  task: box_grasp
+  box: {mass: [0.8, 1.0], friction: [0.5, 0.5]}
+"""
+
+REAL = """\
+robot: cell-3
+class: openarm-v2-bimanual
+on_host_loss: fall
+arms:
+  - name: right
+    bus: {interface: socketcan, channel: can0, fd: true, options: {receive_own_messages: false}}
+  - name: left
+    bus: {interface: socketcan, channel: can1}
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def of(text):
+        path = tmp_path / "robot.yaml"
+        path.write_text(text)
+        return load_robot(path)
+
+    return of
+
+
+def test_a_twins_file(load):
+    robot = load(TWIN)
+    assert (robot.robot, robot.robot_class, robot.work) == (
+        "robot-01",
+        "openarm-v2-right",
+        "on_rollout",
+    )
+    assert robot.is_twin
+    assert robot.twin.box.mass == (0.8, 1.0)
+    assert (robot.period_s, robot.physics_s) == (0.005, 0.001)
+
+
+def test_a_real_robot_with_two_arms(load):
+    robot = load(REAL)
+    assert [arm.name for arm in robot.arms] == ["right", "left"]
+    assert robot.physics_s is None
+    assert robot.arms[0].bus.to_can() == {
+        "interface": "socketcan",
+        "channel": "can0",
+        "fd": True,
+        "receive_own_messages": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (REAL.replace("on_host_loss: fall\n", ""), "on_host_loss"),
+        (TWIN.replace("role: robot", "roll: robot"), "roll"),
+        (TWIN.replace("openarm-v2-right", "openarm-v3-right"), "openarm-v3-right"),
+        (TWIN.replace("name: right", "name: left"), "has \\['right'\\]"),
+        (TWIN.replace("mass: [0.8, 1.0]", "mass: [1.0, 0.8]"), "low, high"),
+        (TWIN.replace("  seed: 7", "  seed: 7\n  physics_hz: 500"), "whole number"),
+        (TWIN.replace("arms:", "speed_scale: 0.3\narms:"), "servo ticks"),
+        (REAL.replace("can1", "can0"), "two arms on one bus"),
+        (REAL.replace("socketcan, channel: can1", "twin"), "one or the other"),
+        (TWIN.replace("interface: twin", "interface: virtual"), "twin"),
+        (TWIN.replace("robot: robot-01", "robot: ../robot"), "robot"),
+    ],
+)
+def test_what_is_wrong_is_named(load, text, says):
+    with pytest.raises(ConfigError, match=says) as caught:
+        load(text)
+    assert "robot.yaml" in caught.value.where
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"robot\.yaml"):
+        load_robot(tmp_path / "robot.yaml")
