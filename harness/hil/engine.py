@@ -16,7 +16,7 @@ The engine knows no bus, no simulator, no test framework.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,7 +57,7 @@ from harness.hil.prompts.broker import (
     Question,
     Unanswered,
 )
-from registry.errors import PolicyctlError
+from registry.errors import Interrupted, PolicyctlError
 
 
 class _Verified:
@@ -118,7 +118,10 @@ class TrialEngine:
             return self._run(blank, task, blame)
         except (InfraError, PolicyError, OperatorStopError) as error:
             self.robot.hold()
-            return self._blamed(blank, blame.first or error)
+            cause = blame.first or error
+            if isinstance(cause, OperatorStopError) and not self._armed:
+                raise stopped() from None
+            return self._blamed(blank, cause)
 
     @property
     def _armed(self) -> bool:
@@ -219,11 +222,11 @@ class TrialEngine:
         self._edge(State.START_POSE, attempt)
         opened = False
 
-        def open_attempt() -> None:
+        def open_attempt(facts: Mapping[str, Any]) -> None:
             nonlocal opened
             guarded.check()
             self.journal.reserve()
-            self._edge(State.ARMED, attempt)
+            self._edge(State.ARMED, attempt, scene=dict(facts))
             self._edge(State.RUN, attempt)
             opened = True
 
@@ -244,9 +247,7 @@ class TrialEngine:
             return attempt.settled("void", cause.infra, cause.why)
         if isinstance(cause, PolicyError):
             return attempt.settled("failure", cause.mode, cause.why)
-        if self._armed:
-            return attempt.settled("failure", OPERATOR_STOP, str(cause))
-        return attempt.settled("void", InfraCode.INTERRUPTED, str(cause))
+        return attempt.settled("failure", OPERATOR_STOP, str(cause))
 
     # JUDGE, EVIDENCE, RECORD
 
@@ -262,7 +263,7 @@ class TrialEngine:
         if asked:
             try:
                 answer = self._label("judge", record)
-            except Unanswered as error:
+            except (Unanswered, Interrupted) as error:
                 self.journal.append("paused", attempt=record.number, why=error.what)
                 raise
             record = record.settled(answer.choice, answer.note, "")
@@ -293,6 +294,15 @@ class TrialEngine:
         return self.broker.ask(self.journal, question, escalation)
 
 
+def stopped() -> Interrupted:
+    """What a run ends with that a person stopped."""
+    return Interrupted(
+        "stopped at the station",
+        evidence="the arm holds, the journal is whole",
+        hint="run the same command again to go on",
+    )
+
+
 def _facts(episode: Episode) -> dict[str, Any]:
     return {
         "judge": episode.judge,
@@ -304,15 +314,14 @@ def _facts(episode: Episode) -> dict[str, Any]:
 
 
 def _judged(attempt: Attempt, episode: Episode, judge: GuardedJudge, opened: bool) -> Attempt:
-    """The runtime's episode as a record. An outcome of "" means a person must say."""
+    """The runtime's episode as a record. An outcome of "" means that a person must say."""
     record = replace(attempt, **_facts(episode))
-    mode = episode.failure_mode or ""
+    mode, why = episode.failure_mode or "", episode.detail
     if episode.outcome == "void" or not opened:
         code = mode if mode in set(InfraCode) else InfraCode.RIG
-        why = mode or "the runtime ended before the attempt was opened"
-        return record.settled("void", code, why)
+        return record.settled("void", code, why or mode or "the attempt was never opened")
     if judge.asks_person and mode in {"", "timeout"}:
         return record.settled("", "", "")
     if episode.outcome == "success":
         return record.settled("success", "", "")
-    return record.settled("failure", judge.failure_mode() if judge.timed_out else mode, "")
+    return record.settled("failure", "timeout" if judge.timed_out else mode, why)

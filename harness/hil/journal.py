@@ -131,10 +131,12 @@ class Journal:
             while written < len(line):
                 written += os.write(self._file, line[written:])
             os.fsync(self._file)
-        except OSError as error:
+        except BaseException as error:
             os.ftruncate(self._file, self._size)
             os.lseek(self._file, self._size, os.SEEK_SET)
-            raise disk_error(self.path, error) from error
+            if isinstance(error, OSError):
+                raise disk_error(self.path, error) from error
+            raise
         self._size += len(line)
         record = Record(n, t, kind, data, digest)
         self.records.append(record)

@@ -21,22 +21,18 @@ from typing import Final, Protocol
 
 from harness.hil.model import InfraCode, InfraError
 from registry.errors import PolicyctlError, Refused
+from registry.record.model import Lease
 
 TTL_S: Final = 15.0
 HEARTBEAT_S: Final = 5.0
 
 
-class Grant(Protocol):
-    @property
-    def token(self) -> int: ...
-
-
 class Leases(Protocol):
     """The registry's side. Acquire and renew raise Refused when somebody else holds the station."""
 
-    def acquire_lease(self, station: str, holder: str, ttl: float) -> Grant: ...
-    def renew_lease(self, station: str, token: int, ttl: float) -> Grant: ...
-    def release_lease(self, station: str, token: int) -> None: ...
+    def acquire_lease(self, station: str, holder: str, ttl_s: float) -> Lease: ...
+    def renew_lease(self, lease: Lease, ttl_s: float) -> Lease: ...
+    def release_lease(self, lease: Lease) -> None: ...
 
 
 @dataclass
@@ -68,7 +64,7 @@ class StationLease:
     heartbeat_s: float = HEARTBEAT_S
     background: bool = True
     now: Callable[[], float] = time.monotonic
-    _token: int | None = None
+    _lease: Lease | None = None
     _until: float = 0.0
     _lost: str = ""
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -76,15 +72,18 @@ class StationLease:
 
     @property
     def token(self) -> int:
-        if self._token is None:
+        return self._held().token
+
+    def _held(self) -> Lease:
+        if self._lease is None:
             raise RuntimeError("the lease was never acquired")
-        return self._token
+        return self._lease
 
     def __enter__(self) -> StationLease:
         asked = self.now()
-        grant = self.leases.acquire_lease(self.station, self.holder, self.ttl_s)
-        self._token, self._until, self._lost = grant.token, asked + self.ttl_s, ""
-        self.gate.admit(self._token)
+        self._lease = self.leases.acquire_lease(self.station, self.holder, self.ttl_s)
+        self._until, self._lost = asked + self.ttl_s, ""
+        self.gate.admit(self._lease.token)
         if self.background:
             self._stop.clear()
             self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -102,9 +101,9 @@ class StationLease:
             self._thread.join()
             self._thread = None
         held, self._lost = not self._lost, self._lost or "it was released"
-        if held and self._token is not None:
+        if held:
             with suppress(Refused):  # it ran out meanwhile: there is nothing left to give back
-                self.leases.release_lease(self.station, self._token)
+                self.leases.release_lease(self._held())
 
     def beat(self) -> None:
         """Renews. A registry out of reach is forgiven until the lease runs out by itself."""
@@ -112,7 +111,7 @@ class StationLease:
             return
         asked = self.now()
         try:
-            self.leases.renew_lease(self.station, self.token, self.ttl_s)
+            self._lease = self.leases.renew_lease(self._held(), self.ttl_s)
         except Refused as error:
             self._lost = error.what
         except PolicyctlError:

@@ -2,7 +2,7 @@
 
 The robot is the fleet's runtime on the station's arm, real or twin; the engine knows neither bus
 nor physics. `run_attempt` homes the arm, asks `scene.prepare()`, resets the policy, calls
-`open_attempt()` durably before the first motion of the attempt, runs, judges, and homes again. A
+`open_attempt(facts)` durably before the first motion of the attempt, runs, judges, homes again. A
 rig fault leaves it as `InfraError`, or as an episode with the outcome `void`.
 """
 
@@ -39,6 +39,8 @@ class Episode(Protocol):
     def interventions(self) -> Mapping[str, int]: ...
     @property
     def safety_events(self) -> Sequence[Any]: ...
+    @property
+    def detail(self) -> str: ...
 
 
 class Policy(Protocol):
@@ -111,7 +113,7 @@ class Robot(Protocol):
         policy: Any,
         task: TaskSpec,
         judge: Judge,
-        open_attempt: Callable[[], None],
+        open_attempt: Callable[[Mapping[str, Any]], None],
         scene: Scene,
     ) -> Episode: ...
 

@@ -14,7 +14,6 @@ hold some of them.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -25,7 +24,7 @@ from typing import Any
 import rfc8785
 
 from harness.hil import plan
-from harness.hil.engine import TrialEngine
+from harness.hil.engine import TrialEngine, stopped
 from harness.hil.hooks.stock import StockFile
 from harness.hil.journal import Journal, Record
 from harness.hil.model import (
@@ -80,7 +79,8 @@ def run_suite(
 
     `repaired` says who repaired a broken bench and how. Raises Refused (another run's journal, the
     station leased to somebody, nothing in stock), Unanswered (exit status 8), ServiceFailed (a
-    bench still broken), KeyboardInterrupt; the run can be taken up after each.
+    bench still broken), Interrupted (`stop_requested`, asked at every edge, policy step and wait
+    for a person); the run can be taken up after each.
     """
     if robot.robot_class != suite.robot_class:
         raise Refused(
@@ -203,6 +203,8 @@ def _trials(engine: TrialEngine, gate: TrialGate, subject: Subject, header: dict
         if broken := state.broken or state.breaks:
             engine.journal.append("broken", why=broken)
             return
+        if engine.stop_requested():
+            raise stopped()
         number = state.open.number if state.open is not None else state.next_number
         done = engine.attempt(number, plan.trial(engine.suite, seed, state.next_trial))
         if done.mode == InfraCode.LEASE_LOST:
@@ -218,8 +220,9 @@ def _over(gate: TrialGate, evidence: TrialEvidence) -> bool:
     verdict = judge(gate, evidence)
     if verdict.outcome is not Outcome.INCONCLUSIVE or verdict.final:
         return True
-    most = math.ceil(gate.max_trials / (1 - gate.max_void_fraction))
-    return evidence.tally.n >= gate.max_trials or evidence.tally.total >= most
+    share = gate.max_void_fraction
+    hopeless = evidence.void * (1 - share) > share * gate.max_trials
+    return hopeless or evidence.tally.n >= gate.max_trials
 
 
 def _evidence(

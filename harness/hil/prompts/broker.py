@@ -11,13 +11,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from harness.hil.journal import Journal
 from harness.hil.ports import Clock
-from registry.errors import Pending, UsageError
+from registry.errors import Interrupted, Pending, UsageError
 
 Escalation = Sequence[tuple[float, str]]
 
@@ -113,8 +113,10 @@ class Broker:
         fronts: Sequence[Front],
         clock: Clock,
         escalation: Escalation = ESCALATION,
+        stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
         self.fronts = tuple(fronts)
+        self.stop_requested = stop_requested
         self.clock = clock
         self.escalation = tuple(escalation)
 
@@ -177,8 +179,14 @@ class Broker:
         self, journal: Journal, prompt: Prompt, fronts: Sequence[Front], until: float
     ) -> Answer | None:
         while (left := until - self.clock.now()) > 0:
+            if self.stop_requested():
+                raise Interrupted(
+                    "stopped while a person was asked",
+                    evidence=prompt.question.title,
+                    hint="run the same command again; the question will be asked anew",
+                )
+            share = min(left, SLICE_S)
             for front in fronts:
-                share = left if len(fronts) == 1 else min(left, SLICE_S)
                 reply = front.wait(prompt, share)
                 answer = reply and self._admit(journal, prompt, reply, front.name)
                 if answer:
