@@ -136,7 +136,11 @@ def _mapping(data: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    columns = [name for name, value in rows[0].items() if not isinstance(value, Mapping | list)]
+    columns = [
+        name
+        for name, value in rows[0].items()
+        if not isinstance(value, Mapping | list) and not str(value).startswith("sha256:")
+    ]
     body = []
     for row in rows:
         cells = [_number(row.get(name)) for name in columns]

@@ -99,3 +99,16 @@ def write_overflowing(folder: Path) -> Path:
     )
     native.save(folder, made, network)
     return folder
+
+
+def write_still(folder: Path) -> Path:
+    """A sound checkpoint that commands nothing: every episode lasts to its horizon."""
+    made = contract()
+    weight = np.zeros((8, made.width), dtype=np.float32)
+    network = native.Network(
+        ((weight, np.zeros(8, dtype=np.float32)),),
+        np.zeros(made.width, dtype=np.float32),
+        np.ones(made.width, dtype=np.float32),
+    )
+    native.save(folder, made, network)
+    return folder

@@ -10,9 +10,11 @@ import difflib
 import importlib
 import itertools
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -128,12 +130,24 @@ def cli(context: click.Context) -> None:
         context.invoke(home_page)
 
 
+INTERRUPTED = Interrupted("interrupted", hint="what was recorded stays; run it again to go on")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: turns every error into its three lines and its exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--output=json" in arguments or "json" in (
         after for word, after in itertools.pairwise(arguments) if word == "--output"
     )
+
+    interrupts: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
 
     def fail(error: PolicyctlError) -> NoReturn:
         print_error(error, as_json=as_json)
@@ -152,11 +166,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         hint = f"{context.command_path} --help" if context else ""
         fail(UsageError(error.format_message(), hint=hint and f"see `{hint}`"))
     except (KeyboardInterrupt, click.Abort):
-        fail(Interrupted("interrupted", hint="what was recorded stays; run it again to go on"))
+        fail(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 - the one place that turns a bug into exit status 1
+        if interrupts:  # a library that was being loaded turned ctrl-C into an error of its own
+            fail(INTERRUPTED)
         traceback.print_exc()
         fail(
             PolicyctlError(
