@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as safetensors_bytes
 
 from policies.contract import FILE_NAME as CONTRACT_FILE
 from policies.contract import Contract, read_contract
@@ -84,7 +84,8 @@ def save(folder: Path, contract: Contract, network: Network) -> None:
     for index, (weight, bias) in enumerate(network.layers):
         tensors[f"layer{index}.weight"] = np.ascontiguousarray(weight, dtype=np.float32)
         tensors[f"layer{index}.bias"] = np.ascontiguousarray(bias, dtype=np.float32)
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": FORMAT})
+    content = safetensors_bytes(tensors, metadata={"format": FORMAT})
+    (folder / WEIGHTS_FILE).write_bytes(content)
     text = json.dumps(contract.to_json(), indent=2, sort_keys=True)
     (folder / CONTRACT_FILE).write_text(text + "\n", encoding="utf-8")
 
