@@ -1,0 +1,362 @@
+"""One attempt on an emulated arm: order, outcomes, and who is to blame for what."""
+
+import errno
+
+import numpy as np
+import pytest
+
+from fleet.can.arm import Arm
+from fleet.can.frames import Status
+from fleet.kinematics import load_arms
+from fleet.runtime import Runtime, SceneCheck
+from fleet.safety import SafetyLimits
+from fleet.servo import Servo
+from harness.tasks.box_grasp import BOX_GRASP
+from harness.twin.physics import TwinConfig, TwinWorld
+from policies.contract import ROBOT_CLASSES, parse_contract
+from policies.process import PolicyFailedError
+
+WIDTHS = {"joint_position": 8, "joint_command": 8, "tcp_position": 3, "gripper_torque": 1}
+MIRROR = np.array([-1, -1, -1, 1, -1, -1, -1, -1.0])
+
+
+def contract_for(robot_class):
+    robot = ROBOT_CLASSES[robot_class]
+    arms = len(robot.arms)
+    kinematics = load_arms(robot_class)
+    return parse_contract(
+        {
+            "schema": "policyctl.contract/1",
+            "task": "box-grasp",
+            "robot_class": robot_class,
+            "arms": [arm.name for arm in robot.arms],
+            "joints": list(robot.joints),
+            "rate_hz": 50,
+            "observation": [
+                *({"name": name, "width": width * arms} for name, width in WIDTHS.items()),
+                {"name": "object_position", "width": 3},
+            ],
+            "action": {
+                "space": "delta",
+                "limit": [0.04, 0.04, 0.06, 0.06, 0.06, 0.06, 0.06, 0.1] * arms,
+                "ema_alpha": 1.0,
+                "low": [float(x) for arm in kinematics for x in arm.q_min],
+                "high": [float(x) for arm in kinematics for x in arm.q_max],
+            },
+            "memory_mb": 64,
+            "load_s": 1.0,
+            "latency_ms": 20.0,
+        }
+    )
+
+
+class ScriptedPolicy:
+    """Answers every observation by a function of the step."""
+
+    def __init__(self, contract, answer):
+        self.contract = contract
+        self.answer = answer
+        self.log = []
+        self.steps = 0
+
+    def reset(self):
+        self.log.append("reset")
+        self.steps = 0
+
+    def act(self, observation):
+        assert observation.shape == (1, self.contract.width)
+        assert observation.dtype == np.float32
+        self.steps += 1
+        return np.asarray(self.answer(self.steps), dtype=np.float32)
+
+
+class PatientJudge:
+    """Says what it was told to say after so many steps."""
+
+    version = "patient/1"
+
+    def __init__(self, steps=10, says="success"):
+        self.steps, self.says = steps, says
+        self.seen = 0
+
+    def reset(self):
+        self.seen = 0
+
+    def update(self, q, dq, tau, dt):
+        assert dt == pytest.approx(0.02)
+        self.seen += 1
+
+    def outcome(self):
+        return self.says if self.seen >= self.steps else None
+
+    def failure_mode(self):
+        return "miss_grasp"
+
+
+class TwinTask:
+    horizon_s = 0.8
+
+    def __init__(self, arms):
+        start = np.array(BOX_GRASP.start_q)
+        self.start_q = np.concatenate([start if a == "right" else start * MIRROR for a in arms])
+
+
+class Rig:
+    """A twin with everything an attempt needs."""
+
+    def __init__(self, robot_class="openarm-v2-right", **limits):
+        arms = tuple(arm.name for arm in ROBOT_CLASSES[robot_class].arms)
+        self.world = TwinWorld(TwinConfig(seed=5, arms=arms))
+        self.buses = [self.world.bus(name) for name in arms]
+        self.arms = [Arm(bus, name=name) for bus, name in zip(self.buses, arms, strict=True)]
+        for arm in self.arms:
+            arm.connect()
+            arm.enable()
+        kinematics = load_arms(robot_class)
+        bounds = SafetyLimits.for_arms(kinematics, table_z=BOX_GRASP.table_z, **limits)
+        self.servo = Servo(self.arms, kinematics, bounds, physics_s=0.001)
+        self.servo.start()
+        self.contract = contract_for(robot_class)
+        self.task = TwinTask(arms)
+        self.joints = 8 * len(arms)
+        self.log = []
+        self.ready = SceneCheck(True, facts={"scene": 1})
+        self.poses = self.world.pose_source()
+        self.runtime = Runtime(self.servo, kinematics, self)
+
+    def read(self):
+        return self.poses.read() if self.poses else None
+
+    def prepare(self):
+        self.log.append("scene")
+        self.world.new_scene()
+        return self.ready
+
+    def still(self, step):
+        return np.zeros((1, self.joints))
+
+    def attempt(self, answer=None, judge=None, **options):
+        policy = ScriptedPolicy(self.contract, answer or self.still)
+        policy.log = self.log
+        return self.runtime.run_attempt(
+            policy, self.task, judge or PatientJudge(), self.opened, self, **options
+        )
+
+    def opened(self, facts):
+        self.log.append("opened")
+        self.at_opening = self.servo.command.copy()
+        self.facts = facts
+
+    def close(self):
+        for bus in self.buses:
+            bus.shutdown()
+
+
+@pytest.fixture
+def rig():
+    rig = Rig()
+    yield rig
+    rig.close()
+
+
+def sway(step):
+    row = np.zeros((1, 8))
+    row[0, 0] = 0.4 if step < 10 else -0.4
+    return row
+
+
+def test_the_order_is_home_scene_reset_open_motion(rig):
+    moved = {}
+
+    def answer(step):
+        moved.setdefault("log", list(rig.log))
+        return sway(step)
+
+    episode = rig.attempt(answer)
+    assert rig.log == ["scene", "reset", "opened"]
+    assert moved["log"] == ["scene", "reset", "opened"]
+    np.testing.assert_allclose(rig.at_opening, rig.task.start_q)
+    assert rig.facts == episode.scene == {"scene": 1}
+
+
+def test_a_judged_success(rig):
+    episode = rig.attempt(sway, trace=True)
+    assert (episode.outcome, episode.failure_mode, episode.judge) == ("success", "", "patient/1")
+    assert episode.opened
+    assert episode.steps == 10
+    assert episode.duration_s == pytest.approx(0.2)
+    assert episode.overruns == 0
+    assert episode.safety_events == ()
+    q, command = episode.trace
+    assert q.shape == command.shape == (10, 8)
+    assert np.abs(command - q).max() < 0.2
+
+
+def test_it_ends_at_home_with_the_gripper_open(rig):
+    squeeze = np.zeros((1, 8))
+    squeeze[0, [0, 7]] = 0.5, 1.0
+    rig.attempt(lambda step: squeeze)
+    np.testing.assert_allclose(rig.servo.command, rig.task.start_q)
+    np.testing.assert_allclose(rig.world.joints(), rig.task.start_q, atol=0.06)
+
+
+def test_the_horizon_ends_an_undecided_attempt(rig):
+    episode = rig.attempt(judge=PatientJudge(steps=10_000))
+    assert (episode.outcome, episode.failure_mode, episode.steps) == ("failure", "timeout", 40)
+
+
+def test_the_judge_names_why_it_failed(rig):
+    episode = rig.attempt(judge=PatientJudge(says="failure"))
+    assert (episode.outcome, episode.failure_mode) == ("failure", "miss_grasp")
+
+
+@pytest.mark.parametrize(
+    ("answer", "mode"),
+    [
+        (lambda step: np.full((1, 8), np.nan), "policy_fault"),
+        (lambda step: np.zeros((1, 7)), "policy_fault"),
+        (lambda step: 1 // 0, "policy_fault"),
+        (lambda step: (_ for _ in ()).throw(PolicyFailedError("late", "200 ms")), "late"),
+    ],
+)
+def test_a_policy_that_fails_has_failed_and_the_next_attempt_runs(rig, answer, mode):
+    episode = rig.attempt(answer)
+    assert (episode.outcome, episode.failure_mode, episode.opened) == ("failure", mode, True)
+    assert rig.attempt().outcome == "success"
+
+
+def test_a_policy_that_is_late_has_failed(rig):
+    def slow(step):
+        rig.arms[0].wait(0.05)
+        return rig.still(step)
+
+    episode = rig.attempt(slow)
+    assert (episode.outcome, episode.failure_mode) == ("failure", "late")
+    assert "50 ms" in episode.detail
+
+
+def test_a_policy_that_cannot_reset_has_failed_an_opened_attempt(rig):
+    policy = ScriptedPolicy(rig.contract, rig.still)
+    policy.reset = lambda: 1 // 0
+    episode = rig.runtime.run_attempt(policy, rig.task, PatientJudge(), rig.opened, rig)
+    assert (episode.outcome, episode.failure_mode, episode.opened) == (
+        "failure",
+        "policy_fault",
+        True,
+    )
+    assert rig.log == ["scene", "opened"]
+
+
+def test_a_scene_that_is_not_ready_opens_nothing(rig):
+    rig.ready = SceneCheck(False, "no box in the rectangle")
+    episode = rig.attempt()
+    assert (episode.outcome, episode.failure_mode, episode.opened) == ("void", "scene", False)
+    assert "rectangle" in episode.detail
+    assert rig.log == ["scene"]
+
+
+def test_without_a_pose_nothing_is_opened(rig):
+    rig.poses = None
+    episode = rig.attempt()
+    assert (episode.outcome, episode.failure_mode, episode.opened) == ("void", "no_pose", False)
+
+
+def test_an_attempt_that_cannot_be_written_down_does_not_move(rig):
+    def full(facts):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    policy = ScriptedPolicy(rig.contract, sway)
+    with pytest.raises(OSError, match="no space"):
+        rig.runtime.run_attempt(policy, rig.task, PatientJudge(), full, rig)
+    assert policy.steps == 0
+    assert rig.attempt().outcome == "success"
+
+
+def test_a_stop_ends_the_attempt_and_a_person_has_to_resume(rig):
+    asked = []
+
+    def stop():
+        asked.append(1)
+        return "stopped" if len(asked) > 5 else None
+
+    episode = rig.attempt(sway, should_stop=stop)
+    assert (episode.outcome, episode.failure_mode, episode.steps) == ("failure", "stopped", 5)
+    held = rig.servo.command.copy()
+    again = rig.attempt(sway)
+    assert (again.outcome, again.failure_mode, again.opened) == ("void", "protective_stop", False)
+    np.testing.assert_array_equal(rig.servo.command, held)
+    rig.runtime.resume()
+    assert rig.attempt(sway).outcome == "success"
+
+
+def test_a_motor_that_faults_under_the_policy_is_its_failure(rig):
+    def answer(step):
+        if step == 3:
+            rig.world.bank().fail(3, Status.OVERLOAD)
+        return sway(step)
+
+    episode = rig.attempt(answer)
+    assert (episode.outcome, episode.failure_mode) == ("failure", "arm_fault")
+    assert "joint4" in episode.detail
+    assert rig.attempt().outcome == "void"
+
+
+def test_lost_communication_voids_the_attempt(rig):
+    def answer(step):
+        if step == 3:
+            rig.world.bank().mute(1)
+        return sway(step)
+
+    episode = rig.attempt(answer, judge=PatientJudge(steps=39))
+    assert (episode.outcome, episode.failure_mode, episode.opened) == ("void", "rig_fault", True)
+    assert "joint2" in episode.detail
+
+
+def test_a_judge_that_breaks_leaves_the_arm_holding(rig):
+    judge = PatientJudge()
+    judge.update = lambda *args: 1 // 0
+    with pytest.raises(ZeroDivisionError):
+        rig.attempt(sway, judge)
+    assert rig.servo.stopped
+    assert rig.servo.stop_reason == "interrupted"
+
+
+def test_a_policy_that_dives_is_held_above_the_table(rig):
+    dive = np.zeros((1, 8))
+    dive[0, [1, 3]] = -0.5, -0.8
+    episode = rig.attempt(lambda step: dive, judge=PatientJudge(steps=39), trace=True)
+    heights = rig.servo.limits.arms[0].fk(episode.trace[0][:, :7])[0][:, 2]
+    assert episode.interventions["workspace"] > 10
+    assert heights.min() > BOX_GRASP.table_z + 0.005
+    assert episode.safety_events == ()
+    assert rig.attempt().outcome == "success"
+
+
+def test_a_measured_breach_is_a_class_a_event():
+    rig = Rig(low=(-0.15, -0.62, -0.25))
+    episode = rig.attempt()
+    rig.close()
+    assert (episode.outcome, episode.failure_mode) == ("failure", "collision")
+    assert episode.safety_events == ("workspace_breach",)
+    assert rig.servo.stopped
+
+
+def test_what_shaping_and_protection_changed_is_counted_apart(rig):
+    push = np.full((1, 8), 0.0)
+    push[0, 2] = 3.0
+    episode = rig.attempt(lambda step: push)
+    assert episode.interventions["shape_delta"] == 10
+    assert episode.interventions["acceleration"] > 0
+
+
+def test_two_arms_are_one_robot():
+    rig = Rig("openarm-v2-bimanual")
+    push = np.zeros((1, 16))
+    push[0, [4, 12]] = 0.5, -0.5
+    episode = rig.attempt(lambda step: push, trace=True)
+    assert episode.outcome == "success"
+    q, command = episode.trace
+    assert command.shape == (10, 16)
+    np.testing.assert_allclose(q[-1, 4], -q[-1, 12], atol=0.02)
+    np.testing.assert_allclose(rig.servo.command, rig.task.start_q)
+    rig.close()
