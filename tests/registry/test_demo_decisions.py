@@ -1,14 +1,18 @@
 """The decision layer alone, fed with outcomes of given rates, ends as the story says.
 
 No clock, files, robots or physics: `judge`, `rollouts.step` and `interleave.side` with Bernoulli
-outcomes. Rates are those of the release story of box grasp; the seeds are 0 … 199.
+outcomes. The gates are box grasp's own gates.yaml, the rates those of its release story, the seeds
+0 … 199.
 """
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import policies
+from registry.config import load_gates_yaml
 from registry.evidence import (
     CanaryEvidence,
     GridEvidence,
@@ -18,7 +22,6 @@ from registry.evidence import (
     Tally,
     TrialEvidence,
 )
-from registry.gates import CanaryGate, GridGate, TrialGate, Weights
 from registry.interleave import block_of, side
 from registry.rollouts import Assign, Observed, Opened, Phase, Rollout, open_rollout, step
 from registry.statistics.grid import order, order_digest
@@ -33,22 +36,10 @@ HIL = {1: 0.995, 3: 0.995, 4: 0.995}
 FLEET_FIRST = {1: 0.995}  # the fleet's robots while v1 is new
 FLEET = {1: 0.99, 3: 0.50, 4: 0.99}
 
-GRID = GridGate(
-    task="box-grasp",
-    axes={
-        "friction": (0.3, 0.5, 0.8, 1.0, 1.5),
-        "mass": (0.5, 0.75, 1.0, 1.5, 2.0),
-        "delay": (0, 1, 2, 3),
-    },
-)
-TRIALS = TrialGate(suite="hil/lift.yaml")
-CANARY = CanaryGate(
-    ratio=Fraction(1, 2),
-    wave_baseline=Fraction(1, 4),
-    bake_episodes=12,
-    max_candidate_episodes=160,
-    weights=Weights(history=(99, 1)),
-)
+GATES = load_gates_yaml(Path(policies.__file__).parent / "box_grasp" / "gates.yaml")
+assert GATES.sim is not None
+assert GATES.hil is not None
+GRID, TRIALS, CANARY = GATES.sim, GATES.hil, GATES.canary
 
 
 def subject_of(number: int) -> Subject:
