@@ -186,6 +186,13 @@ class Superseded:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """A robot was enrolled while the rollout is under way."""
+
+    robot: str
+
+
+@dataclass(frozen=True)
 class Tick:
     pass
 
@@ -195,7 +202,19 @@ class Repair:
     """Give the commands of the present phase again, with the generation they had."""
 
 
-Event = Opened | Observed | ClassA | Pause | Resume | Abort | RollBack | Superseded | Tick | Repair
+Event = (
+    Opened
+    | Observed
+    | ClassA
+    | Pause
+    | Resume
+    | Abort
+    | RollBack
+    | Superseded
+    | Joined
+    | Tick
+    | Repair
+)
 
 
 # Commands: what is to be so. Each may be applied twice.

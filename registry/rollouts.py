@@ -21,13 +21,15 @@
  6. DONE, ROLLED_BACK and ABORTED are ends: every event leaves them as they are.
  7. The generation rises with every change of what robots run, and never falls. A change of sides or
     ratio opens a new segment with its own salt.
- 8. Aborting, or superseding a queued rollout, returns the candidate to the stage it came from.
+ 8. A robot enrolled while a rollout is under way joins last: it runs the baseline until the wave
+    that reaches it, and never becomes part of the cohort.
+ 9. Aborting, or superseding a queued rollout, returns the candidate to the stage it came from.
 
 Crash repair: a repeated event is answered by the same rollout and no commands (Observed, because
-the phase has moved on or the wave's segment holds no episodes yet; Pause, Resume, Opened, because
-the phase no longer fits). Commands that may have been lost are given again by `Repair`, with the
-generation they had; whoever applies them ignores an Assign whose generation is not higher than the
-robot's own, so applying twice is harmless. Times are seconds by the registry's clock.
+the phase has moved on or the wave's segment holds no episodes yet; the others, because the phase or
+the list of robots no longer fits). Commands that may have been lost are given again by `Repair`,
+with the generation they had; whoever applies them ignores an Assign whose generation is not higher
+than the robot's own, so applying twice is harmless. Times are seconds by the registry's clock.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ from registry.rollout_values import (
     ClassA,
     Command,
     Event,
+    Joined,
     Notify,
     Observed,
     Opened,
@@ -77,6 +80,7 @@ __all__ = [
     "Command",
     "Event",
     "Held",
+    "Joined",
     "Notify",
     "Observed",
     "Opened",
@@ -201,6 +205,8 @@ def step(rollout: Rollout, event: Event, now: float) -> Step:
             return _interrupt(rollout, Phase.PAUSED, reason or "paused")
         case Resume() if rollout.phase in STOPPED:
             return _resume(rollout, now)
+        case Joined(robot) if robot not in rollout.robots:
+            return _join(rollout, robot)
         case Abort(reason):
             return _end(rollout, Phase.ABORTED, reason)
         case RollBack(reason, immediately):
@@ -264,6 +270,8 @@ def _step_queued(rollout: Rollout, event: Event, now: float) -> Step:
             against = "alone" if opened.baseline is None else f"against v{opened.baseline}"
             text = f"canary {against} on {len(opened.cohort)} of {len(opened.robots)} robots"
             return opened, (*_commands(opened), _notice(opened, text))
+        case Joined(robot) if robot not in rollout.robots:
+            return replace(rollout, robots=(*rollout.robots, robot)), ()
         case Superseded(by):
             return _withdraw(rollout, f"superseded by v{by}")
         case Abort(reason) | RollBack(reason):
@@ -310,6 +318,12 @@ def _next_wave(rollout: Rollout, why: str) -> Step:
     size = len(wave_robots(moved, wave))
     text = f"wave {rollout.gate.waves[wave]} %, {size} of {len(moved.robots)} robots: {why}"
     return moved, (*_commands(moved), _notice(moved, text))
+
+
+def _join(rollout: Rollout, robot: str) -> Step:
+    """Everyone's generation rises; sides, ratio and segment stay, so no block is cut short."""
+    joined = replace(rollout, robots=(*rollout.robots, robot), generation=rollout.generation + 1)
+    return joined, (*_commands(joined), _notice(joined, f"{robot} joined"))
 
 
 def _interrupt(rollout: Rollout, phase: Phase, why: str) -> Step:

@@ -21,6 +21,7 @@ from registry.rollouts import (
     Command,
     Event,
     Held,
+    Joined,
     Notify,
     Observed,
     Opened,
@@ -270,6 +271,22 @@ def test_a_snapshot_of_something_else_is_a_conflict() -> None:
             step(rollout, event, 1.0)
 
 
+def test_a_robot_that_joins_runs_the_baseline_until_a_wave_reaches_it() -> None:
+    rollout = started()
+    joined, commands = step(rollout, Joined("robot-99"), 1.0)
+    assert orders(commands)["robot-99"].baseline == 1
+    assert orders(commands)["robot-99"].candidate is None
+    assert (joined.cohort, joined.segment) == (rollout.cohort, rollout.segment)
+    assert orders(commands)[rollout.cohort[0]].salt == segment_salt("salt", rollout.segment)
+    assert step(joined, Joined("robot-99"), 2.0) == (joined, ())
+    last = replace(joined, phase=Phase.WAVE, wave=2)
+    assert "robot-99" in last.exposed
+    assert "robot-99" not in replace(last, wave=1).exposed
+    waiting, commands = step(queued(), Joined("robot-99"), 0.0)
+    assert (waiting.phase, commands) == (Phase.QUEUED, ())
+    assert "robot-99" in waiting.robots
+
+
 def test_lost_commands_are_given_again_with_the_generation_they_had() -> None:
     rollout, commands = step(queued(), Opened(), 0.0)
     again, repeated = step(rollout, Repair(), 9.0)
@@ -320,6 +337,7 @@ changes: st.SearchStrategy[Callable[[Rollout], Event]] = st.sampled_from(
         lambda r: Resume(),
         lambda r: Tick(),
         lambda r: Superseded(9),
+        lambda r: Joined("robot-99"),
         lambda r: seen(r, EQUAL),
         lambda r: seen(r, UNDECIDED),
         lambda r: seen(r, EQUAL, closed(r.segment, Tally(10, 0))) if r.segment else seen(r, EQUAL),
