@@ -1,0 +1,168 @@
+"""Builds a robot from its file: buses, arms, servo, runtime, and what sees and judges.
+
+The one place where a twin and a real robot differ: here a bus is opened or emulated, a scene is a
+conveyor of new boxes or a person's, and poses come from a detector model or from a camera. All
+that runs afterwards is the same code. On twins a monitor of its own decoder reads every frame of
+both directions from the first on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import Any
+
+import can
+
+from fleet.camera import PoseSource
+from fleet.can.arm import Arm
+from fleet.can.bus import FrameTap, open_bus
+from fleet.kinematics import ArmKinematics, load_arms
+from fleet.robot import RobotConfig
+from fleet.runtime import Runtime, SceneCheck
+from fleet.safety import SafetyLimits
+from fleet.servo import Servo
+from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp, JointJudge
+from harness.twin.monitor import FrameMonitor
+from harness.twin.physics import TwinConfig, TwinWorld
+from registry.errors import ServiceFailed, UsageError
+
+TASKS: Mapping[str, BoxGrasp] = {BOX_GRASP.name: BOX_GRASP}
+
+
+@dataclass
+class Conveyor:
+    """The scene of a twin on its own: a new box at a random pose before each attempt."""
+
+    world: TwinWorld
+
+    def prepare(self) -> SceneCheck:
+        placement = self.world.new_scene()
+        facts = {
+            "scene": self.world.scene_number,
+            "x": round(placement.x, 4),
+            "y": round(placement.y, 4),
+            "yaw": round(placement.yaw, 4),
+            "mass": round(self.world.box_mass, 4),
+            "friction": round(self.world.box_friction, 4),
+        }
+        return SceneCheck(True, facts=facts)
+
+
+@dataclass
+class Rig:
+    """A robot that stands ready: its motors hold the pose they were found in."""
+
+    config: RobotConfig
+    servo: Servo
+    runtime: Runtime
+    kinematics: tuple[ArmKinematics, ...]
+    poses: PoseSource
+    arms: tuple[Arm, ...]
+    world: TwinWorld | None = None
+    monitors: tuple[FrameMonitor, ...] = field(default=())
+
+    def __enter__(self) -> Rig:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def task(self, name: str) -> BoxGrasp:
+        if name not in TASKS:
+            raise UsageError(f"there is no task {name}", hint=f"tasks: {', '.join(TASKS)}")
+        return TASKS[name]
+
+    def judge(self, task: str) -> JointJudge:
+        """Who decides an attempt's outcome, from what the arm measures."""
+        return JointJudge(self.kinematics[0], self.task(task))
+
+    def conveyor(self) -> Conveyor:
+        """The scene of a robot that works by itself."""
+        if self.world is None:
+            raise ServiceFailed(
+                f"{self.config.robot} has no scene source",
+                evidence="only twins place their own boxes in this version",
+                hint="try versions on a station: policyctl gate run hil",
+            )
+        return Conveyor(self.world)
+
+    def frames(self) -> dict[str, Any]:
+        """What the frame monitors saw so far: frames, violations and the first of them."""
+        reports = [monitor.report() for monitor in self.monitors]
+        return {
+            "frames": sum(report.frames for report in reports),
+            "violations": sum(report.violations for report in reports),
+            "examples": [asdict(v) for report in reports for v in report.examples][:10],
+            "worst": {report.arm: report.worst for report in reports},
+        }
+
+    def close(self) -> None:
+        """Closes the buses. The motors hold their last command; nothing falls."""
+        for arm in self.arms:
+            arm.close()
+
+
+def build_rig(config: RobotConfig) -> Rig:
+    """Connects to the robot of `config` and takes it over where it stands. Raises ArmFault."""
+    world = None if config.twin is None else TwinWorld(_twin(config))
+    kinematics = load_arms(config.robot_class)
+    monitors = []
+    arms = []
+    for settings, kinematic in zip(config.arms, kinematics, strict=True):
+        bus: can.BusABC
+        if world is not None:
+            monitor = FrameMonitor(settings.name)
+            monitors.append(monitor)
+            bus = FrameTap(world.bus(settings.name), monitor)
+        else:
+            bus = open_bus(settings.bus.to_can())
+        limits = (kinematic.q_min, kinematic.q_max)
+        arms.append(Arm(bus, name=settings.name, limits=limits, fd=settings.bus.fd))
+    table_z = BOX_GRASP.table_z if config.table_z is None else config.table_z
+    servo = Servo(
+        arms,
+        kinematics,
+        SafetyLimits.for_arms(kinematics, table_z=table_z),
+        period_s=config.period_s,
+        physics_s=config.physics_s,
+    )
+    poses = _poses(config, world)
+    for arm in arms:
+        arm.connect()
+    for arm in arms:
+        arm.enable()
+    servo.start()
+    runtime = Runtime(servo, kinematics, poses, speed_scale=config.speed_scale)
+    return Rig(config, servo, runtime, kinematics, poses, tuple(arms), world, tuple(monitors))
+
+
+def _poses(config: RobotConfig, world: TwinWorld | None) -> PoseSource:
+    if world is None:
+        raise ServiceFailed(
+            f"{config.robot} has no camera that sees the object",
+            evidence="object poses from real cameras are not part of this version",
+            hint="use a twin: bus: {interface: twin}",
+        )
+    return world.pose_source()
+
+
+def _twin(config: RobotConfig) -> TwinConfig:
+    settings = config.twin
+    assert settings is not None
+    return TwinConfig(
+        seed=settings.seed,
+        arms=tuple(arm.name for arm in config.arms),
+        physics_hz=settings.physics_hz,
+        box_mass=settings.box.mass,
+        box_friction=settings.box.friction,
+        joint_friction_scale=settings.joint_friction_scale,
+        joint_damping_scale=settings.joint_damping_scale,
+        latency_s=settings.latency_s,
+    )
