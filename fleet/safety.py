@@ -259,6 +259,8 @@ class SafetyState:
         self._checked: Array = np.empty((batch, joints))
         self._clear: Array = np.empty((batch, len(limits.arms)))
         self._load: Array = np.zeros((2, batch, joints))
+        self._room: Array = np.empty((3, batch, joints))
+        self._bites: Flags = np.empty((3, batch, joints), dtype=np.bool_)
         self._change: Array = np.empty((2, batch, joints))
         self._any_stopped = False
         self._quick: Array = np.empty((4, batch, joints))
@@ -350,42 +352,44 @@ def _restrict(
     limits: SafetyLimits, step: _Step, state: SafetyState, target: Array, dt: float
 ) -> tuple[Array, Array, dict[str, Flags]]:
     """Rules 1 to 3: position and velocity after this tick, and the rows each rule changed."""
-    finite = np.isfinite(target).all(axis=1)
-    hold = state.stopped | ~finite
-    held = hold[:, None]
     command, v = state.command, state.velocity
-    wanted = np.where(held, command, _clip(target, -FAR, FAR))
+    finite = np.isfinite(target)
+    hold = None
+    wanted = _clip(target, -FAR, FAR)
+    if state._any_stopped or np.count_nonzero(finite) < finite.size:
+        hold = state.stopped | ~np.all(finite, axis=1)
+        wanted = np.where(hold[:, None], command, wanted)
     goal = _clip(wanted, limits.q_min, limits.q_max)
-    free = (goal - command) * step.per_s
     lag = state._target - command
-    behind = np.abs(lag)
-    closing = np.maximum(step.brake(behind), step.adt)
+    room = state._room
+    np.abs(lag, out=room[0])
+    np.subtract(command, limits.q_min, out=room[1])
+    np.subtract(limits.q_max, command, out=room[2])
+    closing, down, up = step.brake(room)
+    np.maximum(closing, step.adt, out=closing)
+    free = (goal - command) * step.per_s
     eased = (goal - state._target) * step.per_s + np.copysign(closing, lag)
-    speed = np.where(behind * step.per_s <= closing, free, eased)
-    capped = _clip(speed, -limits.dq_max, limits.dq_max)
-    reachable = _clip(capped, v - step.adt, v + step.adt)
-    short = _clip(
-        reachable, -step.brake(command - limits.q_min), step.brake(limits.q_max - command)
-    )
-    new = np.where(held, v - _clip(v, -step.adt, step.adt), short)
+    speed = np.where(room[0] * step.per_s <= closing, free, eased)
+    reachable = _clip(_clip(speed, -limits.dq_max, limits.dq_max), v - step.adt, v + step.adt)
+    new = _clip(reachable, -down, up)
     at = np.where(new == free, goal, command + new * dt)
     at = _clip(at, limits.q_min, limits.q_max)
-    state._target[:] = np.where(held, at, goal)
-    bites = np.stack(
-        (
-            (goal != wanted) | (short != reachable),
-            np.abs(free) > limits.dq_max * (1 + 1e-9),
-            reachable != _clip(free, -limits.dq_max, limits.dq_max),
-        )
-    )
-    joint_limit, velocity, acceleration = np.any(bites, axis=2) & ~hold
-    hits = {
-        "non_finite": ~finite,
-        "stopped": state.stopped.copy(),
-        "joint_limit": joint_limit,
-        "velocity": velocity,
-        "acceleration": acceleration,
-    }
+    bites = state._bites
+    np.not_equal(new, reachable, out=bites[0])
+    bites[0] |= goal != wanted
+    np.greater(np.abs(free), limits.dq_max * (1 + 1e-9), out=bites[1])
+    np.not_equal(reachable, _clip(free, -limits.dq_max, limits.dq_max), out=bites[2])
+    bitten: Flags = np.any(bites, axis=2)
+    hits = {"joint_limit": bitten[0], "velocity": bitten[1], "acceleration": bitten[2]}
+    if hold is not None:
+        held = hold[:, None]
+        new = np.where(held, v - _clip(v, -step.adt, step.adt), new)
+        at = np.where(held, _clip(command + new * dt, limits.q_min, limits.q_max), at)
+        goal = np.where(held, at, goal)
+        hits = {name: flags & ~hold for name, flags in hits.items()}
+        hits["non_finite"] = ~np.all(finite, axis=1)
+        hits["stopped"] = state.stopped.copy()
+    state._target[:] = goal
     return at, new, hits
 
 
