@@ -36,7 +36,6 @@ class Expression:
 
     text: str
     contexts: Mapping[str, Any]
-    failed: bool = False
     tokens: list[str] = field(default_factory=list)
 
     def value(self) -> Any:
@@ -101,6 +100,10 @@ class Expression:
     def _call(self, name: str, arguments: list[Any]) -> Any:
         functions: dict[str, Callable[..., Any]] = {
             "always": lambda: True,
+            "cancelled": lambda: False,
+            "failure": lambda: any(
+                need["result"] == "failure" for need in self.contexts["needs"].values()
+            ),
             "contains": lambda where, what: what in where,
             "fromJSON": json.loads,
         }
@@ -136,7 +139,8 @@ class Actions:
             contexts["env"] |= self._fill(job.get("env", {}), contexts)
             ready = all(need["result"] == "success" for need in contexts["needs"].values())
             condition = str(job.get("if", "true"))
-            if not Expression(condition, contexts).value() or not (ready or "always" in condition):
+            asks = re.search(r"\b(always|failure|cancelled)\(\)", condition)  # else: success()
+            if not Expression(condition, contexts).value() or not (ready or asks):
                 needs[name] = {"result": "skipped", "outputs": {}}
                 continue
             if "uses" in job:

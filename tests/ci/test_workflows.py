@@ -92,14 +92,41 @@ def test_the_arm_moves_for_merged_work_on_a_lab_machine_only() -> None:
     assert json.loads(hil["with"]["runner"]) == ["self-hosted", "hil", "openarm"]
 
     def runs(event: str, ref: str, fork: bool) -> bool:
-        github = {"event_name": event, "ref": ref, "event": {"repository": {"fork": fork}}}
-        return bool(Expression(hil["if"], {"github": github}).value())
+        return played(hil["if"], event, ref, fork=fork)
 
     assert runs("merge_group", "refs/heads/gh-readonly-queue/main/pr-1", False)
     assert runs("push", "refs/heads/main", False)
     assert not runs("push", "refs/heads/topic", False)
     assert not runs("pull_request", "refs/pull/1/merge", False)
     assert not runs("push", "refs/heads/main", True)
+
+
+@pytest.mark.parametrize(
+    ("stage", "hil", "canary"),
+    [
+        ("registered", True, True),
+        ("sim", True, True),
+        ("hil", False, True),
+        ("canary", False, False),
+        ("fleet", False, False),
+        ("rolled_back", False, False),
+    ],
+)
+def test_what_a_version_has_shown_is_not_asked_of_it_again(
+    stage: str, hil: bool, canary: bool
+) -> None:
+    jobs = read(ROOT / ".github/workflows/policy.yml")["jobs"]
+    assert played(jobs["hil"]["if"], "push", "refs/heads/main", stage=stage) is hil
+    assert played(jobs["canary"]["if"], "push", "refs/heads/main", stage=stage) is canary
+
+
+def played(
+    condition: str, event: str, ref: str, *, fork: bool = False, stage: str = "registered"
+) -> bool:
+    github = {"event_name": event, "ref": ref, "event": {"repository": {"fork": fork}}}
+    outputs = {"stage": stage, "home": "/srv/registry"}
+    needs = {"register": {"result": "success", "outputs": outputs}}
+    return bool(Expression(condition, {"github": github, "needs": needs}).value())
 
 
 def test_gates_always_runs_and_waits_for_every_job() -> None:
@@ -244,6 +271,16 @@ def test_the_road_of_a_commit_on_main_from_register_to_the_summary(
     assert [words[0] for words in ran] == ["register", "gate", "gate", "promote", "show"]
     assert "· sim · pass" in actions.summary
     assert "· hil · pass" in actions.summary
+
+    again = Actions(workspace, github("push", "refs/heads/main"), variables)
+    results = again.play(workspace / ".github/workflows/policy.yml")
+    assert results == {
+        "register": "success",
+        "sim": "success",
+        "hil": "skipped",
+        "canary": "skipped",
+        "gates": "success",
+    }, again.ran
 
 
 @pytest.mark.slow
