@@ -184,7 +184,7 @@ def main() -> int:
             speed,
             "raw mj_step, 5 a tick",
             simulated / spent["raw"],
-            0.4,
+            0.35,
         ),
         line(
             "twin under servo and protection",

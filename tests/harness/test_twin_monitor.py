@@ -146,7 +146,7 @@ def test_each_bound_on_commands_is_watched(what: str, data: bytes) -> None:
     ("what", "data"),
     [
         ("measured_position", feedback(1.8)),
-        ("measured_speed", feedback(0.0, dq=13.0)),
+        ("measured_speed", feedback(0.0, dq=22.0)),
         ("measured_torque", feedback(0.0, tau=8.0)),
     ],
 )
@@ -170,7 +170,7 @@ def test_scales_are_learned_from_the_wire_and_acks_are_no_feedback() -> None:
     fast = feedback(0.0, dq=26.0)
     assert broken(watch([(0.1, frame(0x15, fast, is_rx=True))])) == {"measured_speed"}
     report = watch([(0.1, frame(0x15, vmax, is_rx=True)), (0.2, frame(0x15, fast, is_rx=True))])
-    assert report.worst["measured_speed"] == pytest.approx(13.0 / 12.0, abs=0.01)
+    assert report.worst["measured_speed"] == pytest.approx(13.0 / 20.944, abs=0.01)
     assert report.feedbacks == 2
 
 
