@@ -103,12 +103,13 @@ class GateRun:
         return f"policyctl promote v{number} --policy {policy} --stage canary"
 
 
-def _applicable(gates: PolicyGates, name: str, version: VersionRecord) -> Gate:
+def applicable(gates: PolicyGates, name: str, version: VersionRecord) -> Gate:
+    """The gate of that name; Refused where the policy declares it not applicable."""
     gate = {"sim": gates.gates.sim, "hil": gates.gates.hil}[name]
     if gate is None:
         raise Refused(
             f"{name} is not applicable to {version}",
-            evidence=f"{gates.path}: {gates.gates.not_applicable[name]}",
+            evidence=f"{gates.path}: {gates.gates.notapplicable[name]}",
             hint=f"policyctl promote v{version.number} --policy {version.policy} --stage canary",
         )
     return gate
@@ -130,7 +131,7 @@ def run_sim(
     from registry.gates import GridGate
 
     version = registry.version(ref)
-    gate = _applicable(gates, "sim", version)
+    gate = applicable(gates, "sim", version)
     if not isinstance(gate, GridGate):
         raise UsageError("the sim gate is not a grid", evidence=str(gates.path))
     with tempfile.TemporaryDirectory(prefix="policyctl-") as scratch:

@@ -78,7 +78,15 @@ def sim(version: str, policy: str | None, gates: Path | None, full: bool, thread
     show_default=True,
     help="Who answers reset prompts: a person here, or a rehearsal's script (twins only).",
 )
-def hil(version: str, policy: str | None, gates: Path | None, station: Path, prompts: str) -> None:
+@click.option("--repaired", help="Who repaired a broken bench, and what was done.")
+def hil(
+    version: str,
+    policy: str | None,
+    gates: Path | None,
+    station: Path,
+    prompts: str,
+    repaired: str | None,
+) -> None:
     """Try VERSION on the lab's robot; a run that was interrupted goes on."""
     from ci.pipeline import find_gates
     from ci.station import run_hil
@@ -86,7 +94,9 @@ def hil(version: str, policy: str | None, gates: Path | None, station: Path, pro
     with open_registry() as registry:
         ref = registry.resolve(named(version, policy))
         found = find_gates(str(ref.policy), gates)
-        done = run_hil(registry, ref, found, station, prompts=prompts, say=narrate)
+        done = run_hil(
+            registry, ref, found, station, prompts=prompts, say=narrate, repaired=repaired
+        )
     finish(done)
 
 
