@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -41,6 +42,8 @@ HOME_SPEED = 0.5
 """Of the velocity limits, for moves that no policy makes."""
 HOME_WITHIN = 0.15
 """[rad] of measured joints from home beyond which the rig is at fault."""
+HOLD_TICKS = 20
+"""At 200 Hz the fastest joint rests after 7."""
 SETTLE_S = 0.6
 RETREAT_M = 0.10
 """[m] the hand rises before it goes home, so that it does not sweep over the table."""
@@ -200,12 +203,20 @@ class Runtime:
         servo = self.servo
         if servo.stopped:
             return f"stopped: {servo.stop_reason}"
+        servo.wake()
         near = bool(np.abs(servo.command - q).max() < HOME_WITHIN)
         if not near:
             self._rise(q)
         if not servo.move_to(q, HOME_SPEED, keep_going=keep_going):
             return "protection did not let the arm go home"
         return "" if self._settled(q) else "the arm did not come to rest at home"
+
+    def hold(self) -> None:
+        """Stop and stay; safe at any time, any number of times. An arm in fault is held by its
+        motors, and says so at the next attempt."""
+        self.servo.wake()
+        with suppress(ArmFault):
+            self.servo.hold(HOLD_TICKS)
 
     def resume(self) -> None:
         """Let the robot move again after a stop; a person at the arm decides this."""

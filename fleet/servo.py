@@ -153,8 +153,13 @@ class Servo:
         self._goal = self.command.copy()
         self._due = self.now()
 
+    def wake(self) -> None:
+        """Ticks begin again now: a pause in which the motors held their command is no overrun."""
+        self._due = max(self._due, self.now())
+
     def begin(self) -> None:
         """Count interventions and events anew. Stops stay."""
+        self.wake()
         self._protection.counts[:] = 0
         self.events.clear()
 

@@ -289,6 +289,14 @@ def test_a_stop_ends_the_attempt_and_a_person_has_to_resume(rig):
     assert rig.attempt(sway).outcome == "success"
 
 
+def test_hold_is_safe_at_any_time_even_with_a_dead_motor(rig):
+    rig.runtime.hold()
+    rig.world.bank().fail(2, Status.COIL_OVER_TEMPERATURE)
+    rig.runtime.hold()
+    rig.runtime.hold()
+    assert rig.attempt().outcome == "void"
+
+
 def test_a_motor_that_faults_under_the_policy_is_its_failure(rig):
     def answer(step):
         if step == 3:

@@ -100,6 +100,16 @@ def test_a_tick_that_is_late_is_counted_and_not_caught_up():
     assert arm.now() == pytest.approx(0.07)
 
 
+def test_a_pause_between_attempts_is_no_overrun():
+    servo, (arm,), _ = make()
+    servo.hold(2)
+    arm.wait(30.0)
+    servo.begin()
+    servo.hold(2)
+    assert servo.overruns == 0
+    assert arm.now() == pytest.approx(30 + 4 * PERIOD)
+
+
 def test_an_old_command_is_not_followed():
     servo, (arm,), _ = make()
     servo.follow(START + 0.01, 4, age_s=0.2)
