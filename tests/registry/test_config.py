@@ -1,0 +1,190 @@
+"""policy.yaml and gates.yaml: right ones are read exactly, wrong ones name file, line and field."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.config import find_policy, load_gates_yaml, load_policy_yaml
+from registry.errors import ConfigError, NotFound
+from registry.gates import CanaryGate, TrialGate
+from registry.yaml_file import read_yaml
+
+SHIPPED = Path(__file__).parents[2] / "policies" / "box_grasp"
+GATES = (SHIPPED / "gates.yaml").read_text()
+
+
+def wrong(tmp_path: Path, old: str, new: str) -> ConfigError:
+    """The complaint about the shipped gates with one change."""
+    assert old in GATES
+    path = tmp_path / "gates.yaml"
+    path.write_text(GATES.replace(old, new, 1))
+    with pytest.raises(ConfigError) as caught:
+        load_gates_yaml(path)
+    assert caught.value.exit_status == 2
+    return caught.value
+
+
+def line_of(text: str, content: str = GATES) -> int:
+    return next(n for n, line in enumerate(content.splitlines(), 1) if text in line)
+
+
+def test_the_shipped_gates_are_those_of_the_requirements() -> None:
+    gates = load_gates_yaml(SHIPPED / "gates.yaml")
+    assert gates.sim is not None
+    assert gates.sim.axes == {
+        "friction": (0.3, 0.5, 0.8, 1.0, 1.5),
+        "mass": (0.5, 0.75, 1.0, 1.5, 2.0),
+        "delay": (0.0, 1.0, 2.0, 3.0),
+    }
+    assert gates.sim.population == 5000
+    assert gates.sim.threshold == 0.85
+    assert gates.hil == TrialGate("hil/lift.yaml")
+    assert gates.canary.ratio == Fraction(1, 2)
+    assert gates.canary.cohort_min == 4
+    assert gates.canary.margin == 0.10
+    assert gates.canary.deadline_s == 7 * 86400
+    assert gates.canary.wave_baseline == Fraction(1, 4)
+
+
+def test_the_shipped_policy_is_read_with_its_folder() -> None:
+    policy = load_policy_yaml(SHIPPED)
+    assert (policy.name, policy.task, policy.robot_class) == (
+        "box-grasp",
+        "box-grasp",
+        "openarm-v2-right",
+    )
+    assert policy.gates_path == SHIPPED / "gates.yaml"
+
+
+def test_what_is_left_out_is_the_default_of_the_gate(tmp_path: Path) -> None:
+    path = tmp_path / "gates.yaml"
+    path.write_text("sim: {task: t, axes: {mass: [1]}}\nhil: {suite: s.yaml}\n")
+    gates = load_gates_yaml(path)
+    assert gates.canary == CanaryGate()
+    assert gates.hil == TrialGate("s.yaml")
+
+
+def test_a_gate_that_does_not_apply_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "gates.yaml"
+    path.write_text("sim: {task: t, axes: {mass: [1]}}\nhil: {not_applicable: no lab yet}\n")
+    gates = load_gates_yaml(path)
+    assert gates.hil is None
+    assert gates.not_applicable == {"hil": "no lab yet"}
+    path.write_text("sim: {task: t, axes: {mass: [1]}}\nhil: {not_applicable: ''}\n")
+    with pytest.raises(ConfigError, match="say why"):
+        load_gates_yaml(path)
+    path.write_text("sim: {not_applicable: x, task: t}\nhil: {suite: s}\n")
+    with pytest.raises(ConfigError, match="stands alone"):
+        load_gates_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "marker", "field", "what", "hint"),
+    [
+        ("threshold: 0.85", "treshold: 0.85", "threshold", "sim.treshold",
+         "unknown key 'treshold'", "did you mean 'threshold'?"),
+        ("suite: hil/lift.yaml", "suit: hil/lift.yaml", "suite:", "hil.suit",
+         "unknown key 'suit'", "did you mean 'suite'?"),
+        ("    beta: 0.10\n    max", "    betta: 0.10\n    max", "    beta:",
+         "canary.absolute.betta", "unknown key 'betta'", "did you mean 'beta'?"),
+        ("threshold: 0.85", "threshold: 85", "threshold", "sim.threshold",
+         "threshold lies between 0 and 1", ""),
+        ("episodes_per_cell: 50", "episodes_per_cell: many", "episodes_per_cell",
+         "sim.episodes_per_cell", "valid integer", ""),
+        ("ratio: 1/2", "ratio: half", "ratio:", "canary.ratio", "'half' is not a ratio", ""),
+        ("ratio: 1/2", "ratio: 3/2", "ratio:", "canary.ratio", "between 0 and 1", ""),
+        ("deadline: 7d", "deadline: soon", "deadline:", "canary.deadline", "not a duration", ""),
+        ("waves: [25, 50", "waves: [50, 25", "waves:", "canary.waves", "waves rise", ""),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_its_line(
+    tmp_path: Path, old: str, new: str, marker: str, field: str, what: str, hint: str
+) -> None:
+    error = wrong(tmp_path, old, new)
+    assert what in error.what
+    assert error.where == f"{tmp_path / 'gates.yaml'}:{line_of(marker)}"
+    assert error.field == field
+    assert hint in error.hint
+
+
+def test_a_missing_key_is_named_with_the_section_it_lacks_in(tmp_path: Path) -> None:
+    error = wrong(tmp_path, "  suite: hil/lift.yaml\n", "")
+    assert "missing key 'suite'" in error.what
+    assert error.where.endswith(f":{line_of('hil:')}")
+    path = tmp_path / "policy.yaml"
+    path.write_text("task: t\nrobot_class: c\n")
+    with pytest.raises(ConfigError, match="missing key 'name'"):
+        load_policy_yaml(path)
+
+
+def test_a_key_given_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    error = wrong(tmp_path, "  deadline: 7d", "  deadline: 7d\n  deadline: 8d")
+    first = line_of("deadline:")
+    assert "'canary.deadline' is given twice" in error.what
+    assert error.where.endswith(f":{first + 1}")
+    assert f"line {first}" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("a: [1\nb: 2\n", "not YAML"),
+        ("", "an empty file"),
+        ("- 1\n", "a list"),
+        ("name: !!python/object:os.system x\n", "tag"),
+        ("base: &b {x: 1}\nname: {<<: *b}\n", "merge key"),
+        ("name: &a [*a]\n", "contains itself"),
+        ("name: \xff", "not UTF-8"),
+    ],
+)
+def test_what_is_not_plain_yaml_is_refused(tmp_path: Path, text: str, what: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=what) as caught:
+        load_policy_yaml(path)
+    assert str(path) in caught.value.where
+
+
+def test_aliases_cannot_multiply_a_file(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    path = tmp_path / "bomb.yaml"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match="too many values"):
+        read_yaml(path)
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_gates_yaml(tmp_path / "gates.yaml")
+
+
+def test_a_policy_is_found_from_inside_its_folder_and_by_name(tmp_path: Path) -> None:
+    for name in ("box_grasp", "pick_place"):
+        folder = tmp_path / "policies" / name
+        folder.mkdir(parents=True)
+        text = f"name: {name.replace('_', '-')}\ntask: t\nrobot_class: c\n"
+        (folder / "policy.yaml").write_text(text)
+    inside = tmp_path / "policies" / "pick_place" / "hil"
+    inside.mkdir()
+    assert find_policy(inside).name == "pick-place"
+    assert find_policy(inside, "box-grasp").name == "box-grasp"
+    assert find_policy(tmp_path, "box-grasp").folder.name == "box_grasp"
+    with pytest.raises(NotFound):
+        find_policy(tmp_path)
+    with pytest.raises(NotFound):
+        find_policy(tmp_path, "stacking")
+
+
+@given(st.text(max_size=200))
+def test_no_text_is_ever_read_as_gates_without_a_complaint(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    with pytest.raises(ConfigError) as caught:
+        load_gates_yaml(path)
+    assert str(path) in caught.value.where
