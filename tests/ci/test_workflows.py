@@ -256,6 +256,7 @@ def test_the_road_of_a_commit_on_main_from_register_to_the_summary(
     bring_v1(workspace)
     home = tmp_path / "team"
     lab, robots = write_robot_files(tmp_path / "robots", 4)
+    tool(BIN / "policyctl", "init", "--home", home)
     for robot in robots:
         tool(BIN / "policyctl", "robot", "enrol", robot, "--home", home)
     variables = {
