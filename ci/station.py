@@ -21,12 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ci.app import home_option
 from ci.pipeline import GateRun, PolicyGates, applicable, suite_path
 from fleet.stopping import Stop, stop_on_signals
 from registry.errors import Refused, ServiceFailed, UsageError
 from registry.evidence import Subject
 from registry.gates import TrialGate
-from registry.home import Home
+from registry.home import find_home
 from registry.service import Registry, VersionRecord
 from registry.verdicts import Outcome
 from registry.versions import VersionRef, digest_of
@@ -54,7 +55,6 @@ def run_hil(
     *,
     prompts: str = "terminal",
     say: Callable[[str], None],
-    home: Home,
     repaired: str | None = None,
     listen: Callable[[Record], None] | None = None,
 ) -> GateRun:
@@ -85,7 +85,7 @@ def run_hil(
             hint="answer at the station: `--prompts terminal`",
         )
     began = time.monotonic()
-    folder = home.root / "hil" / config.robot
+    folder = find_home(home_option()).root / "hil" / config.robot
     journal = journal_path(folder, version, gate.digest + suite.digest)
     subject = Subject(version.policy, version.number, version.digest)
     with tempfile.TemporaryDirectory(prefix="policyctl-") as scratch, stop_on_signals() as stop:
@@ -198,9 +198,7 @@ def engine_of(config: RobotConfig) -> str:
     return f"{kind}/{digest_of(config.model_dump(mode='json'))[7:23]}"
 
 
-def people(
-    prompts: str, robot: RuntimeRobot, subject: Subject, stop: Stop
-) -> tuple[Clock, Broker]:
+def people(prompts: str, robot: RuntimeRobot, subject: Subject, stop: Stop) -> tuple[Clock, Broker]:
     """Who answers, and the clock they live by."""
     from harness.hil.bench import TwinRobot
     from harness.hil.clocks import JumpClock, WallClock

@@ -49,6 +49,8 @@ from harness.hil.ports import (
 from harness.hil.prompts.broker import (
     AUDIT_ESCALATION,
     FAILURE,
+    PROBLEM,
+    RESUME,
     SUCCESS,
     Answer,
     Broker,
@@ -151,6 +153,7 @@ class TrialEngine:
     def _prepare(self, attempt: Attempt, task: TaskSpec, trial: TrialSpec) -> None:
         """Resets and checks the scene until it is right. Raises InfraError E_SCENE when no one
         gets it right."""
+        self._clear_stop(self._context(attempt, task, trial, ""))
         kinds = [task.reset.kind] * task.reset.attempts
         if task.reset.fallback:
             kinds += [task.reset.fallback] * FALLBACK_ATTEMPTS
@@ -171,6 +174,19 @@ class TrialEngine:
                 return
             why = check.why
         raise InfraError(InfraCode.SCENE, f"after {tries} resets: {why}")
+
+    def _clear_stop(self, context: hooks.Context) -> None:
+        """After a protective stop a person at the arm decides that it may move again."""
+        reason = self.robot.stop_reason
+        if not reason:
+            return
+        answer = context.ask(
+            "ack", "The arm stopped itself", f"Reason: {reason}.", (RESUME, PROBLEM)
+        )
+        if answer.choice != RESUME.name:
+            why = answer.note or f"{answer.actor} did not let the arm move again"
+            raise InfraError(InfraCode.ESTOP, f"{reason}; {why}")
+        self.robot.resume()
 
     def _check_scene(self, attempt: Attempt, task: TaskSpec, trial: TrialSpec) -> SceneCheck:
         hook = task.scene.check
@@ -195,9 +211,8 @@ class TrialEngine:
     ) -> hooks.Context:
         def ask(kind: str, title: str, detail: str, choices: tuple[Choice, ...]) -> Answer:
             title = f"Trial {trial.index + 1}: {title}"
-            return self.broker.ask(
-                self.journal, Question(kind, attempt.number, title, detail, choices)
-            )
+            question = Question(kind, attempt.number, title, detail, choices, trial.goal)
+            return self.broker.ask(self.journal, question)
 
         return hooks.Context(
             attempt=attempt.number,

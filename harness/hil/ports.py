@@ -104,6 +104,15 @@ class Robot(Protocol):
         """Stops motion and keeps the arm where it is. Safe at any time, any number of times."""
         ...
 
+    @property
+    def stop_reason(self) -> str:
+        """Why the arm stands still until a person lets it move again; "" when it does not."""
+        ...
+
+    def resume(self) -> None:
+        """Lets it move again, and takes it home. Only after a person at the arm said so."""
+        ...
+
     def object_pose(self) -> Pose | None:
         """The newest pose of the object, or None where nothing sees it."""
         ...

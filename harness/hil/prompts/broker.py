@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from harness.hil.journal import Journal
+from harness.hil.model import Goal
 from harness.hil.ports import Clock
 from registry.errors import Interrupted, Pending, UsageError
 
@@ -37,19 +38,21 @@ class Choice:
 
 DONE: Final = Choice("done", "y", "Done")
 PROBLEM: Final = Choice("problem", "p", "Problem")
+RESUME: Final = Choice("resume", "y", "The area is clear, go on")
 SUCCESS: Final = Choice("success", "y", "Success")
 FAILURE: Final = Choice("failure", "n", "Failure")
 
 
 @dataclass(frozen=True)
 class Question:
-    """`kind` is reset | judge | audit; `name` is the trial's code word."""
+    """`kind` is reset | scene | ack | judge | audit. `goal`: where an object is to be put."""
 
     kind: str
     attempt: int
     title: str
     detail: str
     choices: tuple[Choice, ...]
+    goal: Goal | None = None
 
 
 @dataclass(frozen=True)

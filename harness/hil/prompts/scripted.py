@@ -102,6 +102,8 @@ class ScriptedTechnician:
             if act.kind == "answer":
                 self.hands(prompt)
             choice = "done"
+        elif kind == "ack":
+            choice = "resume"
         else:
             seen = self.eyes(prompt)
             other = "failure" if seen == "success" else "success"

@@ -128,6 +128,7 @@ class ScriptedRobot:
         self.resets_fail = 0
         self.on_step: Callable[[int], None] = lambda step: None
         self.knows_truth: str | None = None
+        self.stopped = ""
 
     def _strike(self, stage: str) -> None:
         fault = self.rig_at(self.count)
@@ -136,6 +137,13 @@ class ScriptedRobot:
 
     def hold(self) -> None:
         self.held += 1
+
+    @property
+    def stop_reason(self) -> str:
+        return self.stopped
+
+    def resume(self) -> None:
+        self.stopped = ""
 
     def truth(self) -> str | None:
         return self.knows_truth
@@ -235,9 +243,8 @@ class Bench:
         return self.folder / "run.jsonl"
 
     def put(self, prompt: Any) -> None:
-        """A technician's hands: the box goes where the newest goal says."""
-        goal = [r for r in self.records if r.data.get("state") == "leased"][-1].data["goal"]
-        self.robot.put_box(goal["x"], goal["y"])
+        """A technician's hands: the box goes where the prompt says."""
+        self.robot.put_box(prompt.question.goal.x, prompt.question.goal.y)
 
     def hear(self, record: Any) -> None:
         self.records.append(record)
