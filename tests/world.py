@@ -404,24 +404,10 @@ class Fleet:
         return self.registry.register(made, POLICY, Provenance()).version.ref
 
     def judge_sim(self, ref: VersionRef, rate: float = 1.0) -> None:
-        """Simulation has drawn the whole grid with `rate`."""
-        gate = GridGate(TASK, {"friction": (0.5, 1.0)}, episodes_per_cell=50)
-        version = self.registry.version(ref)
-        successes = round(rate * gate.population)
-        evidence = GridEvidence(
-            **self._about(ref, gate),
-            population=gate.population,
-            drawn=gate.population,
-            successes=successes,
-            nonce=version.nonce,
-            order_digest=order_digest(version.nonce, gate.population),
-        )
-        self.registry.record_verdict(ref, gate, evidence, judge(gate, evidence))
+        judge_sim(self.registry, ref, rate)
 
     def judge_hil(self, ref: VersionRef, success: int = 20, failure: int = 0) -> None:
-        gate = TrialGate("hil/lift.yaml")
-        evidence = TrialEvidence(**self._about(ref, gate), success=success, failure=failure)
-        self.registry.record_verdict(ref, gate, evidence, judge(gate, evidence))
+        judge_hil(self.registry, ref, success, failure)
 
     def release(self, rate: float) -> VersionRef:
         """A version that has passed simulation and hardware in the loop, in its canary."""
@@ -460,13 +446,36 @@ class Fleet:
             robot.die()
         self.registry.close()
 
-    def _about(self, ref: VersionRef, gate: GridGate | TrialGate) -> dict[str, Any]:
-        assert ref.policy is not None
-        return {
-            "subject": Subject(ref.policy, ref.number, self.registry.version(ref).digest),
-            "gate_digest": gate.digest,
-            "robot_class": ROBOT_CLASS.name,
-            "engine": "world",
-            "judge": "coin/1",
-            "attempts_digest": digest_bytes(b""),
-        }
+
+def judge_sim(registry: Registry, ref: VersionRef, rate: float = 1.0) -> None:
+    """Simulation has drawn a whole small grid with `rate`."""
+    gate = GridGate(TASK, {"friction": (0.5, 1.0)}, episodes_per_cell=50)
+    nonce = registry.version(ref).nonce
+    evidence = GridEvidence(
+        **_about(registry, ref, gate),
+        population=gate.population,
+        drawn=gate.population,
+        successes=round(rate * gate.population),
+        nonce=nonce,
+        order_digest=order_digest(nonce, gate.population),
+    )
+    registry.record_verdict(ref, gate, evidence, judge(gate, evidence))
+
+
+def judge_hil(registry: Registry, ref: VersionRef, success: int = 20, failure: int = 0) -> None:
+    """The lab's robot has tried it."""
+    gate = TrialGate("hil/lift.yaml")
+    evidence = TrialEvidence(**_about(registry, ref, gate), success=success, failure=failure)
+    registry.record_verdict(ref, gate, evidence, judge(gate, evidence))
+
+
+def _about(registry: Registry, ref: VersionRef, gate: GridGate | TrialGate) -> dict[str, Any]:
+    assert ref.policy is not None
+    return {
+        "subject": Subject(ref.policy, ref.number, registry.version(ref).digest),
+        "gate_digest": gate.digest,
+        "robot_class": ROBOT_CLASS.name,
+        "engine": "world",
+        "judge": "coin/1",
+        "attempts_digest": digest_bytes(b""),
+    }

@@ -30,6 +30,14 @@ MOST_VERSIONS = 5
 MEMORY = Path("/dev/shm")
 """Durability is tested elsewhere; here a disk would only be slow."""
 NAMES = st.sampled_from([f"robot-{index:02d}" for index in range(1, ROBOTS + 1)])
+WEATHERS = (
+    "down",
+    "lost_answers",
+    "cut_reports",
+    "double_reports",
+    "replay_old_reports",
+    "serve_old_documents",
+)
 CLIMBED = (Stage.CANARY, Stage.FLEET, Stage.ROLLED_BACK)
 
 
@@ -113,22 +121,10 @@ class Road(RuleBasedStateMachine):
     def an_agent_restarts(self, robot: str) -> None:
         self.fleet.robots[robot].restart()
 
-    @rule(
-        robot=NAMES,
-        what=st.sampled_from(
-            [
-                "down",
-                "lost_answers",
-                "cut_reports",
-                "double_reports",
-                "replay_old_reports",
-                "serve_old_documents",
-            ]
-        ),
-        bad=st.booleans(),
-    )
-    def the_weather_changes(self, robot: str, what: str, bad: bool) -> None:
-        setattr(self.fleet.robots[robot].weather, what, bad)
+    @rule(robot=NAMES, bad=st.sets(st.sampled_from(WEATHERS)))
+    def the_weather_changes(self, robot: str, bad: set[str]) -> None:
+        for what in WEATHERS:
+            setattr(self.fleet.robots[robot].weather, what, what in bad)
 
     @rule(hours=st.sampled_from([0.05, 2.0, 24.0 * 8]))
     def time_passes(self, hours: float) -> None:
@@ -182,9 +178,8 @@ class Road(RuleBasedStateMachine):
     def teardown(self) -> None:
         """The weather clears: then every attempt that moved is stored once, as it really was."""
         for name, robot in self.fleet.robots.items():
-            for what in vars(robot.weather):
-                if isinstance(getattr(robot.weather, what), bool):
-                    setattr(robot.weather, what, False)
+            for what in WEATHERS:
+                setattr(robot.weather, what, False)
             robot.kill_at = ""
             robot.restart()
             robot.tick()

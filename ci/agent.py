@@ -1,0 +1,169 @@
+"""`policyctl-agent ROBOT.yaml`: the program of one robot, and where its parts are put together.
+
+It keeps all it must not lose in one folder (`--state`, by default `<home>/agents/<robot>`): the
+attempts (spool.db), the versions it holds, and on twins what the frame monitor saw (monitor.json).
+One SIGTERM or ctrl-C: the running attempt is finished, then it ends. A second one: protective stop.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ci.cli.output import narrate, print_error
+from registry.errors import PolicyctlError, UsageError
+
+if TYPE_CHECKING:
+    from ci.rig import Rig
+    from fleet.agent.spool import Result
+    from fleet.agent.updater import Ready
+    from fleet.robot import RobotConfig
+
+TASK = "box-grasp"
+"""What a robot does whose file does not say it."""
+
+
+@click.command("policyctl-agent")
+@click.argument("file", metavar="ROBOT.yaml", type=click.Path(path_type=Path))
+@click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Registry home.")
+@click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="This robot's own.")
+@click.option(
+    "--poll",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(min=0.02),
+    help="Seconds between two looks at the assignment.",
+)
+@click.option("--max-attempts", type=click.IntRange(min=0), help="End after so many attempts.")
+def command(
+    file: Path, home: Path | None, state: Path | None, poll: float, max_attempts: int | None
+) -> None:
+    """Run the agent of one robot until it is told to stop."""
+    from ci.rig import build_rig
+    from fleet.agent.link import LocalLink
+    from fleet.agent.spool import Spool
+    from fleet.agent.supervisor import Supervisor, Work
+    from fleet.agent.updater import Updater
+    from fleet.robot import load_robot
+    from fleet.stopping import stop_on_signals
+    from registry.home import find_home
+    from registry.service import Actor, Registry
+
+    config = load_robot(file)
+    place = find_home(home)
+    folder = state or place.root / "agents" / config.robot
+    task = task_of(config)
+    with stop_on_signals() as stop:
+        spool = Spool(folder / "spool.db", config.robot)
+        registry = Registry.open(place, Actor(config.robot, "robot"))
+        link = LocalLink(registry)
+        with build_rig(config) as rig:
+            attempts = Attempts(rig, task)
+            work = Work(
+                robot=config.robot,
+                task=task,
+                judge=attempts.judge.version,
+                stratum=task,
+                on_rollout_only=config.work == "on_rollout",
+                max_attempts=max_attempts,
+                poll_s=poll,
+            )
+            updater = Updater(folder / "versions", link, config.class_)
+            supervisor = Supervisor(work, link, spool, updater, attempts.run, extra=attempts.status)
+            gc.collect()
+            gc.freeze()  # what lives now lives as long as the agent
+            narrate(f"{config.robot}: ready, {len(spool.recovered)} attempt(s) recovered")
+            try:
+                supervisor.loop(stop)
+            finally:
+                rig.servo.protective_stop("agent_stopped")
+                write_json(folder / "monitor.json", rig.frames())
+                spool.close_file()
+                registry.close()
+    narrate(f"{config.robot}: stopped after {supervisor.attempts} attempt(s)")
+
+
+def task_of(config: RobotConfig) -> str:
+    """The task a robot works at; on a twin its world is built for it."""
+    return config.twin.task.replace("_", "-") if config.twin else TASK
+
+
+class Attempts:
+    """The runtime as the supervisor uses it: one attempt of a ready version on this rig."""
+
+    def __init__(self, rig: Rig, task: str) -> None:
+        self._rig = rig
+        self._task = rig.task(task)
+        self._scene = rig.conveyor()
+        self.judge = rig.judge(task)
+        self._waiting = ""
+
+    def run(
+        self,
+        ready: Ready,
+        open_attempt: Callable[[Mapping[str, Any]], None],
+        should_stop: Callable[[], str | None],
+    ) -> Result | None:
+        """None where no attempt was opened; the reason is in `status`."""
+        from fleet.agent.spool import Result
+
+        if self._rig.world is not None and self._rig.servo.stopped:
+            self._rig.runtime.resume()  # nobody stands at a twin's arm; a real one waits for them
+        gc.disable()  # what an attempt leaves is collected between attempts
+        try:
+            episode = self._rig.runtime.run_attempt(
+                ready.policy,
+                self._task,
+                self.judge,
+                open_attempt,
+                self._scene,
+                should_stop=should_stop,
+            )
+        finally:
+            gc.enable()
+        if not episode.opened:
+            self._waiting = f"{episode.failure_mode}: {episode.detail}"
+            return None
+        self._waiting = ""
+        return Result(
+            outcome=episode.outcome,
+            failure_mode=episode.failure_mode,
+            duration_s=round(episode.duration_s, 4),
+            steps=episode.steps,
+            interventions=dict(episode.interventions),
+            safety_events=episode.safety_events,
+        )
+
+    def status(self) -> dict[str, Any]:
+        """What every heartbeat says of the rig."""
+        return {"waiting": self._waiting, "frames": self._rig.frames()}
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Writes a file whole: readers see the old one or the new one."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(data, indent=2))
+    draft.rename(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: turns every error into its three lines and its exit status."""
+    # One robot is one core: a maths library that starts threads only takes them from the next.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    try:
+        command.main(arguments, prog_name="policyctl-agent", standalone_mode=False)
+    except PolicyctlError as error:
+        print_error(error, as_json=False)
+        sys.exit(error.exit_status)
+    except click.ClickException as error:
+        wrong = UsageError(error.format_message(), hint="see `policyctl-agent --help`")
+        print_error(wrong, as_json=False)
+        sys.exit(wrong.exit_status)
