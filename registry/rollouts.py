@@ -17,7 +17,7 @@
  4. HOLDING and PAUSED expose nobody: every robot runs the baseline. Resume goes back to the phase
     before, in a new segment; out of HOLDING it also grants the gate's time and episodes again.
  5. The deadline and `max_candidate_episodes` ask a person; they never decide. Deciding evidence
-    that arrives with the deadline counts.
+    that arrives with the deadline counts. The canary and each wave have a deadline of their own.
  6. DONE, ROLLED_BACK and ABORTED are ends: every event leaves them as they are.
  7. The generation rises with every change of what robots run, and never falls. A change of sides or
     ratio opens a new segment with its own salt.
@@ -287,11 +287,11 @@ def _observe(rollout: Rollout, evidence: CanaryEvidence, verdict: Verdict, now: 
     if rollout.phase in STOPPED:
         return rollout, ()
     if rollout.phase is Phase.CANARY and verdict.outcome is Outcome.PASS:
-        return _next_wave(rollout, verdict.reason)
+        return _next_wave(rollout, verdict.reason, now)
     if verdict.outcome is Outcome.INCONCLUSIVE and verdict.final:
         return _hold(rollout, verdict.reason)
     if rollout.phase is Phase.WAVE and _baked(rollout, evidence) >= rollout.gate.bake_episodes:
-        return _next_wave(rollout, f"baked {_baked(rollout, evidence)} episodes")
+        return _next_wave(rollout, f"baked {_baked(rollout, evidence)} episodes", now)
     spent = evidence.candidate_total.n + evidence.outstanding
     if rollout.phase is Phase.CANARY and spent >= rollout.episodes_allowed:
         return _hold(rollout, f"undecided after {spent} candidate episodes: {verdict.reason}")
@@ -300,7 +300,7 @@ def _observe(rollout: Rollout, evidence: CanaryEvidence, verdict: Verdict, now: 
     return rollout, ()
 
 
-def _next_wave(rollout: Rollout, why: str) -> Step:
+def _next_wave(rollout: Rollout, why: str, now: float) -> Step:
     wave = rollout.wave + 1
     segment = rollout.segment + 1
     moved = replace(
@@ -309,6 +309,7 @@ def _next_wave(rollout: Rollout, why: str) -> Step:
         segment=segment,
         wave_segment=segment,
         generation=rollout.generation + 1,
+        deadline_at=now + rollout.gate.deadline_s,
         reason=why,
     )
     if wave == len(rollout.gate.waves):

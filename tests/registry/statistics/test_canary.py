@@ -216,7 +216,7 @@ def _block_mean(log_e, pc: float, pk: float, m: int) -> float:  # type: ignore[n
 
 
 def _exact(pc: float, pk: float, horizon: int) -> tuple[float, float]:
-    """(P(rollback), mean candidate episodes) of the 1:1 single-stratum test, by dynamic programming.
+    """(P(rollback), mean candidate episodes) of the 1:1 single-stratum test, exactly.
 
     ln E rises with the controls' successes, so after n blocks it is rolled back from some number
     of them on, which is found by bisection for every number of candidate successes at once.
