@@ -5,8 +5,8 @@
     cache/        what can be made again
     logs/         what programs said
 
-It is found like git finds its repository: `--home`, else the nearest `.policyctl` folder at or above
-the working directory, else `POLICYCTL_HOME`. Only `init` and a named path make one.
+It is found like git finds its repository: `--home`, else the nearest `.policyctl` folder at or
+above the working directory, else `POLICYCTL_HOME`. Only `init` and a named path make one.
 """
 
 from __future__ import annotations

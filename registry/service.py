@@ -25,9 +25,10 @@ from registry.ledger.sqlite import SqliteLedger
 from registry.ports import BlobStore, Clock, Ledger, SystemClock
 from registry.record import audit
 from registry.record.actors import Actor
+from registry.record.attempts import Attempts
 from registry.record.audit import AuditEvent
 from registry.record.desk import Desk
-from registry.record.fleet import Fleet
+from registry.record.going_back import GoingBack
 from registry.record.leases import Leases
 from registry.record.model import (
     CanaryBlock,
@@ -39,7 +40,10 @@ from registry.record.model import (
     VerdictRecord,
     VersionRecord,
 )
+from registry.record.promotion import Promotion
+from registry.record.robots import Robots
 from registry.record.rollouts import Advanced, Rollouts
+from registry.record.verdicts import Verdicts
 from registry.record.versions import Check, Versions
 from registry.rollouts import Abort, Event, Pause, Resume
 from registry.stages import Stage
@@ -67,8 +71,12 @@ class Registry:
         self._ledger = ledger
         desk = Desk(ledger, blobs, clock, actor)
         self._versions = Versions(desk)
-        self._fleet = Fleet(desk)
-        self._rollouts = Rollouts(desk, self._versions, self._fleet)
+        self._verdicts = Verdicts(desk, self._versions)
+        self._robots = Robots(desk)
+        self._attempts = Attempts(desk)
+        self._rollouts = Rollouts(desk, self._versions, self._verdicts, self._robots)
+        self._promotion = Promotion(desk, self._versions, self._rollouts)
+        self._going_back = GoingBack(desk, self._versions, self._robots, self._rollouts)
         self._leases = Leases(desk)
 
     @staticmethod
@@ -131,7 +139,7 @@ class Registry:
 
     def verify(self, ref: VersionRef) -> list[str]:
         """What is wrong with a version; an empty list when nothing is."""
-        return self._versions.verify(ref)
+        return self._verdicts.verify(ref)
 
     def read_blob(self, digest: str) -> bytes:
         return self.blobs.read(digest)
@@ -146,16 +154,16 @@ class Registry:
         verdict: Verdict,
         artifacts: Mapping[str, str] | None = None,
     ) -> VersionRecord:
-        return self._versions.record_verdict(ref, gate, evidence, verdict, artifacts)
+        return self._verdicts.record(ref, gate, evidence, verdict, artifacts)
 
     def verdicts(self, ref: VersionRef) -> list[VerdictRecord]:
-        return self._versions.verdicts(ref)
+        return self._verdicts.of(ref)
 
     def cached_result(self, key: str) -> dict[str, Any] | None:
-        return self._versions.cached_result(key)
+        return self._verdicts.cached_result(key)
 
     def store_result(self, key: str, result: Mapping[str, Any]) -> None:
-        self._versions.store_result(key, result)
+        self._verdicts.store_result(key, result)
 
     # Rollouts
 
@@ -170,7 +178,7 @@ class Registry:
         queue: bool = False,
         dry_run: bool = False,
     ) -> RolloutRecord | None:
-        return self._rollouts.promote(
+        return self._promotion.promote(
             ref, stage, gate, override, reason, queue=queue, dry_run=dry_run
         )
 
@@ -203,7 +211,7 @@ class Registry:
         now: bool = False,
         dry_run: bool = False,
     ) -> VersionRecord:
-        return self._rollouts.rollback(policy, reason, to, now=now, dry_run=dry_run)
+        return self._going_back.rollback(policy, reason, to, now=now, dry_run=dry_run)
 
     def serving(self, policy: str) -> int | None:
         return self._rollouts.serving(policy)
@@ -213,21 +221,21 @@ class Registry:
     def enrol_robot(
         self, name: str, robot_class: str, info: Mapping[str, Any] | None = None
     ) -> RobotRecord:
-        return self._fleet.enrol(name, robot_class, info or {})
+        return self._robots.enrol(name, robot_class, info or {})
 
     def robots(self) -> list[RobotRecord]:
-        return self._fleet.robots()
+        return self._robots.all()
 
     def assignment(self, robot: str) -> Assignment | None:
-        return self._fleet.assignment(robot)
+        return self._robots.assignment(robot)
 
     def heartbeat(
         self, robot: str, running: int | None, generation: int, status: Mapping[str, Any]
     ) -> None:
-        self._fleet.heartbeat(robot, running, generation, status)
+        self._robots.heartbeat(robot, running, generation, status)
 
     def ingest(self, robot: str, reports: Sequence[AttemptReport]) -> int:
-        return self._fleet.ingest(robot, reports)
+        return self._attempts.ingest(robot, reports)
 
     def attempts(
         self,
@@ -236,13 +244,13 @@ class Registry:
         rollout: str | None = None,
         robot: str | None = None,
     ) -> list[AttemptReport]:
-        return self._fleet.attempts(policy, version, rollout, robot)
+        return self._attempts.all(policy, version, rollout, robot)
 
     def canary_evidence(self, rollout: str) -> CanaryEvidence:
-        return self._fleet.canary_evidence(rollout)
+        return self._attempts.canary_evidence(rollout)
 
     def canary_blocks(self, rollout: str) -> list[CanaryBlock]:
-        return self._fleet.canary_blocks(rollout)
+        return self._attempts.canary_blocks(rollout)
 
     # Stations
 

@@ -43,7 +43,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def sync_folder(path: Path) -> None:
-    """Makes the names in a folder durable. Folders cannot be opened on Windows, which needs none."""
+    """Makes the names in a folder durable. Windows opens no folders, and needs no sync."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except PermissionError:

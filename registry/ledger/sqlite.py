@@ -45,9 +45,12 @@ class SqliteLedger:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One serialised transaction; it is rolled back when the block raises."""
-        with _explained(self.path), self._engine.connect() as connection:
-            with connection.execution_options(**{_WRITE: True}).begin():
-                yield connection
+        with (
+            _explained(self.path),
+            self._engine.connect().execution_options(**{_WRITE: True}) as connection,
+            connection.begin(),
+        ):
+            yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

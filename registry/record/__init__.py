@@ -1,1 +1,1 @@
-"""The parts of the one writer, `registry.service.Registry`. Nothing else imports them."""
+"""The parts of the one writer, `registry.service.Registry`, which composes them."""

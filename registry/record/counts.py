@@ -1,7 +1,7 @@
 """From stored attempts to the integers of canary evidence. Pure: rows in, counts out.
 
-- Only attempts that a rollout assigned count; robots of its waves are controls of themselves, robots
-  that never ran the candidate are not controls.
+- Only attempts that a rollout assigned count: a robot that runs the candidate is its own control,
+  one that does not is none.
 - A stratum is robot × task × instruction. Its attempts are cut into blocks by their index; a block
   is complete when all its attempts are closed with success or failure. One void attempt keeps its
   block out, whichever side it was on; void attempts stay in the totals.

@@ -1,11 +1,10 @@
-"""Versions, their provenance and verdicts.
+"""Versions, where they came from and how far they have climbed.
 
 - A number is given once, to one digest, for ever; numbers of a policy have no gaps, because number
   and row are written in one serialised transaction. The same bytes again are the same version.
 - Blobs are stored before the row that names them: a full disk or a kill leaves at most blobs that
   nothing names, which are harmless and are found again by the next registration.
-- No verdict is recorded that its own rule does not give on its evidence.
-- A passed gate lifts the stage as far as the ladder allows; a failed sim or hil rejects.
+- A stage changes with its reason, its place in history and the audit, or not at all.
 """
 
 from __future__ import annotations
@@ -13,22 +12,19 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Row, exists, insert, select, update
 
 from registry.checkpoint import CONTRACT, open_regular, read_json, scan
-from registry.errors import Conflict, Corrupt, NotFound, PolicyctlError, Refused, UsageError
-from registry.evidence import Evidence, evidence_from_json
-from registry.gates import Gate, gate_from_json
-from registry.ledger.tables import climbs, policies, provenance, results, verdicts, versions
+from registry.errors import Conflict, NotFound, UsageError
+from registry.ledger.tables import climbs, policies, provenance, versions
 from registry.record.desk import Desk
-from registry.record.model import ProvenanceRecord, Registration, VerdictRecord, VersionRecord
-from registry.stages import GATES_BELOW, LADDER, Stage
+from registry.record.model import ProvenanceRecord, Registration, VersionRecord
+from registry.stages import Stage
 from registry.storage import disk_errors
-from registry.verdicts import Outcome, Verdict
 from registry.versions import FileEntry, Manifest, Provenance, VersionRef, is_policy_name
 
 Check = Callable[[Path], None]
@@ -79,7 +75,7 @@ class Versions:
                     policy=policy,
                     detail={"digest": manifest.digest, "provenance": origin.to_json()},
                 )
-            record = _record(_row(connection, VersionRef(policy, number)))
+            record = version_record(version_row(connection, VersionRef(policy, number)))
         return Registration(record, created)
 
     def _store(self, folder: Path, policy: str, environment: str) -> Manifest:
@@ -164,12 +160,12 @@ class Versions:
         if policy is not None:
             query = query.where(versions.c.policy == policy)
         with self._desk.ledger.read() as connection:
-            return [_record(row) for row in connection.execute(query)]
+            return [version_record(row) for row in connection.execute(query)]
 
     def get(self, ref: VersionRef) -> VersionRecord:
         ref = self.resolve(ref)
         with self._desk.ledger.read() as connection:
-            return _record(_row(connection, ref))
+            return version_record(version_row(connection, ref))
 
     def resolve(self, ref: VersionRef) -> VersionRef:
         """The reference with its policy: a bare number means the only policy there is.
@@ -216,127 +212,7 @@ class Versions:
             self._desk.blobs.copy(entry.sha256, target / entry.path)
         return target
 
-    def verify(self, ref: VersionRef) -> list[str]:
-        """What is wrong with a version: its files re-hashed, its verdicts judged again."""
-        from registry.verdicts import judge
-
-        record, problems = self.get(ref), []
-        if record.manifest.digest != record.digest:
-            problems.append(f"manifest: is {record.manifest.digest}, was {record.digest}")
-        for entry in record.manifest.files:
-            try:
-                size = len(self._desk.blobs.read(entry.sha256))
-            except (Corrupt, NotFound) as error:
-                problems.append(f"{entry.path}: {error.what} ({error.evidence})")
-            else:
-                if size != entry.size:
-                    problems.append(f"{entry.path}: {size} bytes, was {entry.size}")
-        for one in self.verdicts(ref):
-            again = judge(one.gate, one.evidence)
-            if again != one.verdict:
-                problems.append(
-                    f"{one.verdict.gate}: the evidence gives {again.outcome}, "
-                    f"the record says {one.verdict.outcome}"
-                )
-        return problems
-
-    # Verdicts
-
-    def record_verdict(
-        self,
-        ref: VersionRef,
-        gate: Gate,
-        evidence: Evidence,
-        verdict: Verdict,
-        artifacts: Mapping[str, str] | None = None,
-    ) -> VersionRecord:
-        """Keeps a verdict with its evidence and moves the stage. The same one twice is kept once.
-
-        Raises Refused when evidence or verdict are not of this version and gate.
-        """
-        from registry.verdicts import judge
-
-        self._desk.actor.require("record_verdict")
-        again = judge(gate, evidence)
-        if again != verdict:
-            raise Refused(
-                f"the verdict is not what the {gate.name} gate says on this evidence",
-                evidence=f"given {verdict.outcome}, computed {again.outcome}: {again.reason}",
-                hint=f"run the gate again: policyctl gate run {gate.name} '{ref}'",
-            )
-        with self._desk.ledger.write() as connection:
-            row = _row(connection, self.resolve(ref))
-            record = _record(row)
-            self.add_verdict(connection, record, gate, evidence, verdict, artifacts or {})
-            stage = _stage_after(connection, record, verdict)
-            self.set_stage(connection, record.ref, stage, reason=verdict.reason)
-            return _record(_row(connection, record.ref))
-
-    def add_verdict(
-        self,
-        connection: Connection,
-        record: VersionRecord,
-        gate: Gate,
-        evidence: Evidence,
-        verdict: Verdict,
-        artifacts: Mapping[str, str],
-    ) -> None:
-        """The row itself, unless the newest one of this gate says the very same."""
-        subject = evidence.subject
-        if (subject.policy, subject.number, subject.digest) != (
-            record.policy,
-            record.number,
-            record.digest,
-        ):
-            raise Refused(
-                f"the evidence is not of {record}",
-                evidence=f"it is of {subject.policy} v{subject.number}, {subject.digest}",
-                hint=f"run the gate on it: policyctl gate run {gate.name} '{record}'",
-            )
-        newest = connection.execute(
-            select(verdicts.c.verdict)
-            .where(
-                verdicts.c.policy == record.policy,
-                verdicts.c.number == record.number,
-                verdicts.c.gate == gate.name,
-            )
-            .order_by(verdicts.c.id.desc())
-            .limit(1)
-        ).scalar()
-        if newest == json.loads(json.dumps(verdict.to_json())):
-            return
-        connection.execute(
-            insert(verdicts).values(
-                policy=record.policy,
-                number=record.number,
-                gate=gate.name,
-                outcome=str(verdict.outcome),
-                gate_spec=gate.to_json(),
-                evidence=evidence.to_json(),
-                verdict=verdict.to_json(),
-                artifacts=dict(artifacts),
-                at=self._desk.clock.now(),
-                actor=self._desk.actor.name,
-            )
-        )
-        self._desk.note(
-            connection,
-            "verdict",
-            record,
-            policy=record.policy,
-            reason=verdict.reason,
-            detail={
-                "gate": gate.name,
-                "outcome": str(verdict.outcome),
-                "evidence": verdict.evidence,
-            },
-        )
-
-    def verdicts(self, ref: VersionRef) -> list[VerdictRecord]:
-        """Every verdict on a version, oldest first."""
-        record = self.get(ref)
-        with self._desk.ledger.read() as connection:
-            return read_verdicts(connection, record.ref)
+    # Stages
 
     def set_stage(
         self,
@@ -348,7 +224,7 @@ class Versions:
         rollout: str | None = None,
     ) -> None:
         """Moves a version to a stage, with its place in history and the audit, if it moves."""
-        row = _row(connection, ref)
+        row = version_row(connection, ref)
         if row.stage == str(stage):
             return
         changed = connection.execute(
@@ -392,52 +268,15 @@ class Versions:
             )
         )
 
-    # Results kept by what made them
-
-    def cached_result(self, key: str) -> dict[str, Any] | None:
-        with self._desk.ledger.read() as connection:
-            found = connection.execute(select(results.c.result).where(results.c.key == key))
-            return found.scalar()
-
-    def store_result(self, key: str, result: Mapping[str, Any]) -> None:
-        """Keeps the first result under a key; what made it is in the key, so it cannot differ."""
-        self._desk.actor.require("cache")
-        with self._desk.ledger.write() as connection:
-            if connection.execute(select(results.c.key).where(results.c.key == key)).first():
-                return
-            connection.execute(
-                insert(results).values(key=key, result=dict(result), at=self._desk.clock.now())
-            )
-
 
 def read_version(connection: Connection, ref: VersionRef) -> VersionRecord:
     """Inside a transaction. Raises NotFound."""
-    return _record(_row(connection, ref))
+    return version_record(version_row(connection, ref))
 
 
 def read_versions(connection: Connection, policy: str) -> list[VersionRecord]:
     query = _query().where(versions.c.policy == policy).order_by(versions.c.number)
-    return [_record(row) for row in connection.execute(query)]
-
-
-def read_verdicts(connection: Connection, ref: VersionRef) -> list[VerdictRecord]:
-    query = (
-        select(verdicts)
-        .where(verdicts.c.policy == ref.policy, verdicts.c.number == ref.number)
-        .order_by(verdicts.c.id)
-    )
-    return [
-        VerdictRecord(
-            ref=ref,
-            gate=gate_from_json(row.gate_spec),
-            evidence=evidence_from_json(row.evidence),
-            verdict=Verdict.from_json(row.verdict),
-            artifacts=row.artifacts,
-            at=row.at,
-            actor=row.actor,
-        )
-        for row in connection.execute(query)
-    ]
+    return [version_record(row) for row in connection.execute(query)]
 
 
 def _query() -> Any:
@@ -449,7 +288,7 @@ def _query() -> Any:
     return select(versions, held.label("held_fleet"))
 
 
-def _row(connection: Connection, ref: VersionRef) -> Row[Any]:
+def version_row(connection: Connection, ref: VersionRef) -> Row[Any]:
     row = connection.execute(
         _query().where(versions.c.policy == ref.policy, versions.c.number == ref.number)
     ).first()
@@ -475,7 +314,7 @@ def _number_of(connection: Connection, policy: str, digest: str) -> int | None:
     ).scalar()
 
 
-def _record(row: Row[Any]) -> VersionRecord:
+def version_record(row: Row[Any]) -> VersionRecord:
     return VersionRecord(
         policy=row.policy,
         number=row.number,
@@ -487,50 +326,3 @@ def _record(row: Row[Any]) -> VersionRecord:
         manifest=Manifest.from_json(json.loads(row.manifest)),
         held_fleet=bool(row.held_fleet),
     )
-
-
-def _stage_after(connection: Connection, record: VersionRecord, verdict: Verdict) -> Stage:
-    """REJECTED on a failed sim or hil; else the highest of sim and hil whose gates have passed."""
-    on_the_way = record.stage in (Stage.REGISTERED, Stage.SIM, Stage.HIL)
-    if not on_the_way or verdict.gate not in ("sim", "hil"):
-        return record.stage
-    if verdict.outcome is Outcome.FAIL:
-        return Stage.REJECTED
-    newest = {
-        one.verdict.gate: one.verdict.outcome for one in read_verdicts(connection, record.ref)
-    }
-    stage = record.stage
-    for rung in (Stage.SIM, Stage.HIL):
-        climbed = all(newest.get(gate) is Outcome.PASS for gate in GATES_BELOW[rung])
-        if climbed and LADDER.index(rung) > LADDER.index(stage):
-            stage = rung
-    return stage
-
-
-def explain_gate(
-    error: PolicyctlError, ref: VersionRef, records: list[VerdictRecord]
-) -> PolicyctlError:
-    """The ladder's refusal with the version, the numbers behind the gate, and the next command."""
-    for gate in ("sim", "hil", "canary"):
-        if f"the {gate} gate" not in error.what:
-            continue
-        mine = [one.verdict for one in records if one.verdict.gate == gate]
-        if mine:
-            numbers = ", ".join(f"{k} {_short(v)}" for k, v in mine[-1].numbers.items())
-            evidence = f"{gate}: {mine[-1].reason}" + (f" ({numbers})" if numbers else "")
-        else:
-            evidence = error.evidence
-        return type(error)(
-            f"{ref}: {error.what}",
-            evidence=evidence,
-            hint=error.hint.replace("VERSION", f"'{ref}'"),
-        )
-    return type(error)(
-        f"{ref}: {error.what}",
-        evidence=error.evidence,
-        hint=error.hint.replace("VERSION", f"'{ref}'"),
-    )
-
-
-def _short(value: float | int | None) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,204 +1,39 @@
-"""Robots: who they are, what they were told, what they said, what they tried.
+"""Attempts that robots report, and the canary evidence counted from them.
 
-- An assignment is a row that never changes; the one with the highest generation holds. A robot's
-  generations only rise, so an old document can never win.
-- Heartbeats and attempts are telemetry: no audit. An attempt is stored once by (robot, number); a
-  repeat is harmless, another story under the same number is refused.
+- Attempts are telemetry: no audit. One is stored once by (robot, number); a repeat is harmless,
+  another story under the same number is refused.
 - An attempt counts only if it ran the side that its index draws under the assignment it names. One
   that did not is refused with everything reported beside it: a robot that draws again never counts.
+- Evidence is counted from one snapshot, by `registry.record.counts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, func, insert, select
 
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
-from registry.errors import Conflict, NotFound, Refused
+from registry.errors import NotFound, Refused
 from registry.evidence import CanaryEvidence, Subject
 from registry.gates import CanaryGate
 from registry.interleave import side
-from registry.ledger.tables import (
-    assignments,
-    attempts,
-    heartbeats,
-    policies,
-    robots,
-    rollouts,
-    versions,
-)
+from registry.ledger.tables import assignments, attempts, heartbeats, rollouts
 from registry.record import counts
 from registry.record.desk import Desk
-from registry.record.model import CanaryBlock, RobotRecord
+from registry.record.model import CanaryBlock
+from registry.record.robots import require_robot
 from registry.record.versions import read_version
-from registry.rollouts import Assign, Rollout
+from registry.rollouts import Rollout
 from registry.versions import VersionRef, digest_of
 
 
-class Fleet:
+class Attempts:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-
-    # Robots
-
-    def enrol(self, name: str, robot_class: str, info: Mapping[str, Any]) -> RobotRecord:
-        """Adds a robot, or changes what is known of it. It gets what its fleet runs."""
-        self._desk.actor.require("enrol")
-        with self._desk.ledger.write() as connection:
-            known = connection.execute(select(robots).where(robots.c.name == name)).first()
-            if known is None:
-                connection.execute(
-                    insert(robots).values(
-                        name=name,
-                        robot_class=robot_class,
-                        info=dict(info),
-                        enrolled_at=self._desk.clock.now(),
-                    )
-                )
-                self._desk.note(
-                    connection, "enrol", name, detail={"class": robot_class, **dict(info)}
-                )
-                self._join(connection, name, robot_class)
-            elif known.robot_class != robot_class:
-                raise Refused(
-                    f"{name} is enrolled as {known.robot_class}",
-                    evidence=f"this enrolment says {robot_class}",
-                    hint="a changed robot is a new robot: enrol it under a new name",
-                )
-            elif known.info != dict(info):
-                connection.execute(
-                    update(robots).where(robots.c.name == name).values(info=dict(info))
-                )
-                self._desk.note(connection, "enrol", name, detail=dict(info))
-            return _robot(connection, name)
-
-    def robots(self) -> list[RobotRecord]:
-        with self._desk.ledger.read() as connection:
-            return [_robot_record(row) for row in connection.execute(_robots_query())]
-
-    def robots_for(self, connection: Connection, policy: str, robot_class: str) -> list[str]:
-        """The robots a rollout of this policy reaches: of its class, not given to another policy."""
-        found = connection.execute(
-            select(robots).where(robots.c.robot_class == robot_class).order_by(robots.c.name)
-        )
-        return [
-            row.name
-            for row in found
-            if row.policy in (None, policy) and row.info.get("role", "robot") == "robot"
-        ]
-
-    def heartbeat(
-        self, robot: str, running: int | None, generation: int, status: Mapping[str, Any]
-    ) -> None:
-        """What a robot's runtime holds now, and under which generation."""
-        self._desk.actor.require("report")
-        values = {
-            "at": self._desk.clock.now(),
-            "running": running,
-            "generation": generation,
-            "status": dict(status),
-        }
-        with self._desk.ledger.write() as connection:
-            changed = connection.execute(
-                update(heartbeats).where(heartbeats.c.robot == robot).values(**values)
-            ).rowcount
-            if changed == 0:
-                _require_robot(connection, robot)
-                connection.execute(insert(heartbeats).values(robot=robot, **values))
-
-    # Assignments
-
-    def assignment(self, robot: str) -> Assignment | None:
-        """The newest document of a robot; None when it was never assigned anything."""
-        query = (
-            select(assignments.c.document)
-            .where(assignments.c.robot == robot)
-            .order_by(assignments.c.generation.desc())
-            .limit(1)
-        )
-        with self._desk.ledger.read() as connection:
-            document = connection.execute(query).scalar()
-            if document is None:
-                _require_robot(connection, robot)
-                return None
-            return Assignment.from_json(document)
-
-    def assign(
-        self, connection: Connection, policy: str, order: Assign, rollout: Rollout | None
-    ) -> bool:
-        """Writes one assignment; an order that is not newer than the robot's own changes nothing."""
-        newest = connection.execute(
-            select(func.max(assignments.c.generation)).where(assignments.c.robot == order.robot)
-        ).scalar()
-        if newest is not None and newest >= order.generation:
-            return False
-        numbers = [n for n in (order.candidate, order.baseline) if n is not None]
-        digests = connection.execute(
-            select(versions.c.number, versions.c.digest).where(
-                versions.c.policy == policy, versions.c.number.in_(numbers)
-            )
-        )
-        now = self._desk.clock.now()
-        document = Assignment(
-            robot=order.robot,
-            policy=policy,
-            generation=order.generation,
-            candidate=order.candidate,
-            baseline=order.baseline,
-            ratio=str(order.ratio),
-            salt=order.salt,
-            segment=order.segment,
-            digests={row.number: row.digest for row in digests},
-            issued_at=now,
-            interleave=rollout.gate.interleave if rollout else "attempt",
-            stop=order.stop,
-        )
-        connection.execute(
-            insert(assignments).values(
-                robot=order.robot,
-                generation=order.generation,
-                policy=policy,
-                rollout=rollout.id if rollout else None,
-                candidate=order.candidate,
-                baseline=order.baseline,
-                segment=order.segment,
-                ratio=str(order.ratio),
-                issued_at=now,
-                document=document.to_json(),
-            )
-        )
-        connection.execute(update(robots).where(robots.c.name == order.robot).values(policy=policy))
-        return True
-
-    def newest_generation(self, connection: Connection, policy: str, names: Sequence[str]) -> int:
-        """The highest generation that the policy, or any of these robots, was ever given."""
-        found = connection.execute(
-            select(func.max(assignments.c.generation)).where(
-                (assignments.c.policy == policy) | assignments.c.robot.in_(names)
-            )
-        ).scalar()
-        return int(found or 0)
-
-    def _join(self, connection: Connection, robot: str, robot_class: str) -> None:
-        """A new robot runs what its fleet runs, where exactly one policy serves its class."""
-        serving = [
-            record
-            for row in connection.execute(select(policies).where(policies.c.serving.is_not(None)))
-            if (record := read_version(connection, VersionRef(row.name, row.serving))).robot_class
-            == robot_class
-        ]
-        if len(serving) != 1 or robot not in self.robots_for(
-            connection, serving[0].policy, robot_class
-        ):
-            return
-        policy, number = serving[0].policy, serving[0].number
-        generation = max(1, self.newest_generation(connection, policy, [robot]))
-        self.assign(connection, policy, only(robot, number, generation), None)
-
-    # Attempts
 
     def ingest(self, robot: str, reports: Sequence[AttemptReport]) -> int:
         """Stores attempts; returns the highest number below which none is missing.
@@ -208,7 +43,7 @@ class Fleet:
         """
         self._desk.actor.require("report")
         with self._desk.ledger.write() as connection:
-            _require_robot(connection, robot)
+            require_robot(connection, robot)
             for report in reports:
                 self._store(connection, robot, report)
             return _contiguous(connection, robot)
@@ -249,7 +84,7 @@ class Fleet:
             )
         )
 
-    def attempts(
+    def all(
         self,
         policy: str | None = None,
         version: int | None = None,
@@ -280,13 +115,6 @@ class Fleet:
             rows = _attempt_rows(connection, rollout.id)
             ratios, _ = _segments(connection, rollout.id)
             return counts.complete_blocks([_counted(row) for row in rows], ratios)
-
-
-def only(robot: str, number: int | None, generation: int, stop: str = "") -> Assign:
-    """The order to run one version and nothing else, outside any rollout."""
-    from fractions import Fraction
-
-    return Assign(robot, None, number, Fraction(0), "", -1, generation, stop)
 
 
 def read_rollout(connection: Connection, identity: str) -> Rollout:
@@ -364,8 +192,6 @@ def _attempt_rows(connection: Connection, rollout: str) -> Sequence[Row[Any]]:
 
 def _segments(connection: Connection, rollout: str) -> tuple[dict[int, Any], dict[int, str]]:
     """Ratio and salt of each segment in which robots were given the candidate."""
-    from fractions import Fraction
-
     rows = connection.execute(
         select(assignments.c.segment, assignments.c.ratio, assignments.c.document).where(
             assignments.c.rollout == rollout, assignments.c.candidate.is_not(None)
@@ -440,60 +266,3 @@ def _contiguous(connection: Connection, robot: str) -> int:
         select(attempts.c.number).where(attempts.c.robot == robot).order_by(attempts.c.number)
     ).scalars()
     return next(n for n, found in enumerate(numbers) if found != n + 1)
-
-
-def _require_robot(connection: Connection, name: str) -> None:
-    if connection.execute(select(robots.c.name).where(robots.c.name == name)).first() is None:
-        raise NotFound(f"no robot {name} is enrolled", hint="policyctl robot enrol FILE")
-
-
-def _robots_query() -> Any:
-    newest = (
-        select(assignments.c.robot, func.max(assignments.c.generation).label("generation"))
-        .group_by(assignments.c.robot)
-        .subquery()
-    )
-    current = assignments.alias("current")
-    return (
-        select(
-            robots,
-            heartbeats.c.at,
-            heartbeats.c.running,
-            heartbeats.c.generation,
-            heartbeats.c.status,
-            current.c.generation.label("assigned_generation"),
-            current.c.candidate,
-            current.c.baseline,
-        )
-        .outerjoin(heartbeats, heartbeats.c.robot == robots.c.name)
-        .outerjoin(newest, newest.c.robot == robots.c.name)
-        .outerjoin(
-            current,
-            and_(current.c.robot == robots.c.name, current.c.generation == newest.c.generation),
-        )
-        .order_by(robots.c.name)
-    )
-
-
-def _robot(connection: Connection, name: str) -> RobotRecord:
-    row = connection.execute(_robots_query().where(robots.c.name == name)).first()
-    if row is None:
-        raise Conflict(f"{name} vanished", hint="run the command again")
-    return _robot_record(row)
-
-
-def _robot_record(row: Row[Any]) -> RobotRecord:
-    return RobotRecord(
-        name=row.name,
-        robot_class=row.robot_class,
-        policy=row.policy,
-        info=row.info,
-        enrolled_at=row.enrolled_at,
-        last_seen=row.at,
-        running=row.running,
-        generation=row.generation or 0,
-        status=row.status or {},
-        assigned_generation=row.assigned_generation or 0,
-        assigned_candidate=row.candidate,
-        assigned_baseline=row.baseline,
-    )

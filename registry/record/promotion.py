@@ -1,0 +1,163 @@
+"""Promotion: whether a version may climb, and the rollout that begins when it may.
+
+The ladder is `registry.stages.check_promotion`; here it is asked with the newest verdicts that were
+given under today's gates, and its answer gets the version's name, the gate's numbers and the next
+command. A refusal changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, insert, select
+
+from registry.errors import GateFailed, Inconclusive, Refused, UsageError
+from registry.gates import CanaryGate, Gates
+from registry.ledger.tables import rollouts
+from registry.record.desk import Desk
+from registry.record.model import RolloutRecord, VersionRecord
+from registry.record.rollouts import Rollouts, open_row, rollout_record, rollout_row
+from registry.record.verdicts import explain_gate, read_verdicts
+from registry.record.versions import Versions, read_version
+from registry.rollouts import Opened, Phase, Rollout, step
+from registry.stages import Stage, check_promotion
+from registry.verdicts import Outcome
+from registry.versions import VersionRef
+
+
+class Promotion:
+    def __init__(self, desk: Desk, versions: Versions, rollouts: Rollouts) -> None:
+        self._desk = desk
+        self._versions = versions
+        self._rollouts = rollouts
+
+    def promote(
+        self,
+        ref: VersionRef,
+        stage: Stage,
+        gate: CanaryGate | Gates | None = None,
+        override: str | None = None,
+        reason: str | None = None,
+        *,
+        queue: bool = False,
+        dry_run: bool = False,
+    ) -> RolloutRecord | None:
+        """Takes a version one rung up. To CANARY: opens its rollout, or queues it where asked to.
+
+        To FLEET it only confirms: the rollout fills the fleet by itself once its canary has
+        passed. Raises GateFailed, Inconclusive or Refused naming gate, numbers and next command.
+        With `dry_run` the answer is the same and nothing is changed.
+        """
+        self._desk.actor.require("promote")
+        if override is not None:
+            self._desk.actor.require("override")
+            if not override.strip():
+                raise UsageError("an override needs its reason", hint="say it with --reason")
+        ref = self._versions.resolve(ref)
+        with self._desk.ledger.write() as connection:
+            record = read_version(connection, ref)
+            self._check_ladder(connection, record, stage, gate, override)
+            if stage is Stage.FLEET:
+                return self._confirm(connection, record)
+            if stage is not Stage.CANARY:
+                if not dry_run:
+                    self._versions.set_stage(connection, ref, stage, reason=reason or "")
+                return None
+            canary = gate.canary if isinstance(gate, Gates) else gate
+            if canary is None:
+                raise UsageError("a canary needs its gate", hint="name gates.yaml with --gates")
+            self._check_turn(connection, record, queue)
+            rollout = self._rollouts.draw(connection, record, canary)
+            if dry_run:
+                opened, _ = step(rollout, Opened(), self._desk.clock.now())
+                return RolloutRecord(opened, 0, self._desk.clock.now(), self._desk.clock.now())
+            why = override or reason or ""
+            self._insert(connection, rollout, why, overridden=override is not None)
+            if open_row(connection, record.policy) is None:
+                self._rollouts.apply(connection, rollout, 1, Opened(), self._desk.clock.now())
+            return rollout_record(rollout_row(connection, rollout.id))
+
+    def _check_ladder(
+        self,
+        connection: Connection,
+        record: VersionRecord,
+        stage: Stage,
+        gate: CanaryGate | Gates | None,
+        override: str | None,
+    ) -> None:
+        """check_promotion, with verdicts under other gates than today's not counted."""
+        records = read_verdicts(connection, record.ref)
+        newest: dict[str, Outcome | None] = {}
+        for one in records:
+            newest[one.verdict.gate] = one.verdict.outcome
+        excused: Mapping[str, str] = {}
+        if isinstance(gate, Gates):
+            excused = gate.not_applicable
+            today = {"sim": gate.sim, "hil": gate.hil}
+            for name, wanted in today.items():
+                digests = [one.gate.digest for one in records if one.verdict.gate == name]
+                if wanted is not None and digests and digests[-1] != wanted.digest:
+                    raise Refused(
+                        f"{record}: its {name} verdict was given under another {name} gate",
+                        evidence=f"judged by {digests[-1][:15]}…, today's is {wanted.digest[:15]}…",
+                        hint=f"policyctl gate run {name} '{record}'",
+                    )
+        try:
+            check_promotion(record.stage, stage, newest, excused, override)
+        except (GateFailed, Inconclusive, Refused) as error:
+            raise explain_gate(error, record.ref, records) from None
+
+    def _check_turn(self, connection: Connection, record: VersionRecord, queue: bool) -> None:
+        waiting = connection.execute(
+            select(rollouts.c.id).where(
+                rollouts.c.policy == record.policy,
+                rollouts.c.candidate == record.number,
+                rollouts.c.phase == str(Phase.QUEUED),
+            )
+        ).scalar()
+        row = open_row(connection, record.policy)
+        if row is None:
+            return
+        if waiting is not None or row.candidate == record.number or not queue:
+            raise Refused(
+                f"a rollout of {record.policy} is already {'waiting' if waiting else 'open'}",
+                evidence=f"{record.policy} v{row.candidate} is in {row.phase} ({row.id})",
+                hint="wait for it, end it with `policyctl abort`, or wait in line with --queue",
+            )
+
+    def _insert(
+        self, connection: Connection, rollout: Rollout, why: str, *, overridden: bool
+    ) -> None:
+        now = self._desk.clock.now()
+        connection.execute(
+            insert(rollouts).values(
+                id=rollout.id,
+                policy=rollout.policy,
+                candidate=rollout.candidate,
+                baseline=rollout.baseline,
+                phase=str(rollout.phase),
+                is_open=0,
+                revision=1,
+                state=rollout.to_json(),
+                opened_at=now,
+                updated_at=now,
+            )
+        )
+        self._desk.note(
+            connection,
+            "override" if overridden else "promote",
+            VersionRef(rollout.policy, rollout.candidate),
+            policy=rollout.policy,
+            reason=why,
+            detail={"rollout": rollout.id, "gate": rollout.gate.digest},
+        )
+
+    def _confirm(self, connection: Connection, record: VersionRecord) -> RolloutRecord:
+        row = open_row(connection, record.policy)
+        if row is None or row.candidate != record.number or row.phase != str(Phase.WAVE):
+            raise Refused(
+                f"{record} has no rollout that is filling the fleet",
+                evidence=f"phase {row.phase}" if row else "no rollout of the policy is open",
+                hint="policyctl status shows what is under way",
+            )
+        return rollout_record(row)

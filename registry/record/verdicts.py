@@ -1,0 +1,234 @@
+"""Verdicts: what a gate said of a version, kept with all that it was computed from.
+
+- No verdict is recorded that its own rule does not give on its evidence.
+- A passed gate lifts the stage as far as the ladder allows; a failed sim or hil rejects.
+- Anyone can judge again from what is kept, and is told where the answer differs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from registry.errors import Corrupt, NotFound, PolicyctlError, Refused
+from registry.evidence import Evidence, evidence_from_json
+from registry.gates import Gate, gate_from_json
+from registry.ledger.tables import results, verdicts
+from registry.record.desk import Desk
+from registry.record.model import VerdictRecord, VersionRecord
+from registry.record.versions import Versions, read_version
+from registry.stages import GATES_BELOW, LADDER, Stage
+from registry.verdicts import Outcome, Verdict
+from registry.versions import VersionRef
+
+
+class Verdicts:
+    def __init__(self, desk: Desk, versions: Versions) -> None:
+        self._desk = desk
+        self._versions = versions
+
+    def record(
+        self,
+        ref: VersionRef,
+        gate: Gate,
+        evidence: Evidence,
+        verdict: Verdict,
+        artifacts: Mapping[str, str] | None = None,
+    ) -> VersionRecord:
+        """Keeps a verdict with its evidence and moves the stage. The same one twice is kept once.
+
+        Raises Refused when evidence or verdict are not of this version and gate.
+        """
+        from registry.verdicts import judge
+
+        self._desk.actor.require("record_verdict")
+        again = judge(gate, evidence)
+        if again != verdict:
+            raise Refused(
+                f"the verdict is not what the {gate.name} gate says on this evidence",
+                evidence=f"given {verdict.outcome}, computed {again.outcome}: {again.reason}",
+                hint=f"run the gate again: policyctl gate run {gate.name} '{ref}'",
+            )
+        with self._desk.ledger.write() as connection:
+            record = read_version(connection, self._versions.resolve(ref))
+            self.add(connection, record, gate, evidence, verdict, artifacts or {})
+            stage = _stage_after(connection, record, verdict)
+            self._versions.set_stage(connection, record.ref, stage, reason=verdict.reason)
+            return read_version(connection, record.ref)
+
+    def add(
+        self,
+        connection: Connection,
+        record: VersionRecord,
+        gate: Gate,
+        evidence: Evidence,
+        verdict: Verdict,
+        artifacts: Mapping[str, str],
+    ) -> None:
+        """The row itself, unless the newest one of this gate says the very same."""
+        subject = evidence.subject
+        if (subject.policy, subject.number, subject.digest) != (
+            record.policy,
+            record.number,
+            record.digest,
+        ):
+            raise Refused(
+                f"the evidence is not of {record}",
+                evidence=f"it is of {subject.policy} v{subject.number}, {subject.digest}",
+                hint=f"run the gate on it: policyctl gate run {gate.name} '{record}'",
+            )
+        newest = connection.execute(
+            select(verdicts.c.verdict)
+            .where(
+                verdicts.c.policy == record.policy,
+                verdicts.c.number == record.number,
+                verdicts.c.gate == gate.name,
+            )
+            .order_by(verdicts.c.id.desc())
+            .limit(1)
+        ).scalar()
+        if newest == json.loads(json.dumps(verdict.to_json())):
+            return
+        connection.execute(
+            insert(verdicts).values(
+                policy=record.policy,
+                number=record.number,
+                gate=gate.name,
+                outcome=str(verdict.outcome),
+                gate_spec=gate.to_json(),
+                evidence=evidence.to_json(),
+                verdict=verdict.to_json(),
+                artifacts=dict(artifacts),
+                at=self._desk.clock.now(),
+                actor=self._desk.actor.name,
+            )
+        )
+        self._desk.note(
+            connection,
+            "verdict",
+            record,
+            policy=record.policy,
+            reason=verdict.reason,
+            detail={
+                "gate": gate.name,
+                "outcome": str(verdict.outcome),
+                "evidence": verdict.evidence,
+            },
+        )
+
+    def of(self, ref: VersionRef) -> list[VerdictRecord]:
+        """Every verdict on a version, oldest first."""
+        record = self._versions.get(ref)
+        with self._desk.ledger.read() as connection:
+            return read_verdicts(connection, record.ref)
+
+    def verify(self, ref: VersionRef) -> list[str]:
+        """What is wrong with a version: its files re-hashed, its verdicts judged again."""
+        from registry.verdicts import judge
+
+        record, problems = self._versions.get(ref), []
+        if record.manifest.digest != record.digest:
+            problems.append(f"manifest: is {record.manifest.digest}, was {record.digest}")
+        for entry in record.manifest.files:
+            try:
+                size = len(self._desk.blobs.read(entry.sha256))
+            except (Corrupt, NotFound) as error:
+                problems.append(f"{entry.path}: {error.what} ({error.evidence})")
+            else:
+                if size != entry.size:
+                    problems.append(f"{entry.path}: {size} bytes, was {entry.size}")
+        for one in self.of(ref):
+            again = judge(one.gate, one.evidence)
+            if again != one.verdict:
+                problems.append(
+                    f"{one.verdict.gate}: the evidence gives {again.outcome}, "
+                    f"the record says {one.verdict.outcome}"
+                )
+        return problems
+
+    # Results kept by what made them
+
+    def cached_result(self, key: str) -> dict[str, Any] | None:
+        with self._desk.ledger.read() as connection:
+            found = connection.execute(select(results.c.result).where(results.c.key == key))
+            return found.scalar()
+
+    def store_result(self, key: str, result: Mapping[str, Any]) -> None:
+        """Keeps the first result under a key; what made it is in the key, so it cannot differ."""
+        self._desk.actor.require("cache")
+        with self._desk.ledger.write() as connection:
+            if connection.execute(select(results.c.key).where(results.c.key == key)).first():
+                return
+            connection.execute(
+                insert(results).values(key=key, result=dict(result), at=self._desk.clock.now())
+            )
+
+
+def read_verdicts(connection: Connection, ref: VersionRef) -> list[VerdictRecord]:
+    query = (
+        select(verdicts)
+        .where(verdicts.c.policy == ref.policy, verdicts.c.number == ref.number)
+        .order_by(verdicts.c.id)
+    )
+    return [
+        VerdictRecord(
+            ref=ref,
+            gate=gate_from_json(row.gate_spec),
+            evidence=evidence_from_json(row.evidence),
+            verdict=Verdict.from_json(row.verdict),
+            artifacts=row.artifacts,
+            at=row.at,
+            actor=row.actor,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def _stage_after(connection: Connection, record: VersionRecord, verdict: Verdict) -> Stage:
+    """REJECTED on a failed sim or hil; else the highest of sim and hil whose gates have passed."""
+    on_the_way = record.stage in (Stage.REGISTERED, Stage.SIM, Stage.HIL)
+    if not on_the_way or verdict.gate not in ("sim", "hil"):
+        return record.stage
+    if verdict.outcome is Outcome.FAIL:
+        return Stage.REJECTED
+    newest = {
+        one.verdict.gate: one.verdict.outcome for one in read_verdicts(connection, record.ref)
+    }
+    stage = record.stage
+    for rung in (Stage.SIM, Stage.HIL):
+        climbed = all(newest.get(gate) is Outcome.PASS for gate in GATES_BELOW[rung])
+        if climbed and LADDER.index(rung) > LADDER.index(stage):
+            stage = rung
+    return stage
+
+
+def explain_gate(
+    error: PolicyctlError, ref: VersionRef, records: list[VerdictRecord]
+) -> PolicyctlError:
+    """The ladder's refusal with the version, the numbers behind the gate, and the next command."""
+    for gate in ("sim", "hil", "canary"):
+        if f"the {gate} gate" not in error.what:
+            continue
+        mine = [one.verdict for one in records if one.verdict.gate == gate]
+        if mine:
+            numbers = ", ".join(f"{k} {_short(v)}" for k, v in mine[-1].numbers.items())
+            evidence = f"{gate}: {mine[-1].reason}" + (f" ({numbers})" if numbers else "")
+        else:
+            evidence = error.evidence
+        return type(error)(
+            f"{ref}: {error.what}",
+            evidence=evidence,
+            hint=error.hint.replace("VERSION", f"'{ref}'"),
+        )
+    return type(error)(
+        f"{ref}: {error.what}",
+        evidence=error.evidence,
+        hint=error.hint.replace("VERSION", f"'{ref}'"),
+    )
+
+
+def _short(value: float | int | None) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
