@@ -6,8 +6,8 @@ Rules
 - Recording is an append per frame; checking is vectorised, in batches, and in `report`.
 - Checked on commands: finite scale (no field of position, speed or torque at full scale), gains,
   feed-forward torque, and where kp > 0 the position's limits and its step since the last command,
-  as a speed over the time between the two (5..40 ms). The first position after an enable is
-  measured against where the motor says it is. A set-zero while enabled breaks the bounds.
+  as a speed over the time between the two (5..40 ms). A command may also begin anew from where the
+  motor says it is (after a stop), as it must after an enable. A set-zero while enabled breaks them.
 - Checked on feedback of enabled motors: position, speed, torque. Fault nibbles and frames of nobody
   are counted apart. Quantisation is allowed for: one step of the field.
 
@@ -52,8 +52,8 @@ class Bounds:
 
 
 def openarm_bounds(side: str = "right") -> Bounds:
-    """OpenArm v2: mechanical limits, protection's command speeds, peak torques; measured speeds up
-    to the official model's limits, since a joint overshoots when the command turns round.
+    """OpenArm v2: mechanical limits, protection's command speeds, peak torques; measured speeds
+    well above the command's, since a loaded joint overshoots when the command turns round.
     """
     low = np.array([-1.3963, -0.1746, -1.5708, 0.0, -1.5708, -0.7854, -1.5708, -0.7854])
     high = np.array([3.4907, 3.3161, 1.5708, 2.4435, 1.5708, 0.7854, 1.5708, 0.0])
@@ -68,7 +68,7 @@ def openarm_bounds(side: str = "right") -> Bounds:
         torque=np.array([40.0, 40.0, 27.0, 27.0, 7.0, 7.0, 7.0, 7.0]),
         kp=np.array([230.0, 230.0, 190.0, 190.0, 30.0, 30.0, 30.0, 30.0]),
         kd=np.full(8, 5.0),
-        measured_speed=np.array([16.755, 16.755, 5.445, 5.445, 20.944, 20.944, 20.944, 20.944]),
+        measured_speed=np.array([8.0, 8.0, 8.0, 8.0, 20.944, 20.944, 20.944, 20.944]),
     )
 
 
@@ -290,18 +290,16 @@ class FrameMonitor:
         same = np.concatenate([[era[0] == 0 and motor.command is not None], era[1:] == era[:-1]])
         same[1:] &= stiff[:-1]
         chained = same & stiff
-        dt = np.clip(at - before_t, SHORTEST_S, LONGEST_S)[chained]
-        moved = np.maximum(np.abs(q - before_q)[chained] - step, 0.0)
-        self._hold(i, "command_speed", at[chained], moved / dt, bounds.command_speed[i])
-
+        where = np.searchsorted(replies, rows) - 1
+        known = np.nan if motor.seen is None else motor.seen
+        measured = np.where(where >= 0, seen[where], known) if len(seen) else np.full(len(q), known)
+        from_seen = np.nan_to_num(np.abs(q - measured), nan=np.inf)
+        dt = np.clip(at - before_t, SHORTEST_S, LONGEST_S)
+        moved = np.minimum(np.abs(q - before_q), from_seen)
+        speed = np.maximum(moved - step, 0.0) / dt
+        self._hold(i, "command_speed", at[chained], speed[chained], bounds.command_speed[i])
         first = stiff & ~same
-        where = np.searchsorted(replies, rows[first]) - 1
-        start = np.nan if motor.seen is None else motor.seen
-        measured = (
-            np.where(where >= 0, seen[where], start) if len(seen) else np.full(len(where), start)
-        )
-        jump = np.nan_to_num(np.abs(q[first] - measured), nan=np.inf)
-        self._hold(i, "start_jump", at[first], jump, bounds.start_jump[i])
+        self._hold(i, "start_jump", at[first], from_seen[first], bounds.start_jump[i])
         motor.command = (float(at[-1]), float(q[-1])) if stiff[-1] else None
 
     def _hold(self, i: int, what: str, at: Array, value: Array, bound: float) -> None:
