@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import click
 
 from ci.cli.output import print_error
+from ci.threads import one_per_call
 from registry.errors import Interrupted, PolicyctlError, UsageError
 
 ROOT: dict[str, tuple[str, str]] = {
@@ -135,6 +136,7 @@ INTERRUPTED = Interrupted("interrupted", hint="what was recorded stays; run it a
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: turns every error into its three lines and its exit status."""
+    one_per_call()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--output=json" in arguments or "json" in (
         after for word, after in itertools.pairwise(arguments) if word == "--output"

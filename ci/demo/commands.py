@@ -57,8 +57,6 @@ class Commands:
         self.logs.mkdir(parents=True, exist_ok=True)
         self.environment = {
             **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
         }
 
     def policyctl(self, *words: str, expect: Sequence[int] = (0,)) -> Done:
