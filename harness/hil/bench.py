@@ -224,9 +224,9 @@ class _TruthWatch:
         box = self._world.truth()
         up = box.held and box.rise > self._task.lift_m
         self._held_s = self._held_s + dt if up else 0.0
-        # The judge sees joints a frame late and ends the attempt at its own second: a hold that
-        # lacks only that frame is the same second.
-        self.latched = self.latched or self._held_s >= self._task.hold_s - 2.5 * dt
+        # The judge ends the attempt at its own second, which may begin one step earlier: a hold
+        # that lacks one step is the same second.
+        self.latched = self.latched or self._held_s >= self._task.hold_s - 1.5 * dt
         self._judge.update(*args)
 
     def outcome(self) -> str | None:

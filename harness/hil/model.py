@@ -88,7 +88,9 @@ class InfraError(ServiceFailed):
     code = "rig_failed"
 
     def __init__(self, infra: InfraCode, why: str) -> None:
-        super().__init__(f"{infra}: {why}", hint="look at the station: `policyctl station check`")
+        super().__init__(
+            f"{infra}: {why}", hint="look at the station: `policyctl station check STATION.yaml`"
+        )
         self.infra = infra
         self.why = why
 

@@ -39,7 +39,7 @@ class StockFile:
                 raise Refused(
                     f"nobody counted the {item} at this station",
                     evidence=str(self.path),
-                    hint=f"count them: `policyctl station stock {item} --set N`",
+                    hint=f"count them: `policyctl station stock STATION.yaml {item} --set N`",
                 )
             table[item] = {"count": initial, "last": ""}
         entry = table[item]
@@ -49,7 +49,7 @@ class StockFile:
             raise Refused(
                 f"{entry['count']} {item} left, a trial takes {amount}",
                 evidence=str(self.path),
-                hint=f"restock, say so by `policyctl station stock {item} --set N`, and run again",
+                hint=f"restock, `policyctl station stock STATION.yaml {item} --set N`, run again",
             )
         table[item] = {"count": entry["count"] - amount, "last": key}
         self._store(table)
