@@ -222,7 +222,7 @@ def people(prompts: str, robot: RuntimeRobot, subject: Subject, stop: Stop) -> t
         return (robot.truth() if isinstance(robot, TwinRobot) else None) or "failure"
 
     clock = JumpClock(time.time())
-    script = moody(subject.number, late=0.2, wrong=0.15, silent=0.05)
+    script = moody(subject.number, late=0.25, wrong=0.2, silent=0.08)
     technician = ScriptedTechnician(clock, script, hands, eyes)
     return clock, Broker([technician], clock, stop_requested=stopped)
 

@@ -1,4 +1,4 @@
-"""The station from the command line: fit or not, held by whom, tried, stopped and taken up again."""
+"""The station from the command line: fit or not, who holds it, tried, stopped and taken up."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,11 +41,11 @@ class Shell:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
-    def __call__(self, *words: str, expect: int = 0) -> dict[str, object]:
+    def __call__(self, *words: str, expect: int = 0) -> dict[str, Any]:
         process = self.start(*words, "--output", "json")
         out, err = process.communicate(timeout=240)
         assert process.returncode == expect, (words, out, err)
-        answer: dict[str, object] = json.loads(out)
+        answer: dict[str, Any] = json.loads(out)
         return answer
 
 
@@ -61,7 +62,7 @@ def test_a_healthy_twin_is_fit_and_a_robot_of_the_fleet_is_no_station(shell: She
     assert found["fit"] is True
     shell.file.write_text(STATION.replace("role: lab", "role: robot"))
     found = shell("station", "check", "lab.yaml", expect=9)
-    assert [row["what"] for row in found["checks"] if not row["ok"]] == ["role"]  # type: ignore[attr-defined]
+    assert [row["what"] for row in found["checks"] if not row["ok"]] == ["role"]
 
 
 def test_a_lease_is_taken_told_and_given_back(shell: Shell) -> None:
@@ -82,12 +83,12 @@ def test_a_gate_run_without_a_terminal_a_lease_or_a_station_is_refused(shell: Sh
     shell("register", str(CHECKPOINT), "--policy", "box-grasp")
     run = ("gate", "run", "hil", "v1", "--policy", "box-grasp", "--station", "lab.yaml")
     told = shell(*run, expect=2)["error"]
-    assert "nobody can answer" in told["what"]  # type: ignore[index]
+    assert "nobody can answer" in told["what"]
     shell("station", "lease", "lab.yaml", "--take", "600")
     shell(*run, "--prompts", "scripted", expect=5)
     shell.file.write_text(STATION.replace("role: lab", "role: robot"))
     told = shell(*run, "--prompts", "scripted", expect=5)["error"]
-    assert "no station" in told["what"]  # type: ignore[index]
+    assert "no station" in told["what"]
 
 
 @pytest.mark.slow

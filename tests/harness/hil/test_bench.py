@@ -10,9 +10,10 @@ from ci.station import open_bench, people
 from fleet.robot import RobotConfig
 from harness.hil.config import load_suite
 from harness.hil.lease import OpenBench
+from harness.hil.model import InfraCode, InfraError
 from harness.hil.run import run_suite
 from policies.loading import load_policy
-from registry.errors import ServiceFailed
+from registry.errors import Refused, ServiceFailed
 from registry.gates import TrialGate
 from registry.verdicts import Outcome
 
@@ -48,11 +49,26 @@ def robot():
         yield robot
 
 
-def go(folder, robot, policy, **options):
+class Fleeting(OpenBench):
+    """A right to move that ends after so many questions."""
+
+    def __init__(self, checks):
+        self.left = checks
+
+    def __enter__(self):
+        return self
+
+    def check(self):
+        self.left -= 1
+        if self.left < 0:
+            raise InfraError(InfraCode.LEASE_LOST, "somebody else has it")
+
+
+def go(folder, robot, policy, lease=None, **options):
     clock, broker = people("scripted", robot, SUBJECT, Never())
     return run_suite(
         load_suite(SUITE), GATE, SUBJECT, lambda: policy, robot, broker, folder / "run.jsonl",
-        clock, OpenBench(), **options,
+        clock, lease or OpenBench(), **options,
     )  # fmt: skip
 
 
@@ -126,3 +142,13 @@ def test_after_a_protective_stop_a_person_lets_the_arm_move_again(tmp_path, robo
     assert [a.outcome for a in result.attempts[:2]] == ["failure", "success"]
     asked = [r.data["title"] for r in events if r.kind == "prompt" and r.data["question"] == "ack"]
     assert asked == ["Trial 2: The arm stopped itself"]
+
+
+def test_a_lease_lost_under_way_stops_the_arm_and_voids_the_trial(tmp_path, robot, good):
+    with pytest.raises(Refused, match="lease was lost"):
+        go(tmp_path, robot, good, lease=Fleeting(30))
+    assert robot.stop_reason
+    assert robot.runtime.servo.stopped
+    result = go(tmp_path, robot, good)
+    assert (result.attempts[0].outcome, result.attempts[0].mode) == ("void", "E_LEASE_LOST")
+    assert 0 < len(result.attempts) - result.evidence.void

@@ -1,6 +1,7 @@
 """The journal survives what a power cut, a kill and a full disk do to it, and notices tampering."""
 
 import os
+import random
 import signal
 from collections import Counter
 
@@ -77,6 +78,30 @@ def test_killed_at_every_record_nothing_is_lost_and_nothing_counted_twice(tmp_pa
                 case _:
                     assert (settled.outcome, settled.mode) == ("void", "E_INTERRUPTED")
     assert lost_after_arming == 2 * len(reference.attempts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_killed_again_and_again_every_trial_counts_once_and_no_outcome_changes(tmp_path, seed):
+    """Kills hit resumed runs too: while they settle what the last kill left open."""
+    draw = random.Random(seed)
+    known, kills, at = (), 0, 0
+    while True:
+        at += draw.randint(1, 14)
+        if not run_in_a_process_killed_after(tmp_path, at):
+            break
+        kills += 1
+        records = read((tmp_path / "run.jsonl").read_bytes(), "")[0]
+        now = replay(records).attempts
+        assert now[: len(known)] == known
+        known, at = now, len(records)
+    state = replay(read((tmp_path / "run.jsonl").read_bytes(), "")[0])
+    assert kills >= 3
+    assert state.verdict is not None
+    assert state.attempts[: len(known)] == known
+    assert [a.number for a in state.attempts] == list(range(1, len(state.attempts) + 1))
+    counted = [a.trial for a in state.attempts if a.outcome != "void"]
+    assert counted == list(range(len(counted)))
 
 
 def test_torn_at_every_byte_it_opens_again_with_whole_records_only(tmp_path):
