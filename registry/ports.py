@@ -31,6 +31,10 @@ class BlobStore(Protocol):
         """All bytes, checked. Raises NotFound or Corrupt."""
         ...
 
+    def check(self, digest: str) -> int:
+        """Hashes the stored bytes and returns how many they are. Raises NotFound or Corrupt."""
+        ...
+
     def copy(self, digest: str, target: Path) -> None:
         """Writes the checked bytes to `target`, which appears whole or not at all."""
         ...

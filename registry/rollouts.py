@@ -251,7 +251,7 @@ def rollback_target(history: Iterable[Held], leaving: int | None = None) -> int:
         raise Refused(
             "there is nothing to go back to",
             evidence="no other version has held the fleet and is still good",
-            hint="policyctl fleet halt stops the arms; policyctl rollback --to vN names a version",
+            hint="policyctl list shows which versions ever held the fleet, and their stage",
         )
     return max(good)
 

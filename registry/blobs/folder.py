@@ -65,6 +65,10 @@ class FolderBlobs:
         self._copy_checked(digest, content)
         return content.getvalue()
 
+    def check(self, digest: str) -> int:
+        self._copy_checked(digest, None)
+        return self.path(digest).stat().st_size
+
     def copy(self, digest: str, target: Path) -> None:
         with disk_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +112,7 @@ class FolderBlobs:
         with path.open("rb") as stream:
             return _copy(stream, None).endswith(path.name)
 
-    def _copy_checked(self, digest: str, target: BinaryIO) -> None:
+    def _copy_checked(self, digest: str, target: BinaryIO | None) -> None:
         path = self.path(digest)
         try:
             stream = path.open("rb")

@@ -29,6 +29,7 @@ from registry.record.versions import (
 )
 from registry.rollouts import (
     TERMINAL,
+    Abort,
     Assign,
     Command,
     Event,
@@ -46,6 +47,8 @@ from registry.stages import Stage
 from registry.versions import VersionRef
 
 Advanced = tuple[RolloutRecord, tuple[Command, ...]]
+
+_STAYS = frozenset({Stage.REJECTED, Stage.RETIRED})
 
 
 class Rollouts:
@@ -184,6 +187,8 @@ class Rollouts:
             self._robots.assign(connection, rollout.policy, command, rollout)
         elif isinstance(command, SetStage):
             ref = VersionRef(rollout.policy, command.number)
+            if read_version(connection, ref).stage in _STAYS:
+                return  # a rollout that ends gives no rejected version its stage back
             self._versions.set_stage(
                 connection, ref, command.stage, reason=rollout.reason, rollout=rollout.id
             )
@@ -225,6 +230,10 @@ class Rollouts:
             revision = records[rollout.id].revision
             self.apply(connection, rollout, revision, Superseded(newest.candidate), now)
         record = read_version(connection, VersionRef(policy, newest.candidate))
+        if record.stage in _STAYS:
+            why = Abort(f"it was {record.stage} while it waited")
+            self.apply(connection, newest, records[newest.id].revision, why, now)
+            return
         fresh = replace(
             self.draw(connection, record, newest.gate),
             id=newest.id,

@@ -134,7 +134,7 @@ class Verdicts:
             problems.append(f"manifest: is {record.manifest.digest}, was {record.digest}")
         for entry in record.manifest.files:
             try:
-                size = len(self._desk.blobs.read(entry.sha256))
+                size = self._desk.blobs.check(entry.sha256)
             except (Corrupt, NotFound) as error:
                 problems.append(f"{entry.path}: {error.what} ({error.evidence})")
             else:

@@ -180,6 +180,18 @@ def test_a_newer_candidate_waits_in_line_and_opens_against_what_the_fleet_then_r
     assert record.play(newest.id, {1: 1.0, 3: 1.0}).rollout.phase is Phase.DONE
 
 
+def test_a_version_rejected_while_it_waited_never_opens(record: Record) -> None:
+    opened = record.promote(record.ready())
+    second = record.ready()
+    waiting = record.promote(second, queue=True)
+    record.hil(second, success=2, failure=10)
+    assert record.registry.version(second).stage is Stage.REJECTED
+    record.play(opened.id, {1: 1.0})
+    assert record.registry.rollout(waiting.id).rollout.phase is Phase.ABORTED
+    assert record.registry.version(second).stage is Stage.REJECTED
+    assert record.told() == {(None, 1)}
+
+
 # -- the road --------------------------------------------------------------------------------------
 
 
