@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci.cli.output import narrate, print_error
+from ci.threads import one_per_call
 from registry.errors import PolicyctlError, UsageError
 
 if TYPE_CHECKING:
@@ -155,9 +155,7 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: turns every error into its three lines and its exit status."""
-    # One robot is one core: a maths library that starts threads only takes them from the next.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    one_per_call()
     try:
         command.main(arguments, prog_name="policyctl-agent", standalone_mode=False)
     except PolicyctlError as error:

@@ -16,22 +16,32 @@ def command() -> None:
 
 
 @command.command("enrol")
-@click.argument("file", metavar="ROBOT.yaml", type=click.Path(path_type=Path))
-def enrol(file: Path) -> None:
-    """Make the robot of a robot file known. It is given what its fleet runs; again is harmless."""
+@click.argument(
+    "files", metavar="ROBOT.yaml…", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+def enrol(files: tuple[Path, ...]) -> None:
+    """Make robots known; each is given what its fleet runs. Again is harmless.
+
+    All files are read before the first robot is enrolled.
+    """
     from fleet.robot import load_robot
 
-    config = load_robot(file)
-    info = {"role": config.role, "arms": [arm.name for arm in config.arms]}
+    configs = [load_robot(file) for file in files]
+    enrolled = []
     with open_registry() as registry:
-        robot = registry.enrol_robot(config.robot, config.robot_class, info)
-    emit(
-        {
-            "robot": robot.name,
-            "robot_class": robot.robot_class,
-            "policy": robot.policy,
-            "assigned": robot.assigned_baseline,
-            "next": f"policyctl-agent {file}",
-        },
-        f"{robot.name} ({robot.robot_class}) is enrolled; start it with `policyctl-agent {file}`",
-    )
+        for config, file in zip(configs, files, strict=True):
+            info = {"role": config.role, "arms": [arm.name for arm in config.arms]}
+            robot = registry.enrol_robot(config.robot, config.robot_class, info)
+            enrolled.append(
+                {
+                    "robot": robot.name,
+                    "robot_class": robot.robot_class,
+                    "policy": robot.policy,
+                    "assigned": robot.assigned_baseline,
+                    "next": f"policyctl-agent {file}",
+                }
+            )
+    lines = [
+        f"{r['robot']} ({r['robot_class']}) is enrolled; start it: {r['next']}" for r in enrolled
+    ]
+    emit({"robots": enrolled}, "\n".join(lines))

@@ -8,7 +8,6 @@ controller) are stopped by SIGTERM and waited for; nothing outlives the demo.
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -55,9 +54,6 @@ class Commands:
     def __post_init__(self) -> None:
         self.logs = self.home / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
-        self.environment = {
-            **os.environ,
-        }
 
     def policyctl(self, *words: str, expect: Sequence[int] = (0,)) -> Done:
         """Runs one `policyctl` command to its end; an exit status not expected is an error."""
@@ -66,7 +62,6 @@ class Commands:
         start = time.monotonic()
         process = subprocess.Popen(
             [console_script("policyctl"), *words, "--home", str(self.home), "--output", "json"],
-            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -94,7 +89,6 @@ class Commands:
         with (self.logs / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
                 [console_script(program), *words, "--home", str(self.home)],
-                env=self.environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

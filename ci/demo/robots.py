@@ -27,23 +27,24 @@ def _twin(seed: int, box: dict[str, list[float]]) -> dict[str, Any]:
 def write_robot_files(folder: Path, robots: int) -> tuple[Path, list[Path]]:
     """Writes `lab.yaml` and one file per robot; returns their paths. Existing files stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"lab": {"robot": "lab", "role": "lab", "twin": _twin(1000, LAB_BOX)}}
-    for index in range(1, robots + 1):
-        name = robot_name(index)
-        files[name] = {"robot": name, "role": "robot", "twin": _twin(index, FLEET_BOX)}
-    paths = []
-    for name, config in files.items():
-        path = folder / f"{name}.yaml"
-        if not path.exists():
-            config = {
-                "robot": config["robot"],
-                "class": ROBOT_CLASS,
-                "role": config["role"],
-                "on_host_loss": "hold",
-                "work": "on_rollout",
-                "arms": [{"name": "right", "bus": {"interface": "twin"}}],
-                "twin": config["twin"],
-            }
-            path.write_text(yaml.safe_dump(config, sort_keys=False))
-        paths.append(path)
-    return paths[0], paths[1:]
+    lab = _write(folder, "lab", "lab", _twin(1000, LAB_BOX))
+    names = [robot_name(index) for index in range(1, robots + 1)]
+    return lab, [
+        _write(folder, name, "robot", _twin(seed, FLEET_BOX)) for seed, name in enumerate(names, 1)
+    ]
+
+
+def _write(folder: Path, name: str, role: str, twin: dict[str, Any]) -> Path:
+    path = folder / f"{name}.yaml"
+    if not path.exists():
+        config = {
+            "robot": name,
+            "class": ROBOT_CLASS,
+            "role": role,
+            "on_host_loss": "hold",
+            "work": "on_rollout",
+            "arms": [{"name": "right", "bus": {"interface": "twin"}}],
+            "twin": twin,
+        }
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+    return path

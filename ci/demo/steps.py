@@ -86,9 +86,9 @@ def make_home(demo: Demo, registry: Registry) -> str:
     """Robot files and enrolment; the home itself exists by now."""
     _lab, robots = write_robot_files(demo.robot_files, demo.robots)
     known = {robot.name for robot in registry.robots()}
-    for path in robots:
-        if path.stem not in known:
-            demo.commands.policyctl("robot", "enrol", str(path))
+    new = [str(path) for path in robots if path.stem not in known]
+    if new:
+        demo.commands.policyctl("robot", "enrol", *new)
     expect(len(registry.robots()) == demo.robots, f"{demo.robots} robots are enrolled")
     return f"{demo.robots} robots and the lab's station, each a twin on its own CAN bus"
 

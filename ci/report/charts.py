@@ -129,21 +129,24 @@ def grouped_shares(
         for s, ((name, tallies), colour) in enumerate(
             zip(series, (BLUE, ORANGE, GREEN, GREY), strict=False)
         ):
+            label: str | None = name
             for g, tally in enumerate(tallies):
                 if tally is None or tally[1] == 0:
                     continue
                 k, n = tally
                 low, high = wilson(k, n)
                 x = g + (s - (len(series) - 1) / 2) * width
-                label = name if g == next(i for i, t in enumerate(tallies) if t and t[1]) else None
                 axes.bar(x, k / n, width * 0.9, color=colour, label=label)
-                axes.errorbar(x, k / n, [[k / n - low], [high - k / n]], color="black", lw=0.8)
+                label = None
+                spread = [[max(0.0, k / n - low)], [max(0.0, high - k / n)]]
+                axes.errorbar(x, k / n, spread, color="black", lw=0.8)
                 axes.text(x, 0.02, f"{k}/{n}", rotation=90, ha="center", va="bottom", color="white")
         axes.set_xticks(range(len(groups)), groups)
         axes.set_ylim(0.0, 1.05)
         axes.set_ylabel("success")
         axes.set_title(title)
-        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
         return _svg(figure)
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as installed
 from math import exp
 from typing import Any
 
 from ci.report import charts
+from harness.hil.model import State
 from registry.evidence import CanaryEvidence, GridEvidence, Tally, TrialEvidence
 from registry.gates import CanaryGate, GridGate
 from registry.rollouts import Phase, Rollout
@@ -41,6 +43,8 @@ class GateView:
     evidence: str
     charts: tuple[str, ...]
     failures: tuple[tuple[str, int], ...]
+    agreement: str = ""
+    """How often the judge said what a twin's truth says, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -238,10 +242,26 @@ def _hil(registry: Registry, record: VerdictRecord) -> GateView:
     evidence = record.evidence
     if not isinstance(evidence, TrialEvidence):
         raise TypeError("a hil verdict holds trials")
-    rows = _rows(registry, record, "trials.csv")
-    failures = Counter(row["failure_mode"] for row in rows if row["outcome"] == "failure")
-    strip = charts.trial_strip("trials in order", [row["outcome"] for row in rows])
-    return _view(record, evidence.tally, [strip] if rows else [], failures)
+    trials = _trials(registry, record)
+    failures = Counter(trial["mode"] for trial in trials if trial["outcome"] == "failure")
+    strip = charts.trial_strip("trials in order", [trial["outcome"] for trial in trials])
+    view = _view(record, evidence.tally, [strip] if trials else [], failures)
+    scored = [t for t in trials if t.get("truth") and t["outcome"] != "void"]
+    if not scored:
+        return view
+    agreed = sum(t["truth"] == t["outcome"] for t in scored)
+    return replace(view, agreement=f"{agreed} of {len(scored)}")
+
+
+def _trials(registry: Registry, record: VerdictRecord) -> list[dict[str, Any]]:
+    """The trials of a run as its journal recorded them, in order."""
+    digest = record.artifacts.get("journal.jsonl")
+    if digest is None:
+        return []
+    lines = [json.loads(line) for line in registry.read_blob(digest).splitlines()]
+    edges = [line["data"] for line in lines if line["kind"] == "edge"]
+    ended = {e["attempt"]: e["record"] for e in edges if e["state"] == State.RECORD}
+    return [ended[number] for number in sorted(ended)]
 
 
 def _rollout(registry: Registry, rollout: Rollout) -> RolloutView:
@@ -352,7 +372,7 @@ def _robots(registry: Registry, policy: str) -> tuple[RobotView, ...]:
 
 def _frames(registry: Registry) -> Frames | None:
     """Sums what the robots' monitors last reported."""
-    reports = [r.status["monitor"] for r in registry.robots() if r.status.get("monitor")]
+    reports = [r.status["frames"] for r in registry.robots() if r.status.get("frames")]
     if not reports:
         return None
     return Frames(
