@@ -61,7 +61,7 @@ def _shared_options() -> list[click.Parameter]:
             type=click.Path(file_okay=False),
             expose_value=False,
             callback=_remember,
-            help="Registry home; else $POLICYCTL_HOME, else the nearest .policyctl.",
+            help="Registry home; else the nearest .policyctl, else $POLICYCTL_HOME.",
         ),
         click.Option(
             ["--output"],
