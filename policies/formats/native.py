@@ -135,12 +135,12 @@ def _network(path: Path, contract: Contract, tensors: dict[str, Rows]) -> Networ
             raise _wrong(path, "A tensor has the wrong type", f"{name} is {tensor.dtype}")
         if not np.isfinite(tensor).all():
             raise _wrong(path, "A tensor holds numbers that are not finite", name)
-    widths = [contract.width, *(tensors[f"layer{i}.bias"].size for i in range(count))]
+    hidden = [tensors[f"layer{i}.bias"].size for i in range(count - 1)]
+    widths = [contract.width, *hidden, len(contract.joints)]
     shapes: dict[str, tuple[int, ...]] = {"norm.mean": (widths[0],), "norm.scale": (widths[0],)}
     for i in range(count):
         shapes[f"layer{i}.weight"] = (widths[i + 1], widths[i])
         shapes[f"layer{i}.bias"] = (widths[i + 1],)
-    shapes[f"layer{count - 1}.bias"] = (len(contract.joints),)
     for name, shape in shapes.items():
         if tensors[name].shape != shape:
             odd = f"{name} is {tensors[name].shape}, the contract needs {shape}"

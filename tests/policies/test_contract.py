@@ -1,0 +1,87 @@
+"""A contract that does not fit is refused by the field's name, before anything moves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract_data import contract_json
+
+from policies.contract import ROBOT_CLASSES, parse_contract, read_contract
+from registry.errors import ConfigError
+
+RIGHT = ROBOT_CLASSES["openarm-v2-right"]
+
+
+def test_it_survives_json() -> None:
+    contract = parse_contract(contract_json())
+    assert parse_contract(json.loads(json.dumps(contract.to_json()))) == contract
+    assert contract.width == 11
+
+
+def test_two_arms_have_sixteen_joints_by_name() -> None:
+    contract = parse_contract(contract_json("openarm-v2-bimanual"))
+    contract.check(ROBOT_CLASSES["openarm-v2-bimanual"], "box-grasp")
+    assert contract.joints[7:9] == ("right_gripper", "left_joint1")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"rate_hz": 0}, "rate_hz"),
+        ({"speed": 1}, "speed"),
+        ({"joints": ["a"]}, "joints"),
+        ({"observation": [{"name": "box_truth", "width": 3}]}, "box_truth"),
+        ({"observation": [{"name": "tcp_position", "width": 4}]}, "observation.tcp_position"),
+        ({"schema": "policyctl.contract/9"}, "schema"),
+    ],
+)
+def test_what_is_wrong_is_named(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_contract({**contract_json(), **change})
+    assert field in caught.value.field
+
+
+def test_action_arrays_have_one_number_per_joint() -> None:
+    data = contract_json()
+    data["action"]["limit"] = [0.05] * 7
+    with pytest.raises(ConfigError) as caught:
+        parse_contract(data)
+    assert "action.limit" in caught.value.field
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -0.1])
+def test_limits_are_positive_numbers(number: float) -> None:
+    data = contract_json()
+    data["action"]["limit"][3] = number
+    with pytest.raises(ConfigError) as caught:
+        parse_contract(data)
+    assert "action.limit.3" in caught.value.field
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"task": "pick-place"}, "task"),
+        ({"robot_class": "openarm-v2-left"}, "robot_class"),
+        ({"joints": list(reversed(RIGHT.joints))}, "joints"),
+        ({"rate_hz": 40}, "rate_hz"),
+        ({"memory_mb": 99_999}, "memory_mb"),
+    ],
+)
+def test_a_misfit_with_robot_or_task_is_named(change: dict[str, Any], field: str) -> None:
+    contract = parse_contract({**contract_json(), **change})
+    with pytest.raises(ConfigError) as caught:
+        contract.check(RIGHT, "box-grasp", where="v7/contract.json")
+    assert caught.value.field.startswith(field)
+    assert caught.value.where == "v7/contract.json"
+
+
+def test_a_missing_or_broken_file_names_itself(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no contract"):
+        read_contract(tmp_path)
+    (tmp_path / "contract.json").write_text("{")
+    with pytest.raises(ConfigError, match="not JSON"):
+        read_contract(tmp_path)
