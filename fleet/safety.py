@@ -338,7 +338,13 @@ def protect(
     hits = None
     within = np.count_nonzero(np.abs(quick) <= step.quick)
     if state._any_stopped or within < quick.size:
-        at, speed, hits = _restrict(limits, step, state, target, dt)
+        at, limited, hits = _restrict(limits, step, state, target, dt)
+        if len(target) > 1:
+            # a row that nothing restricts is what it would be alone, whatever its mates need
+            free = np.all(np.abs(quick) <= step.quick, axis=(0, 2)) & ~state.stopped
+            at[free], limited[free], state._target[free] = target[free], speed[free], target[free]
+            hits = {name: flags & ~free for name, flags in hits.items()}
+        speed = limited
         rest = at + speed * np.abs(speed) * limits._stop
     moved = np.abs(rest - state._checked) @ limits._reach
     if np.count_nonzero(moved < state._clear) < moved.size:
