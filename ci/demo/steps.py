@@ -18,7 +18,7 @@ from ci.demo.commands import Commands
 from ci.demo.robots import robot_name, write_robot_files
 from ci.demo.view import View
 from registry.errors import ServiceFailed
-from registry.rollouts import Phase
+from registry.rollouts import Phase, Rollout
 from registry.service import Registry
 from registry.stages import Stage
 from registry.versions import VersionRef
@@ -28,6 +28,7 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"
 ROLLOUT_SECONDS = 600.0
 ROLLBACK_SECONDS = 60.0
 POLL_SECONDS = 0.25
+ENDS = (Phase.DONE, Phase.ROLLED_BACK, Phase.ABORTED, Phase.HOLDING)
 
 
 @dataclass
@@ -154,52 +155,54 @@ def roll_out(number: int, end: Phase) -> Step:
 
     def run(demo: Demo, registry: Registry) -> str:
         mine = [r for r in registry.rollouts(POLICY) if r.rollout.candidate == number]
-        start_fleet(demo)
-        if not mine:
-            demo.commands.policyctl(
-                "promote", f"v{number}", "--policy", POLICY, "--stage", "canary"
-            )
+        if not mine or mine[-1].rollout.phase not in ENDS:
+            start_fleet(demo)
+            if not mine:
+                demo.commands.policyctl(
+                    "promote", f"v{number}", "--policy", POLICY, "--stage", "canary"
+                )
             mine = [r for r in registry.rollouts(POLICY) if r.rollout.candidate == number]
-        identity = mine[-1].rollout.id
-        started = time.monotonic()
-        while True:
-            record = registry.rollout(identity)
-            rollout = record.rollout
-            if rollout.phase in (Phase.DONE, Phase.ROLLED_BACK, Phase.ABORTED, Phase.HOLDING):
-                break
-            demo.commands.check()
-            spent = time.monotonic() - started
-            expect(spent < ROLLOUT_SECONDS, f"the rollout of v{number} ends", f"{spent:.0f} s")
-            demo.view.progress(_rollout_line(registry, identity))
-            time.sleep(POLL_SECONDS)
+            rollout = _watch(demo, registry, mine[-1].id)
+            wait_for_fleet(demo, registry, number if end is Phase.DONE else rollout.baseline)
+        rollout = registry.rollout(mine[-1].id).rollout
         expect(
             rollout.phase is end,
             f"the rollout of v{number} ends {end.value}",
             f"{rollout.phase.value}: {rollout.reason}",
         )
-        wait_for_fleet(demo, registry, number if end is Phase.DONE else rollout.baseline)
-        return _rollout_line(registry, identity)
+        return _rollout_line(registry, rollout.id)
 
     return run
 
 
+def _watch(demo: Demo, registry: Registry, identity: str) -> Rollout:
+    """Follows a rollout until it ends or asks a person."""
+    started = time.monotonic()
+    while True:
+        rollout = registry.rollout(identity).rollout
+        if rollout.phase in ENDS:
+            return rollout
+        demo.commands.check()
+        spent = time.monotonic() - started
+        expect(spent < ROLLOUT_SECONDS, f"v{rollout.candidate}'s rollout ends", f"{spent:.0f} s")
+        demo.view.progress(_rollout_line(registry, identity))
+        time.sleep(POLL_SECONDS)
+
+
 def roll_back_by_hand(demo: Demo, registry: Registry) -> str:
     """A person takes v4 back; timed from the command to the last robot's runtime."""
-    start_fleet(demo)
     if "rollback_seconds" not in demo.facts():
+        start_fleet(demo)
         wait_for_fleet(demo, registry, 4)
         started = time.time()
         demo.commands.policyctl(
             "rollback", "--policy", POLICY, "--to", "v1", "--yes",
             "--reason", "demo: a person wants the previous version back",
         )  # fmt: skip
-        returned = time.time()
         wait_for_fleet(demo, registry, 1)
-        demo.remember(
-            rollback_command_seconds=returned - started, rollback_seconds=time.time() - started
-        )
-    wait_for_fleet(demo, registry, 1)
-    return f"every robot runs v1 again, {demo.facts()['rollback_seconds']:.2f} s after the command"
+        demo.remember(rollback_seconds=time.time() - started)
+    seconds = demo.facts()["rollback_seconds"]
+    return f"every robot runs v1 again, {seconds:.2f} s after the command"
 
 
 def start_fleet(demo: Demo) -> None:
