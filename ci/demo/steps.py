@@ -196,7 +196,7 @@ def roll_back_by_hand(demo: Demo, registry: Registry) -> str:
         wait_for_fleet(demo, registry, 4)
         started = time.time()
         demo.commands.policyctl(
-            "rollback", "--policy", POLICY, "--to", "v1", "--yes",
+            "rollback", "--policy", POLICY, "--yes",
             "--reason", "demo: a person wants the previous version back",
         )  # fmt: skip
         wait_for_fleet(demo, registry, 1)
