@@ -6,11 +6,13 @@ agents, lets time pass and lets people interfere, on the real registry, controll
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, event, settings
@@ -54,6 +56,9 @@ def refusals(*statuses: int) -> Iterator[None]:
 class Road(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
+        drawn = itertools.count(1)
+        self.draws = patch("secrets.token_hex", lambda size: f"{next(drawn):0{2 * size}x}")
+        self.draws.start()  # the registry's nonces and salts: a failure has to come again
         self.place = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
         self.fleet = Fleet(Path(self.place.name), robots=ROBOTS, gate=CHEAP, on_rollout_only=True)
         self.told: dict[str, int] = {}
@@ -193,6 +198,7 @@ class Road(RuleBasedStateMachine):
             event(f"a rollout ended {record.rollout.phase} in wave {record.rollout.wave}")
         self.fleet.close()
         self.place.cleanup()
+        self.draws.stop()
 
 
 Road.TestCase.settings = settings(
