@@ -54,8 +54,12 @@ fix: $(VENV)/.dev  ## repair what a tool can
 bench: $(VENV)/.dev  ## every benchmark; fails where a floor is missed
 	@status=0; for b in benchmarks/*.py; do echo "# $$b" >&2; $(BIN)/python $$b || status=1; done; exit $$status
 
-build: $(VENV)/.dev  ## the wheel, tried in an environment of its own
+build: $(VENV)/.dev  ## the wheel, tried in an environment of its own without any extra
+	rm -rf dist
 	$(PIP) wheel --quiet --no-deps -w dist .
+	$(BIN)/python -m venv dist/venv
+	dist/venv/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt dist/*.whl
+	cd dist && venv/bin/policyctl init home && venv/bin/policyctl list --home home && venv/bin/policyctl doctor
 
 lock:  ## constraints.txt for all platforms (needs uv)
 	uv pip compile --universal --python-version 3.11 --no-header --no-annotate --all-extras --group dev \
