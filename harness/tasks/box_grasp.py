@@ -105,8 +105,8 @@ class JointJudge:
 
     version = "box-grasp/joints/1"
 
-    closed_on: tuple[float, float] = (-0.36, -0.20)
-    """Gripper angles [rad] that can mean a box between the fingers (a 50 mm box: -.267)."""
+    closed_on: tuple[float, float] = (-0.45, -0.20)
+    """Gripper angles [rad] that can mean a box between the fingers: -.267 flat, -.40 on edge."""
     min_torque = 1.0
     """Least closing torque [Nm] that means something is held; the softest grip in use has 2.4."""
 
