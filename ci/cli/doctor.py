@@ -22,6 +22,7 @@ from pathlib import Path
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from ci.cli.output import emit
 from registry.errors import ServiceFailed
@@ -180,7 +181,7 @@ def command() -> None:
         table.add_column(column)
     marks = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "broken": "[red]broken[/]"}
     for finding in findings:
-        table.add_row(marks[finding.state], finding.name, finding.found, finding.hint)
+        table.add_row(marks[finding.state], finding.name, Text(finding.found), Text(finding.hint))
     emit({"findings": [asdict(finding) for finding in findings]}, table)
     broken = [finding for finding in findings if finding.state == "broken"]
     if broken:

@@ -48,6 +48,16 @@ ROOT: dict[str, tuple[str, str]] = {
     "completion": ("ci.cli.completion", "Print the shell completion script."),
 }
 
+EXTRAS = {
+    "mujoco": "sim",
+    "openarm_mujoco": "sim",
+    "matplotlib": "sim",
+    "PIL": "sim",
+    "can": "robot",
+    "torch": "train",
+}
+"""Which extra brings a module that a command may miss."""
+
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     if value is not None and parameter.name:
@@ -134,6 +144,18 @@ def cli(context: click.Context) -> None:
 INTERRUPTED = Interrupted("interrupted", hint="what was recorded stays; run it again to go on")
 
 
+def _missing_extra(error: Exception) -> UsageError | None:
+    """What a module that was not installed means to the user; None where no extra brings it."""
+    name = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or name not in EXTRAS:
+        return None
+    return UsageError(
+        f"this needs the extra '{EXTRAS[name]}'",
+        evidence=f"{name} is not installed",
+        hint=f"pip install 'policyctl[{EXTRAS[name]}]'",
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: turns every error into its three lines and its exit status."""
     one_per_call()
@@ -175,6 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:  # noqa: BLE001 - the one place that turns a bug into exit status 1
         if interrupts:  # a library that was being loaded turned ctrl-C into an error of its own
             fail(INTERRUPTED)
+        if missing := _missing_extra(error):
+            fail(missing)
         traceback.print_exc()
         fail(
             PolicyctlError(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import ci.demo.steps
 from ci.cli.main import ROOT, cli, main
 
 ROOMS = {"registry", "policies", "fleet", "harness", "ci"}
@@ -87,3 +88,18 @@ def test_works_beside_the_users_own_folders_of_our_names(tmp_path: Path) -> None
         [policyctl, "doctor"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_missing_extra_is_named_with_the_command_that_brings_it(tmp_path: Path) -> None:
+    code = (
+        "import sys\nsys.modules['torch'] = None\n"
+        "from ci.cli.main import main\nmain(['train', sys.argv[1], '--out', sys.argv[2]])"
+    )
+    recipe = Path(ci.demo.steps.__file__).with_name("recipes") / "v2.yaml"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(recipe), str(tmp_path / "out")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "pip install 'policyctl[train]'" in done.stderr
+    assert not (tmp_path / "out").exists()
