@@ -1,0 +1,156 @@
+"""The simulated task: an episode is a function of its specification and of nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sim_policies import ExpertPolicy, contract
+
+from harness.sim import seeds
+from harness.sim.env import MAX_DELAY, BatchEnv, EpisodeSpec, play
+from harness.tasks.box_grasp import BOX_GRASP
+from policies.contract import parse_contract
+from registry.errors import ConfigError
+
+CELL = (31,)
+
+
+def specs(count: int) -> list[EpisodeSpec]:
+    return [
+        EpisodeSpec(
+            CELL,
+            i,
+            friction=0.3 + 0.1 * (i % 6),
+            mass=0.1 + 0.1 * (i % 9),
+            delay=i % 4,
+            joint_friction=0.5 + 0.2 * (i % 5),
+        )
+        for i in range(count)
+    ]
+
+
+def outcomes(size: int, threads: int, order: list[int]) -> dict[int, tuple[object, ...]]:
+    policy = ExpertPolicy()
+    env = BatchEnv(policy.contract, size, threads=threads)
+    todo = specs(12)
+    return {
+        r.spec.episode: (r.success, r.steps, r.failure_mode, r.digest, r.interventions)
+        for r in play(env, policy.act, [todo[i] for i in order])
+    }
+
+
+def test_an_episode_does_not_depend_on_batch_order_threads_or_slot() -> None:
+    forward = list(range(12))
+    reference = outcomes(12, 1, forward)
+    assert len(reference) == 12
+    assert len({row[3] for row in reference.values()}) == 12
+    assert outcomes(5, 2, forward[::-1]) == reference
+    assert outcomes(1, 1, [7, 2]) == {i: reference[i] for i in (7, 2)}
+
+
+def test_observations_hold_what_a_robot_measures() -> None:
+    env = BatchEnv(contract(), 3)
+    env.reset([0, 1, 2], specs(3))
+    assert env.observe([0, 1, 2]).shape == (3, env.contract.width)
+    m = env.measure(np.arange(3))
+    np.testing.assert_allclose(m.q[:, 7], BOX_GRASP.start_q[7])
+    np.testing.assert_array_equal(m.tcp, env.measure(np.arange(3)).tcp)
+    truth = env.truth(np.arange(3))
+    error = np.abs(m.object_position - truth.position)
+    assert (error > 0).all()
+    assert (error < 0.02).all()
+    assert ((m.object_age >= 0.03) & (m.object_age <= 0.06)).all()
+
+
+def test_a_command_acts_after_its_delay() -> None:
+    env = BatchEnv(contract(), 4)
+    env.reset([0, 1, 2, 3], [EpisodeSpec(CELL, 1, delay=d) for d in range(4)])
+    began = env.measure(np.arange(4)).q
+    push = np.zeros((4, 8), dtype=np.float32)
+    push[:, 3] = -1.0
+    moved = []
+    for _ in range(6):
+        env.step([0, 1, 2, 3], push)
+        moved.append(np.abs(env.measure(np.arange(4)).q - began)[:, 3] > 1e-4)
+    first = np.argmax(np.array(moved), axis=0)
+    assert first.tolist() == [0, 1, 2, 3]
+
+
+def test_mass_and_friction_reach_the_physics() -> None:
+    env = BatchEnv(contract(), 2)
+    env.reset(
+        [0, 1], [EpisodeSpec(CELL, 1, friction=0.3, mass=0.1), EpisodeSpec(CELL, 1, mass=0.9)]
+    )
+    model = [env._batch.get_model(slot) for slot in (0, 1)]
+    body, geom = env.scene.box_body, env.scene.box_geom
+    assert [m.body_mass[body] for m in model] == pytest.approx([0.1, 0.9])
+    assert model[1].body_inertia[body] == pytest.approx(9 * model[0].body_inertia[body])
+    assert [m.geom_friction[geom, 0] for m in model] == pytest.approx([0.3, 0.8])
+
+
+def test_an_output_that_is_not_finite_ends_the_episode_as_the_policys_fault() -> None:
+    env = BatchEnv(contract(), 2)
+    env.reset([0, 1], specs(2))
+    raw = np.zeros((2, 8), dtype=np.float32)
+    raw[1, 0] = np.nan
+    assert env.step([0, 1], raw).tolist() == [False, True]
+    record = env.record(1)
+    assert (record.success, record.failure_mode, record.steps) == (False, "policy_fault", 1)
+
+
+def test_doing_nothing_is_a_miss_after_eight_seconds() -> None:
+    env = BatchEnv(contract(), 1)
+    idle = play(env, lambda seen: np.zeros((len(seen), 8), dtype=np.float32), specs(1))
+    (record,) = list(idle)
+    assert (record.failure_mode, record.steps) == ("miss_grasp", 400)
+
+
+def test_success_needs_the_whole_hold() -> None:
+    policy = ExpertPolicy()
+    env = BatchEnv(policy.contract, 1)
+    env.reset([0], [EpisodeSpec(CELL, 3)])
+    high = 0
+    while True:
+        done = env.step([0], policy.act(env.observe([0])))[0]
+        truth = env.truth(np.array([0]))
+        above = truth.position[0, 2] - BOX_GRASP.rest_z > BOX_GRASP.lift_m
+        high = high + 1 if above and truth.touch[0] else 0
+        assert bool(done) == (high == 50)
+        if done:
+            break
+    assert env.record(0).success
+
+
+def test_every_episode_is_played_once_through_refills() -> None:
+    policy = ExpertPolicy()
+    todo = [EpisodeSpec(CELL, i) for i in range(11)]
+    played = [r.spec for r in play(BatchEnv(policy.contract, 4), policy.act, todo)]
+    assert sorted(played, key=lambda s: s.episode) == todo
+    assert list(play(BatchEnv(policy.contract, 4), policy.act, [])) == []
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    data = contract().to_json()
+    with pytest.raises(ConfigError, match="task"):
+        BatchEnv(parse_contract({**data, "task": "pick-place"}), 1)
+    with pytest.raises(ConfigError, match="divide"):
+        BatchEnv(parse_contract({**data, "rate_hz": 40}), 1)
+    env = BatchEnv(contract(), 1)
+    with pytest.raises(ConfigError, match="delay"):
+        env.reset([0], [EpisodeSpec(CELL, 0, delay=MAX_DELAY + 1)])
+
+
+def test_seeds_come_from_names_not_from_order() -> None:
+    def draw(task: str, cell: tuple[int, ...], episode: int, stream: int) -> float:
+        return float(seeds.rng(task, cell, episode, stream).random())
+
+    assert draw("a", (1, 2), 3, 0) == draw("a", (1, 2), 3, 0)
+    different = {
+        draw("a", (1, 2), 3, 0),
+        draw("b", (1, 2), 3, 0),
+        draw("a", (1, 2), 4, 0),
+        draw("a", (1,), 2, 0),
+        draw("a", (1, 2), 3, 1),
+        draw("a", (), 3, 0),
+    }
+    assert len(different) == 6
