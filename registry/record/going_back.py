@@ -90,8 +90,10 @@ class GoingBack:
                 hint="policyctl fleet list shows what each robot runs",
             )
         ended = target.stage in (Stage.REJECTED, Stage.ROLLED_BACK, Stage.RETIRED)
-        if ended or not target.held_fleet:
-            was = f"its stage is {target.stage}" if ended else "it never held the fleet"
+        tried = row is not None and to == row.candidate
+        if ended or tried or not target.held_fleet:
+            # A version under trial again may have held the fleet once: this would fill it, ungated.
+            was = f"its stage is {target.stage}" if ended or tried else "it never held the fleet"
             raise Refused(
                 f"{target} is not a version to go back to",
                 evidence=was,

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from registry.errors import Corrupt, NotFound, PolicyctlError, Refused
-from registry.evidence import Evidence, evidence_from_json
+from registry.evidence import Evidence, GridEvidence, evidence_from_json
 from registry.gates import Gate, gate_from_json
 from registry.ledger.tables import results, verdicts
 from registry.record.desk import Desk
@@ -79,6 +79,18 @@ class Verdicts:
                 f"the evidence is not of {record}",
                 evidence=f"it is of {subject.policy} v{subject.number}, {subject.digest}",
                 hint=f"run the gate on it: policyctl gate run {gate.name} '{record}'",
+            )
+        if evidence.robot_class != record.robot_class:
+            raise Refused(
+                f"the evidence is not of {record}'s robot class",
+                evidence=f"it was seen on {evidence.robot_class}, not on {record.robot_class}",
+                hint="evidence counts for the robot class it was gathered on, and for no other",
+            )
+        if isinstance(evidence, GridEvidence) and evidence.nonce != record.nonce:
+            raise Refused(
+                "the episodes were not drawn in the order that the registry chose",
+                evidence=f"nonce {evidence.nonce[:12]}, the registry drew {record.nonce[:12]}",
+                hint=f"run the gate again: policyctl gate run {gate.name} '{record}'",
             )
         newest = connection.execute(
             select(verdicts.c.verdict)
