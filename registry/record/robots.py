@@ -2,6 +2,8 @@
 
 - An assignment is a row that never changes; the one with the highest generation holds. A robot's
   generations only rise, so an old document can never win.
+- A stop that a robot has not been heard under yet is carried into the documents that follow it: a
+  robot reads only the newest one, and what was stopped must stop all the same.
 - A heartbeat is telemetry: no audit.
 """
 
@@ -122,10 +124,16 @@ class Robots:
     ) -> bool:
         """Writes one assignment; an order not newer than the robot's own changes nothing."""
         newest = connection.execute(
-            select(func.max(assignments.c.generation)).where(assignments.c.robot == order.robot)
-        ).scalar()
-        if newest is not None and newest >= order.generation:
+            select(assignments.c.generation, assignments.c.document)
+            .where(assignments.c.robot == order.robot)
+            .order_by(assignments.c.generation.desc())
+            .limit(1)
+        ).first()
+        if newest is not None and newest.generation >= order.generation:
             return False
+        stop = order.stop
+        if newest is not None and not _heard(connection, order.robot, newest.generation):
+            stop = stop or Assignment.from_json(newest.document).stop
         numbers = [n for n in (order.candidate, order.baseline) if n is not None]
         digests = connection.execute(
             select(versions.c.number, versions.c.digest).where(
@@ -145,7 +153,7 @@ class Robots:
             digests={row.number: row.digest for row in digests},
             issued_at=now,
             interleave=rollout.gate.interleave if rollout else "attempt",
-            stop=order.stop,
+            stop=stop,
         )
         connection.execute(
             insert(assignments).values(
@@ -188,6 +196,14 @@ class Robots:
         policy, number = serving[0].policy, serving[0].number
         generation = max(1, self.newest_generation(connection, policy, [robot]))
         self.assign(connection, policy, only(robot, number, generation), None)
+
+
+def _heard(connection: Connection, robot: str, generation: int) -> bool:
+    """Whether the robot has said that it runs under this generation, or a newer one."""
+    said = connection.execute(
+        select(heartbeats.c.generation).where(heartbeats.c.robot == robot)
+    ).scalar()
+    return said is not None and said >= generation
 
 
 def only(robot: str, number: int | None, generation: int, stop: str = "") -> Assign:

@@ -1,7 +1,6 @@
 """What nobody talks the record into: forged or stale evidence, ways forward that look like ways
 back, and events that would keep a robot from being called back."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,3 +48,33 @@ def test_going_back_to_the_version_under_trial_would_be_going_forward(record: Re
         record.registry.rollback(POLICY, "the wrong number", to=2)
     assert record.registry.serving(POLICY) == 1
     assert record.registry.rollout(again.id).rollout.phase is Phase.CANARY
+
+
+def class_a_in_the_canary(record: Record, robot: str) -> None:
+    """Attempts of a robot until one of the candidate ends with a class A event."""
+    while (report := record.next_report(robot, "success")) is not None:
+        if report.side == "candidate":
+            break
+        record.attempt(robot, "success")
+    record.attempt(robot, "failure", safety_events=("contact_force",))
+
+
+def test_a_stop_reaches_robots_though_the_next_rollout_opens_at_once(record: Record) -> None:
+    record.to_fleet()
+    opened = record.promote(record.ready())
+    waiting = record.promote(record.ready(), queue=True)
+    class_a_in_the_canary(record, opened.rollout.cohort[0])
+    assert record.observe(opened.id).rollout.phase is Phase.ROLLED_BACK
+    following = record.registry.rollout(waiting.id).rollout
+    assert following.phase is Phase.CANARY
+    for robot in following.robots:
+        told = record.registry.assignment(robot)
+        assert told is not None
+        assert told.generation == following.generation
+        assert told.stop == "now"
+        record.registry.heartbeat(robot, told.baseline, told.generation, {})
+    record.registry.abort(POLICY, "why")
+    for robot in following.robots:
+        told = record.registry.assignment(robot)
+        assert told is not None
+        assert told.stop == "", "a stop that was heard is not said again"
