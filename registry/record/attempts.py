@@ -106,7 +106,7 @@ class Attempts:
         """The rollout as the stored attempts show it, from one snapshot."""
         with self._desk.ledger.read() as connection:
             rollout = read_rollout(connection, identity)
-            return _evidence(connection, rollout, self._desk.clock.now())
+            return read_evidence(connection, rollout, self._desk.clock.now())
 
     def canary_blocks(self, identity: str) -> list[CanaryBlock]:
         """The rollout's complete blocks in the order in which they were completed."""
@@ -127,7 +127,8 @@ def read_rollout(connection: Connection, identity: str) -> Rollout:
     return Rollout.from_json(state)
 
 
-def _evidence(connection: Connection, rollout: Rollout, now: float) -> CanaryEvidence:
+def read_evidence(connection: Connection, rollout: Rollout, now: float) -> CanaryEvidence:
+    """Inside a transaction: what all stored attempts of a rollout show at `now`."""
     rows = _attempt_rows(connection, rollout.id)
     ratios, salts = _segments(connection, rollout.id)
     counted = [_counted(row) for row in rows]

@@ -4,6 +4,8 @@
   candidate may queue; when the open one ends, the newest waiting opens, the others give way.
 - A change names the revision it was decided on; when the rollout has moved on, Conflict, and
   nothing is written. An event that changes nothing writes nothing.
+- A decision on a snapshot is taken on the snapshot as it is inside the transaction, judged there:
+  neither a forged verdict nor one that an arriving report has overtaken moves a rollout.
 - Assignments, stages and what the policy serves change with the rollout or not at all, so a
   controller killed at any instruction leaves the record whole; `Repair` gives the commands again.
 """
@@ -19,6 +21,7 @@ from sqlalchemy import Connection, Row, func, select, update
 from registry.errors import Conflict, NotFound, Refused
 from registry.gates import CanaryGate
 from registry.ledger.tables import policies, rollouts
+from registry.record.attempts import read_evidence
 from registry.record.desk import Desk
 from registry.record.model import RolloutRecord, VersionRecord
 from registry.record.robots import Robots, only
@@ -126,7 +129,23 @@ class Rollouts:
                     hint="read it again and decide on what it is now",
                 )
             now = self._desk.clock.now() if now is None else now
-            return self.apply(connection, rollout_record(row).rollout, row.revision, event, now)
+            rollout = rollout_record(row).rollout
+            if isinstance(event, Observed):
+                event = self._seen(connection, rollout, event, now)
+            return self.apply(connection, rollout, row.revision, event, now)
+
+    def _seen(
+        self, connection: Connection, rollout: Rollout, event: Observed, now: float
+    ) -> Observed:
+        """The snapshot as the record holds it now, with the verdict that its own rule gives.
+
+        Attempts that arrived since the caller looked count, and nobody's word is taken for either.
+        """
+        from registry.verdicts import judge
+
+        step(rollout, event, now)  # refuses a snapshot that belongs to another rollout
+        evidence = read_evidence(connection, rollout, self._desk.clock.now())
+        return Observed(evidence, judge(rollout.gate, evidence))
 
     def apply(
         self, connection: Connection, before: Rollout, revision: int, event: Event, now: float

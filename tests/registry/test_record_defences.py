@@ -8,10 +8,10 @@ import pytest
 from record import HIL, POLICY, SIM, Record
 
 from registry.errors import Refused
-from registry.rollouts import Phase
+from registry.rollouts import Observed, Phase, step
 from registry.stages import Stage
 from registry.statistics.grid import order_digest
-from registry.verdicts import judge
+from registry.verdicts import Outcome, judge
 from registry.versions import VersionRef
 
 BIMANUAL = "openarm-v2-bimanual"
@@ -50,7 +50,7 @@ def test_going_back_to_the_version_under_trial_would_be_going_forward(record: Re
     assert record.registry.rollout(again.id).rollout.phase is Phase.CANARY
 
 
-def class_a_in_the_canary(record: Record, robot: str) -> None:
+def class_a_in_the_candidate(record: Record, robot: str) -> None:
     """Attempts of a robot until one of the candidate ends with a class A event."""
     while (report := record.next_report(robot, "success")) is not None:
         if report.side == "candidate":
@@ -63,7 +63,7 @@ def test_a_stop_reaches_robots_though_the_next_rollout_opens_at_once(record: Rec
     record.to_fleet()
     opened = record.promote(record.ready())
     waiting = record.promote(record.ready(), queue=True)
-    class_a_in_the_canary(record, opened.rollout.cohort[0])
+    class_a_in_the_candidate(record, opened.rollout.cohort[0])
     assert record.observe(opened.id).rollout.phase is Phase.ROLLED_BACK
     following = record.registry.rollout(waiting.id).rollout
     assert following.phase is Phase.CANARY
@@ -78,3 +78,32 @@ def test_a_stop_reaches_robots_though_the_next_rollout_opens_at_once(record: Rec
         told = record.registry.assignment(robot)
         assert told is not None
         assert told.stop == "", "a stop that was heard is not said again"
+
+
+def test_a_forged_verdict_moves_nothing(record: Record) -> None:
+    record.to_fleet()
+    opened = record.promote(record.ready())
+    evidence = record.registry.canary_evidence(opened.id)
+    forged = replace(judge(opened.rollout.gate, evidence), outcome=Outcome.PASS)
+    after, commands = record.registry.advance(
+        opened.id, opened.revision, Observed(evidence, forged)
+    )
+    assert (after.rollout.phase, commands) == (Phase.CANARY, ())
+
+
+def test_what_arrives_between_the_look_and_the_decision_counts(record: Record) -> None:
+    record.to_fleet()
+    opened = record.promote(record.ready())
+    while True:
+        record.round({1: 1.0, 2: 1.0})
+        seen = record.registry.rollout(opened.id)
+        evidence = record.registry.canary_evidence(opened.id)
+        event = Observed(evidence, judge(seen.rollout.gate, evidence))
+        if step(seen.rollout, event, record.clock.now())[0].phase is Phase.DONE:
+            break
+        record.registry.advance(opened.id, seen.revision, event)
+    for robot in seen.rollout.robots:
+        class_a_in_the_candidate(record, robot)
+    after, _ = record.registry.advance(opened.id, seen.revision, event)
+    assert after.rollout.phase is Phase.ROLLED_BACK
+    assert record.registry.serving(POLICY) == 1
