@@ -253,22 +253,38 @@ class Rollouts:
             why = Abort(f"it was {record.stage} while it waited")
             self.apply(connection, newest, records[newest.id].revision, why, now)
             return
-        fresh = replace(
-            self.draw(connection, record, newest.gate),
-            id=newest.id,
-            prior_stage=newest.prior_stage,
-        )
+        try:
+            drawn = self.draw(connection, record, newest.gate)
+        except Refused as none:
+            # The rollout that ends must end, whatever became of the one behind it.
+            why = Abort(f"it could not open: {none.what}")
+            self.apply(connection, newest, records[newest.id].revision, why, now)
+            return
+        fresh = replace(drawn, id=newest.id, prior_stage=newest.prior_stage)
         self.apply(connection, fresh, records[newest.id].revision, Opened(), now)
 
     def draw(self, connection: Connection, record: VersionRecord, gate: CanaryGate) -> Rollout:
-        """A new QUEUED rollout over the robots there are, against what they run."""
+        """A new QUEUED rollout over the robots there are, against what they run.
+
+        Raises Refused where there is no robot, or where the fleet runs a version of another robot
+        class: that version could neither be compared on these robots nor returned to.
+        """
+        serving = read_serving(connection, record.policy)
+        if serving is not None:
+            baseline = read_version(connection, VersionRef(record.policy, serving))
+            if baseline.robot_class != record.robot_class:
+                raise Refused(
+                    f"{record} is for another robot class than what the fleet runs",
+                    evidence=f"{record}: {record.robot_class}; {baseline}: {baseline.robot_class}",
+                    hint="register it under a policy name of its own",
+                )
         names = self._robots.of_policy(connection, record.policy, record.robot_class)
         total = connection.execute(select(func.count()).select_from(rollouts)).scalar() or 0
         return open_rollout(
             id=f"r{total + 1}",
             policy=record.policy,
             candidate=record.number,
-            baseline=read_serving(connection, record.policy),
+            baseline=serving,
             gate=gate,
             robots=names,
             salt=secrets.token_hex(16),

@@ -1,18 +1,19 @@
 """What nobody talks the record into: forged or stale evidence, ways forward that look like ways
 back, and events that would keep a robot from being called back."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from record import HIL, POLICY, SIM, Record
+from record import HIL, POLICY, SIM, Record, write_files
 
 from registry.errors import Refused
 from registry.rollouts import Observed, Phase, step
 from registry.stages import Stage
 from registry.statistics.grid import order_digest
 from registry.verdicts import Outcome, judge
-from registry.versions import VersionRef
+from registry.versions import Provenance, VersionRef
 
 BIMANUAL = "openarm-v2-bimanual"
 
@@ -107,3 +108,46 @@ def test_what_arrives_between_the_look_and_the_decision_counts(record: Record) -
     after, _ = record.registry.advance(opened.id, seen.revision, event)
     assert after.rollout.phase is Phase.ROLLED_BACK
     assert record.registry.serving(POLICY) == 1
+
+
+def ready_for(record: Record, robot_class: str, policy: str, seed: int) -> VersionRef:
+    """A version for a robot class that has passed both gates."""
+    folder = write_files(record.folder / f"checkpoint-{seed}", seed)
+    contract = {"robot_class": robot_class, "task": "box-grasp"}
+    (folder / "contract.json").write_text(json.dumps(contract))
+    ref = record.registry.register(folder, policy, Provenance(commit=f"c{seed}")).version.ref
+    for found in (
+        record.evidence(ref, SIM, successes=100),
+        record.evidence(ref, HIL, success=20, failure=0),
+    ):
+        gate = SIM if found.gate_digest == SIM.digest else HIL
+        seen = replace(found, robot_class=robot_class)
+        record.registry.record_verdict(ref, gate, seen, judge(gate, seen))
+    return ref
+
+
+def test_a_version_for_another_robot_class_is_not_compared_with_what_the_fleet_runs(
+    record: Record,
+) -> None:
+    record.to_fleet()
+    record.registry.enrol_robot("bimanual-01", BIMANUAL, {"role": "robot"})
+    ref = ready_for(record, BIMANUAL, POLICY, seed=77)
+    with pytest.raises(Refused, match="another robot class"):
+        record.promote(ref)
+    assert record.registry.assignment("bimanual-01") is None
+    own = ready_for(record, BIMANUAL, "two-hands", seed=78)
+    assert record.promote(own).rollout.robots == ("bimanual-01",)
+
+
+def test_a_rollout_that_cannot_open_does_not_keep_the_one_before_it_from_ending(
+    record: Record,
+) -> None:
+    record.registry.enrol_robot("bimanual-01", BIMANUAL, {"role": "robot"})
+    first = record.promote(record.ready())
+    waiting = record.promote(ready_for(record, BIMANUAL, POLICY, seed=77), queue=True)
+    record.promote(ready_for(record, BIMANUAL, "two-hands", seed=78))  # takes the only such robot
+    assert record.registry.abort(POLICY, "it shakes").rollout.phase is Phase.ABORTED
+    assert record.registry.rollout(first.id).rollout.phase is Phase.ABORTED
+    left = record.registry.rollout(waiting.id).rollout
+    assert left.phase is Phase.ABORTED
+    assert "could not open" in left.reason
