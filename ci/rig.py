@@ -89,7 +89,7 @@ class Rig:
             raise ServiceFailed(
                 f"{self.config.robot} has no scene source",
                 evidence="only twins place their own boxes in this version",
-                hint="try versions on a station: policyctl gate run hil",
+                hint="policyctl gate run hil VERSION --station STATION.yaml",
             )
         return Conveyor(self.world)
 
@@ -139,6 +139,7 @@ def build_rig(config: RobotConfig) -> Rig:
     for arm in arms:
         arm.enable()
     servo.start()
+    servo.hold(1)  # motors are limp from being switched on to their first command: the arm sinks
     runtime = Runtime(servo, kinematics, poses, speed_scale=config.speed_scale)
     return Rig(config, servo, runtime, kinematics, poses, tuple(arms), world, tuple(monitors))
 

@@ -123,13 +123,13 @@ def open_rollout(
         raise Refused(
             "there is no robot to roll out to",
             evidence="no robot of the policy's robot class is enrolled",
-            hint="policyctl robot enrol NAME",
+            hint="policyctl robot enrol ROBOT.yaml",
         )
     if candidate == baseline:
         raise Refused(
             f"{policy} v{candidate} is already the baseline",
             evidence="a version is not compared with itself",
-            hint="policyctl status shows what runs where",
+            hint="`policyctl status` shows what runs where",
         )
     cohort = choose_cohort(names, gate, salt)
     others = sorted(set(names) - set(cohort), key=lambda robot: _rank(salt, robot))
@@ -251,7 +251,7 @@ def rollback_target(history: Iterable[Held], leaving: int | None = None) -> int:
         raise Refused(
             "there is nothing to go back to",
             evidence="no other version has held the fleet and is still good",
-            hint="policyctl list shows which versions ever held the fleet, and their stage",
+            hint="`policyctl list` shows which versions ever held the fleet, and their stage",
         )
     return max(good)
 

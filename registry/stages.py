@@ -82,14 +82,14 @@ def check_promotion(
             raise Refused(
                 "a rolled back version returns only to canary, and only by a recorded override",
                 evidence=f"stage {current}, target {target}, override {override or 'none'}",
-                hint="promote --stage canary --override --reason '…' starts with new counts",
+                hint="policyctl promote VERSION --stage canary --override --reason '…'",
             )
         return
     if LADDER.index(target) <= LADDER.index(current):
         raise Refused(
             f"the version already stands on {current}",
             evidence=f"target {target} is not above it",
-            hint="policyctl status shows what runs where",
+            hint="`policyctl status` shows what runs where",
         )
     _explain(unmet, verdicts, target)
     if target is Stage.FLEET and current is not Stage.CANARY:
@@ -98,6 +98,14 @@ def check_promotion(
             evidence=f"stage {current}",
             hint="policyctl promote VERSION --stage canary",
         )
+
+
+def command_of(gate: str, version: str) -> str:
+    """The command that puts a version through a gate."""
+    if gate == "canary":
+        return f"policyctl promote {version} --stage canary"
+    station = " --station STATION.yaml" if gate == "hil" else ""
+    return f"policyctl gate run {gate} {version}{station}"
 
 
 def _met(
@@ -116,16 +124,16 @@ def _explain(unmet: list[str], verdicts: Mapping[str, Outcome | None], target: S
             raise GateFailed(
                 f"the {gate} gate failed, so the version does not climb to {target}",
                 evidence=f"verdict of {gate}: {outcome}",
-                hint=f"policyctl gate show {gate} VERSION says why",
+                hint="`policyctl show VERSION` says why",
             )
         if outcome is Outcome.INCONCLUSIVE:
             raise Inconclusive(
                 f"the {gate} gate has not decided, so the version does not climb to {target}",
                 evidence=f"verdict of {gate}: {outcome}",
-                hint=f"policyctl gate run {gate} VERSION goes on",
+                hint=f"more episodes may decide: `{command_of(gate, 'VERSION')}`",
             )
         raise Refused(
             f"the {gate} gate has not been run, so the version does not climb to {target}",
             evidence=f"{gate}: no verdict",
-            hint=f"policyctl gate run {gate} VERSION",
+            hint=command_of(gate, "VERSION"),
         )

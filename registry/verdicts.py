@@ -108,7 +108,7 @@ def _judge_grid(gate: GridGate, evidence: GridEvidence) -> Verdict:
         raise Refused(
             "the episodes are not the gate's full run in the order of the registry's nonce",
             evidence=f"{evidence.population} episodes, order {evidence.order_digest}",
-            hint="policyctl gate run sim runs it again",
+            hint="policyctl gate run sim VERSION",
         )
     s0 = grid.limit(gate.threshold, total)
     answer = grid.decide(total, gate.threshold, gate.alpha, drawn, successes)

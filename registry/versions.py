@@ -157,7 +157,7 @@ def parse_ref(text: str) -> VersionRef:
         raise UsageError(
             f"not a version: {text!r}",
             evidence="a version is written v12, box-grasp v12, box-grasp/v12 or box-grasp@v12",
-            hint="policyctl list shows the versions of every policy",
+            hint="`policyctl list` shows the versions of every policy",
         )
     return VersionRef(policy, int(match["number"]))
 

@@ -59,4 +59,4 @@ def list_robots(policy: str | None) -> None:
         }
         for one in robots
     ]
-    emit({"robots": data}, table if robots else "no robots; policyctl robot enrol ROBOT.yaml")
+    emit({"robots": data}, table if robots else "no robots; `policyctl robot enrol ROBOT.yaml`")

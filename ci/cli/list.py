@@ -26,4 +26,4 @@ def command(policy: str | None) -> None:
         made = when(one.created_at) or ""
         table.add_row(str(one), f"{one.stage}{runs}", one.digest[7:19], made, one.created_by)
     data = [{**version_json(one), "serving": serving[one.policy] == one.number} for one in records]
-    emit({"versions": data}, table if records else "no versions yet; policyctl register DIR")
+    emit({"versions": data}, table if records else "no versions yet; `policyctl register DIR`")

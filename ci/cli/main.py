@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         traceback.print_exc()
         fail(
             PolicyctlError(
-                f"policyctl has a bug: {type(error).__name__}: {error}",
+                f"this is a bug in policyctl: {type(error).__name__}: {error}",
                 hint="please report it with the lines above",
             )
         )

@@ -127,7 +127,7 @@ def text(data: dict[str, Any]) -> str:
         for rollout in one["rollouts"]:
             lines += _rollout_lines(name, rollout)
     if not lines:
-        lines = ["nothing is registered yet; policyctl register DIR"]
+        lines = ["nothing is registered yet; `policyctl register DIR`"]
     lines += [f"[yellow]waits for you:[/] {plain(owed)}" for owed in data["owed"]]
     return "\n".join(lines)
 

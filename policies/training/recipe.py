@@ -63,7 +63,7 @@ class Round(_Model):
 
 
 class Recipe(_Model):
-    """policyctl train RECIPE."""
+    """What `policyctl train` makes a checkpoint from."""
 
     policy: str
     task: str

@@ -122,7 +122,7 @@ def read_rollout(connection: Connection, identity: str) -> Rollout:
     state = connection.execute(select(rollouts.c.state).where(rollouts.c.id == identity)).scalar()
     if state is None:
         raise NotFound(
-            f"there is no rollout {identity}", hint="policyctl status shows what is under way"
+            f"there is no rollout {identity}", hint="`policyctl status` shows what is under way"
         )
     return Rollout.from_json(state)
 

@@ -72,7 +72,7 @@ class GoingBack:
             raise Refused(
                 "there is nothing to go back to",
                 evidence=f"no version of {policy} has reached a robot",
-                hint=f"policyctl list --policy {policy} shows how far each has climbed",
+                hint=f"`policyctl list --policy {policy}` shows how far each has climbed",
             )
         if to is None:
             if row is not None and serving is not None:
@@ -87,7 +87,7 @@ class GoingBack:
             raise Refused(
                 f"every robot is already told to run {target}",
                 evidence="no rollout is open and it is what the fleet serves",
-                hint="policyctl fleet list shows what each robot runs",
+                hint="`policyctl fleet list` shows what each robot runs",
             )
         ended = target.stage in (Stage.REJECTED, Stage.ROLLED_BACK, Stage.RETIRED)
         tried = row is not None and to == row.candidate
@@ -143,5 +143,5 @@ def _require_policy(connection: Connection, policy: str) -> None:
     raise NotFound(
         f"there is no policy {policy}",
         evidence=f"known: {', '.join(known)}" if known else "the registry is empty",
-        hint="policyctl list shows the versions of every policy",
+        hint="`policyctl list` shows the versions of every policy",
     )

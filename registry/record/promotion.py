@@ -20,7 +20,7 @@ from registry.record.rollouts import Rollouts, open_row, rollout_record, rollout
 from registry.record.verdicts import explain_gate, read_verdicts
 from registry.record.versions import Versions, read_version
 from registry.rollouts import Opened, Phase, Rollout, step
-from registry.stages import Stage, check_promotion
+from registry.stages import Stage, check_promotion, command_of
 from registry.verdicts import Outcome
 from registry.versions import VersionRef
 
@@ -100,7 +100,7 @@ class Promotion:
                     raise Refused(
                         f"{record}: its {name} verdict was given under another {name} gate",
                         evidence=f"judged by {digests[-1][:15]}…, today's is {wanted.digest[:15]}…",
-                        hint=f"policyctl gate run {name} '{record}'",
+                        hint=command_of(name, f"'{record}'"),
                     )
         try:
             check_promotion(record.stage, stage, newest, excused, override)
@@ -158,6 +158,6 @@ class Promotion:
             raise Refused(
                 f"{record} has no rollout that is filling the fleet",
                 evidence=f"phase {row.phase}" if row else "no rollout of the policy is open",
-                hint="policyctl status shows what is under way",
+                hint="`policyctl status` shows what is under way",
             )
         return rollout_record(row)

@@ -213,7 +213,7 @@ def only(robot: str, number: int | None, generation: int, stop: str = "") -> Ass
 
 def require_robot(connection: Connection, name: str) -> None:
     if connection.execute(select(robots.c.name).where(robots.c.name == name)).first() is None:
-        raise NotFound(f"no robot {name} is enrolled", hint="policyctl robot enrol FILE")
+        raise NotFound(f"no robot {name} is enrolled", hint="policyctl robot enrol ROBOT.yaml")
 
 
 def _robots_query() -> Any:

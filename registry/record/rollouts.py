@@ -103,7 +103,7 @@ class Rollouts:
                 raise Refused(
                     f"there is nothing to {doing}",
                     evidence=f"no rollout of {policy} is open",
-                    hint="policyctl status shows what is under way",
+                    hint="`policyctl status` shows what is under way",
                 )
             before = rollout_record(row)
             after, _ = self.apply(
@@ -113,7 +113,7 @@ class Rollouts:
                 raise Refused(
                     f"cannot {doing} a rollout that is {before.rollout.phase}",
                     evidence=f"{policy} v{before.rollout.candidate} ({before.id})",
-                    hint="policyctl status shows what is under way",
+                    hint="`policyctl status` shows what is under way",
                 )
             return after
 
@@ -314,7 +314,7 @@ def rollout_row(connection: Connection, identity: str) -> Row[Any]:
     row = connection.execute(select(rollouts).where(rollouts.c.id == identity)).first()
     if row is None:
         raise NotFound(
-            f"there is no rollout {identity}", hint="policyctl status shows what is under way"
+            f"there is no rollout {identity}", hint="`policyctl status` shows what is under way"
         )
     return row
 

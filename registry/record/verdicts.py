@@ -20,8 +20,8 @@ from registry.ledger.tables import results, verdicts
 from registry.record.desk import Desk
 from registry.record.model import VerdictRecord, VersionRecord
 from registry.record.versions import Versions, read_version
-from registry.stages import GATES_BELOW, LADDER, Stage
-from registry.verdicts import Outcome, Verdict
+from registry.stages import GATES_BELOW, LADDER, Stage, command_of
+from registry.verdicts import Outcome, Verdict, judge
 from registry.versions import VersionRef
 
 
@@ -42,15 +42,13 @@ class Verdicts:
 
         Raises Refused when evidence or verdict are not of this version and gate.
         """
-        from registry.verdicts import judge
-
         self._desk.actor.require("record_verdict")
         again = judge(gate, evidence)
         if again != verdict:
             raise Refused(
                 f"the verdict is not what the {gate.name} gate says on this evidence",
                 evidence=f"given {verdict.outcome}, computed {again.outcome}: {again.reason}",
-                hint=f"run the gate again: policyctl gate run {gate.name} '{ref}'",
+                hint=command_of(gate.name, f"'{ref}'"),
             )
         with self._desk.ledger.write() as connection:
             record = read_version(connection, self._versions.resolve(ref))
@@ -78,7 +76,7 @@ class Verdicts:
             raise Refused(
                 f"the evidence is not of {record}",
                 evidence=f"it is of {subject.policy} v{subject.number}, {subject.digest}",
-                hint=f"run the gate on it: policyctl gate run {gate.name} '{record}'",
+                hint=command_of(gate.name, f"'{record}'"),
             )
         if evidence.robot_class != record.robot_class:
             raise Refused(
@@ -90,7 +88,7 @@ class Verdicts:
             raise Refused(
                 "the episodes were not drawn in the order that the registry chose",
                 evidence=f"nonce {evidence.nonce[:12]}, the registry drew {record.nonce[:12]}",
-                hint=f"run the gate again: policyctl gate run {gate.name} '{record}'",
+                hint=command_of(gate.name, f"'{record}'"),
             )
         newest = connection.execute(
             select(verdicts.c.verdict)
@@ -139,8 +137,6 @@ class Verdicts:
 
     def verify(self, ref: VersionRef) -> list[str]:
         """What is wrong with a version: its files re-hashed, its verdicts judged again."""
-        from registry.verdicts import judge
-
         record, problems = self._versions.get(ref), []
         if record.manifest.digest != record.digest:
             problems.append(f"manifest: is {record.manifest.digest}, was {record.digest}")

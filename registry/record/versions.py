@@ -304,7 +304,7 @@ def version_row(connection: Connection, ref: VersionRef) -> Row[Any]:
     raise NotFound(
         f"there is no {ref}",
         evidence=f"the newest is {ref.policy} v{known}" if known else "no such policy",
-        hint="policyctl list shows the versions of every policy",
+        hint="`policyctl list` shows the versions of every policy",
     )
 
 

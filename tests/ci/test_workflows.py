@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -160,23 +161,40 @@ def commands_in_text() -> Iterator[tuple[str, str]]:
 
 
 def commands_in_code() -> Iterator[tuple[str, str]]:
+    """A string of ours quotes commands in backticks, or is one command from end to end."""
     for room in ("registry", "policies", "fleet", "harness", "ci"):
         for path in sorted((ROOT / room).rglob("*.py")):
-            for line in re.findall(r"`(policyctl [^`\n\"']+)`", path.read_text()):
-                yield str(path.relative_to(ROOT)), line
+            for text in strings_of(ast.parse(path.read_text())):
+                quoted = re.findall(r"`(policyctl [^`\n]+)`", text)
+                whole = [text] if re.fullmatch(r"policyctl [^`\n]+", text) else []
+                for line in quoted or whole:
+                    yield str(path.relative_to(ROOT)), line
+
+
+def strings_of(node: ast.AST) -> Iterator[str]:
+    """The strings of a module, with `{}` where an f-string puts a value."""
+    if isinstance(node, ast.JoinedStr):
+        yield "".join(
+            str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values
+        )
+        return
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    for child in ast.iter_child_nodes(node):
+        yield from strings_of(child)
 
 
 def parse(line: str) -> None:
     """Parses a command line against the real commands, without running it."""
     line = re.sub(r"\$\{?\w+\}?|\{[^}]*\}|<[^>]*>", STANDS_FOR, line)
-    words = [STANDS_FOR if word.isupper() else word for word in shlex.split(line)[1:]]
-    words = [word for word in words if word not in ("…", "...")]
-    if words[:1] == [STANDS_FOR]:
-        return  # the command itself is filled in when it is printed
+    words = shlex.split(line)[1:]
+    words = [STANDS_FOR if word.isupper() or word == "…" else word for word in words]
     command: click.Command = cli
     context = click.Context(cli, info_name="policyctl")
     named = True
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        if words[0] == STANDS_FOR:
+            return  # the command itself is filled in when it is printed
         found = command.get_command(context, words[0])
         assert found is not None, f"there is no command {words[0]!r}"
         command, words = found, words[1:]

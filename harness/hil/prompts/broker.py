@@ -130,7 +130,7 @@ class Broker:
             raise UsageError(
                 "nobody can answer this run's questions",
                 evidence="; ".join(reasons) or "no front was given",
-                hint="run it in a terminal, or give `--technician scripted` for a rehearsal",
+                hint="run it in a terminal, or rehearse on a twin with `--prompts scripted`",
             )
 
     def ask(
