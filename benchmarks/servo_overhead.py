@@ -39,6 +39,9 @@ class InstantArm:
     def now(self) -> float:
         return self._time
 
+    def refresh(self) -> ArmState:
+        return self.state
+
     def exchange(self, *_command: object) -> ArmState:
         return self.state
 

@@ -8,7 +8,6 @@ both directions from the first on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
@@ -23,12 +22,11 @@ from fleet.robot import RobotConfig
 from fleet.runtime import Runtime, SceneCheck
 from fleet.safety import SafetyLimits
 from fleet.servo import Servo
-from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp, JointJudge
+from harness.tasks import find_task
+from harness.tasks.box_grasp import BOX_GRASP, JointJudge
 from harness.twin.monitor import FrameMonitor
 from harness.twin.physics import TwinConfig, TwinWorld
-from registry.errors import ServiceFailed, UsageError
-
-TASKS: Mapping[str, BoxGrasp] = {BOX_GRASP.name: BOX_GRASP}
+from registry.errors import ServiceFailed
 
 
 @dataclass
@@ -74,14 +72,9 @@ class Rig:
     ) -> None:
         self.close()
 
-    def task(self, name: str) -> BoxGrasp:
-        if name not in TASKS:
-            raise UsageError(f"there is no task {name}", hint=f"tasks: {', '.join(TASKS)}")
-        return TASKS[name]
-
     def judge(self, task: str) -> JointJudge:
         """Who decides an attempt's outcome, from what the arm measures."""
-        return JointJudge(self.kinematics[0], self.task(task))
+        return JointJudge(self.kinematics[0], find_task(task))
 
     def conveyor(self) -> Conveyor:
         """The scene of a robot that works by itself."""

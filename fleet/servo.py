@@ -50,6 +50,8 @@ class ServoArm(Protocol):
     @property
     def state(self) -> ArmState: ...
 
+    def refresh(self) -> ArmState: ...
+
     def exchange(self, q: Array, dq: Array, kp: Array, kd: Array, tau: Array) -> ArmState: ...
 
     def wait(self, seconds: float) -> None: ...
@@ -146,9 +148,8 @@ class Servo:
     # -- control
 
     def start(self) -> None:
-        """Take the arms over where they are: the first command is the measured pose."""
-        for i, arm in enumerate(self.arms):
-            self._take(i, arm.state)
+        """Take the arms over where they are now: the first command is the measured pose."""
+        self._look()
         self._state = SafetyState(self.limits, self._q)
         self._goal = self.command.copy()
         self._due = self.now()
@@ -247,15 +248,19 @@ class Servo:
         self._goal = self.command.copy()
 
     def resume(self) -> None:
-        """Let the robot move again from where it is; a person at the arm decides this."""
-        for i, arm in enumerate(self.arms):
-            self._take(i, arm.state)
+        """Let the robot move again from where it is now; a person at the arm decides this."""
+        self._look()
         self.stop_reason = ""
         self._protection.reset(self.limits, slice(None), self._q)
         self._goal = self.command.copy()
         self._due = self.now()
 
     # -- parts of a tick
+
+    def _look(self) -> None:
+        """Ask the arms where they are: whoever switched them off or moved them said nothing."""
+        for i, arm in enumerate(self.arms):
+            self._take(i, arm.refresh())
 
     def _halt(self, reason: str) -> None:
         self._protection.stop()

@@ -169,8 +169,11 @@ class Arm:
         return state
 
     def refresh(self) -> ArmState:
-        """Ask for feedback without commanding anything. Does not raise standing faults."""
-        return self._ask(self._window)[0]
+        """Ask for feedback without commanding anything. Raises no standing faults, only: bus."""
+        try:
+            return self._ask(self._window)[0]
+        except can.CanError as error:
+            raise self._bus_fault(error) from error
 
     def clear_faults(self) -> ArmState:
         """A person's decision: clear the motors' faults and ours. The arm is disabled after it.

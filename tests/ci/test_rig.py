@@ -140,6 +140,15 @@ def test_a_soft_grip_drops_heavy_boxes_that_a_full_grip_holds() -> None:
     assert successes(close=-0.1875) <= 1
 
 
+def test_a_robot_that_was_built_and_waits_for_work_stays_where_it_was_found() -> None:
+    with build_rig(twin()) as robot:
+        (arm,) = robot.arms
+        found = arm.state.q
+        arm.wait(1.0)
+        np.testing.assert_allclose(arm.refresh().q, found, atol=0.01)
+        np.testing.assert_allclose(robot.servo.command, found, atol=0.01)
+
+
 def test_a_policy_that_does_nothing_fails_at_the_horizon() -> None:
     robot = build_rig(twin())
     judge = robot.judge("box-grasp")

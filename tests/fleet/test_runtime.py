@@ -289,6 +289,19 @@ def test_a_stop_ends_the_attempt_and_a_person_has_to_resume(rig):
     assert rig.attempt(sway).outcome == "success"
 
 
+def test_after_a_stop_the_arm_goes_on_from_where_it_is_not_from_where_it_was(rig):
+    (arm,) = rig.arms
+    rig.servo.protective_stop("operator")
+    stopped_at = rig.servo.command.copy()
+    arm.disable()
+    arm.wait(0.3)
+    arm.enable()
+    arm.wait(0.05)  # limp until its first command
+    rig.runtime.resume()
+    assert np.abs(rig.servo.command - stopped_at).max() > 0.1, "the arm has sunk"
+    np.testing.assert_allclose(rig.servo.command, arm.refresh().q, atol=1e-3)
+
+
 def test_hold_is_safe_at_any_time_even_with_a_dead_motor(rig):
     rig.runtime.hold()
     rig.world.bank().fail(2, Status.COIL_OVER_TEMPERATURE)

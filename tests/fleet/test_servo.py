@@ -36,6 +36,9 @@ class FollowingArm:
         return ArmState(self.q.copy(), np.zeros(8), self.tau.copy(), idle, idle, idle + 1,
                         np.zeros(8), self.clock[0])  # fmt: skip
 
+    def refresh(self):
+        return self.state
+
     def exchange(self, q, dq, kp, kd, tau):
         if self.fault:
             raise self.fault
