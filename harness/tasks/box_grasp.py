@@ -103,7 +103,12 @@ class JointJudge:
     anew, so a box that slips out is not a success however high the hand is.
     """
 
-    version = "box-grasp/joints/1"
+    version = "box-grasp/joints/2"
+
+    margin_m = 0.025
+    """How much more than the task's lift the hand must rise: a box tilts and creeps in the fingers,
+    most in a soft grip, and joints cannot see it. Without it the judge's second would begin before
+    the truth's; with it a doubtful lift is a failure, not a success."""
 
     closed_on: tuple[float, float] = (-0.45, -0.20)
     """Gripper angles [rad] that can mean a box between the fingers: -.267 flat, -.40 on edge."""
@@ -138,7 +143,8 @@ class JointJudge:
                 self._grasp_z = height
             rise = height - self._grasp_z
             self.lift = max(self.lift, rise)
-            self._held_s = self._held_s + dt if rise >= self._task.lift_m else 0.0
+            high_enough = rise >= self._task.lift_m + self.margin_m
+            self._held_s = self._held_s + dt if high_enough else 0.0
         if self._held_s >= self._task.hold_s - 0.5 * dt:
             self._outcome = "success"
         elif self._time >= self._task.horizon_s - 0.5 * dt:

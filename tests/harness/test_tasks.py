@@ -83,8 +83,9 @@ def test_an_outcome_latches() -> None:
     assert hand.show(9.0, -0.41, 0.0, 0.0) == "success"
 
 
-def agreement(version: str, mass: tuple[float, float], count: int) -> float:
-    """Share of episodes in which judge and simulator truth agree, each given the whole horizon."""
+def wrong(version: str, mass: tuple[float, float], count: int) -> tuple[float, float]:
+    """Shares of episodes that the judge wrongly calls success, and wrongly failure, against the
+    simulator's truth, each given the whole horizon."""
     policy = load_policy(CHECKPOINTS / version)
     env = BatchEnv(policy.contract, count)
     u = np.random.default_rng(9).random(count)
@@ -112,18 +113,18 @@ def agreement(version: str, mass: tuple[float, float], count: int) -> float:
         if not len(slots):
             break
     judged = np.array([judge.outcome() == "success" for judge in judges])
-    return float(np.mean(judged == truth))
+    return float(np.mean(judged & ~truth)), float(np.mean(~judged & truth))
 
 
 def test_the_judge_agrees_with_the_simulator() -> None:
-    assert agreement("v1", (0.2, 1.0), 64) == 1.0
+    assert wrong("v1", (0.2, 1.0), 64) == (0.0, 0.0)
 
 
 @pytest.mark.slow
-def test_the_judge_agrees_with_the_simulator_where_boxes_slip_and_grasps_fail() -> None:
-    rates = [agreement(v, mass, 128) for v in ("v2", "v3") for mass in ((0.2, 0.2), (0.8, 1.0))]
-    assert np.mean(rates) >= 0.985
-    assert min(rates) >= 0.95
+def test_where_boxes_slip_and_grasps_fail_the_judge_errs_towards_failure() -> None:
+    rates = [wrong(v, mass, 128) for v in ("v2", "v3") for mass in ((0.2, 0.2), (0.8, 1.0))]
+    assert max(success for success, _ in rates) <= 0.02
+    assert max(failure for _, failure in rates) <= 0.10
 
 
 def follow(model: DetectorModel, seed: int, seconds: float = 6.0) -> npt.NDArray[np.float64]:

@@ -100,7 +100,7 @@ def test_a_good_policy_passes_with_all_three_resets_and_the_judge_agrees_with_ph
     result = go(tmp_path, robot, good)
     assert result.verdict.outcome is Outcome.PASS
     assert min(tally.n for _, tally in result.evidence.tasks) >= 3
-    assert result.evidence.judge == "box-grasp/joints/1"
+    assert result.evidence.judge == "box-grasp/joints/2"
     assert result.judge_agreement.compared == result.evidence.tally.n
     assert result.judge_agreement.agreed >= result.judge_agreement.compared - 1
     assert all(a.interventions is not None and a.steps > 20 for a in result.attempts)
