@@ -92,15 +92,17 @@ def command(
 
 def task_of(config: RobotConfig) -> str:
     """The task a robot works at; on a twin its world is built for it."""
-    return config.twin.task.replace("_", "-") if config.twin else TASK
+    return config.twin.task if config.twin else TASK
 
 
 class Attempts:
     """The runtime as the supervisor uses it: one attempt of a ready version on this rig."""
 
     def __init__(self, rig: Rig, task: str) -> None:
+        from harness.tasks import find_task
+
         self._rig = rig
-        self._task = rig.task(task)
+        self._task = find_task(task)
         self._scene = rig.conveyor()
         self.judge = rig.judge(task)
         self._waiting = ""

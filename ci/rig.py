@@ -18,7 +18,7 @@ from fleet.camera import PoseSource
 from fleet.can.arm import Arm
 from fleet.can.bus import FrameTap, open_bus
 from fleet.kinematics import ArmKinematics, load_arms
-from fleet.robot import RobotConfig
+from fleet.robot import RobotConfig, TwinSettings
 from fleet.runtime import Runtime, SceneCheck
 from fleet.safety import SafetyLimits
 from fleet.servo import Servo
@@ -104,7 +104,8 @@ class Rig:
 
 def build_rig(config: RobotConfig) -> Rig:
     """Connects to the robot of `config` and takes it over where it stands. Raises ArmFault."""
-    world = None if config.twin is None else TwinWorld(_twin(config))
+    names = tuple(arm.name for arm in config.arms)
+    world = None if config.twin is None else _world(config.twin, names)
     kinematics = load_arms(config.robot_class)
     monitors = []
     arms = []
@@ -147,12 +148,10 @@ def _poses(config: RobotConfig, world: TwinWorld | None) -> PoseSource:
     return world.pose_source()
 
 
-def _twin(config: RobotConfig) -> TwinConfig:
-    settings = config.twin
-    assert settings is not None
-    return TwinConfig(
+def _world(settings: TwinSettings, arms: tuple[str, ...]) -> TwinWorld:
+    config = TwinConfig(
         seed=settings.seed,
-        arms=tuple(arm.name for arm in config.arms),
+        arms=arms,
         physics_hz=settings.physics_hz,
         box_mass=settings.box.mass,
         box_friction=settings.box.friction,
@@ -160,3 +159,4 @@ def _twin(config: RobotConfig) -> TwinConfig:
         joint_damping_scale=settings.joint_damping_scale,
         latency_s=settings.latency_s,
     )
+    return TwinWorld(config, find_task(settings.task))

@@ -90,7 +90,7 @@ class TwinSettings(Strict):
     """How an emulated robot differs from its sisters."""
 
     seed: int = Field(ge=0)
-    task: str = "box_grasp"
+    task: str = "box-grasp"
     physics_hz: int = Field(default=1000, gt=0)
     box: BoxConfig = BoxConfig()
     joint_friction_scale: Range = (0.8, 1.2)

@@ -21,7 +21,7 @@ def robot_name(index: int) -> str:
 
 
 def _twin(seed: int, box: dict[str, list[float]]) -> dict[str, Any]:
-    return {"seed": seed, "task": "box_grasp", "box": box}
+    return {"seed": seed, "task": "box-grasp", "box": box}
 
 
 def write_robot_files(folder: Path, robots: int) -> tuple[Path, list[Path]]:

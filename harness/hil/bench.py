@@ -23,9 +23,9 @@ from fleet.can.faults import ArmFault, FaultKind
 from fleet.runtime import Episode, Runtime, SceneCheck
 from harness.hil import ports
 from harness.hil.model import Goal, InfraCode, InfraError, TaskSpec
+from harness.tasks import find_task
 from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
 from harness.twin.physics import TwinWorld
-from registry.errors import UsageError
 
 VOIDS: Final[Mapping[str, InfraCode]] = {
     "protective_stop": InfraCode.ESTOP,
@@ -36,7 +36,6 @@ VOIDS: Final[Mapping[str, InfraCode]] = {
 }
 LOOK_S: Final = 0.04
 """Between two readings of the pose source: a camera of 30 Hz has seen anew."""
-TASKS: Final[Mapping[str, BoxGrasp]] = {BOX_GRASP.name: BOX_GRASP}
 
 
 @contextmanager
@@ -51,13 +50,7 @@ def _arm_faults() -> Any:
 
 def task_of(spec: TaskSpec) -> BoxGrasp:
     """The task that a suite names, its horizon no longer than the suite's timeout."""
-    if spec.task not in TASKS:
-        raise UsageError(
-            f"there is no task {spec.task!r}",
-            evidence=f"suite task {spec.name!r}",
-            hint=f"tasks: {', '.join(TASKS)}",
-        )
-    task = TASKS[spec.task]
+    task = find_task(spec.task)
     return replace(task, horizon_s=min(task.horizon_s, spec.timeout_s))
 
 

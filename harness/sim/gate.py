@@ -24,7 +24,8 @@ from harness.sim.executors import Executor, InProcess
 from harness.sim.grid import Grid
 from harness.sim.results import Row, digest_rows, failure_modes, row, tally_cells
 from harness.sim.runner import in_order
-from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
+from harness.tasks import TASKS
+from harness.tasks.box_grasp import BoxGrasp
 from policies.loading import load_policy
 from registry.errors import ConfigError, Interrupted
 from registry.evidence import GridEvidence, Subject, Tally, evidence_from_json
@@ -33,7 +34,6 @@ from registry.statistics.grid import decide, order, order_digest
 from registry.verdicts import Verdict, judge
 from registry.versions import digest_of
 
-TASKS: Mapping[str, BoxGrasp] = {BOX_GRASP.name: BOX_GRASP}
 PROGRESS_S = 0.2
 """How often a run tells how far it is [s]."""
 

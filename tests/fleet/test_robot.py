@@ -16,7 +16,7 @@ arms:
     bus: {interface: twin}
 twin:
   seed: 7
-  task: box_grasp
+  task: box-grasp
   box: {mass: [0.8, 1.0], friction: [0.5, 0.5]}
 """
 
