@@ -26,7 +26,7 @@ import numpy as np
 from fleet.agent.link import Link
 from policies.contract import Contract, RobotClass
 from policies.loading import Policy, load_policy
-from registry.errors import Corrupt, Refused, ServiceFailed
+from registry.errors import Corrupt, PolicyctlError, Refused, ServiceFailed
 from registry.versions import FileEntry, Manifest, digest_bytes, is_digest
 
 MANIFEST = "manifest.json"
@@ -72,7 +72,7 @@ class Updater:
     def prepare(self, policy: str, version: int, digest: str, task: str) -> Ready:
         """A version ready to run, fetched only if it is not here.
 
-        Raises Corrupt (bytes do not fit the digest), ConfigError (contract), Refused (probe), or
+        Raises Corrupt (bytes do not fit the digest), ConfigError (contract), Refused (it breaks) or
         what the link raises (OutOfContact, NotFound). A failure changes nothing that runs.
         """
         held = self._ready.get((policy, version))
@@ -87,9 +87,18 @@ class Updater:
                 f"{policy} v{version} names files of another policy",
                 evidence=f"{digest} is a version of {manifest.policy}",
             )
-        loaded = self._load(folder / FILES)
-        loaded.contract.check(self._class, task)
-        ready = Ready(policy, version, digest, loaded, probe(loaded))
+        try:
+            loaded = self._load(folder / FILES)
+            loaded.contract.check(self._class, task)
+            ready = Ready(policy, version, digest, loaded, probe(loaded))
+        except PolicyctlError:
+            raise
+        except Exception as error:
+            raise Refused(
+                f"{policy} v{version} breaks when it is loaded and probed",
+                evidence=f"{type(error).__name__}: {error}",
+                hint="what runs on this robot stays; roll the version back",
+            ) from error
         self._ready[policy, version] = ready
         return ready
 

@@ -14,6 +14,7 @@ from world import write_checkpoint as checkpoint
 
 from fleet.agent.link import OutOfContact
 from fleet.agent.updater import Updater
+from policies.loading import Policy
 from registry.errors import ConfigError, Corrupt, Refused, ServiceFailed
 from registry.versions import FileEntry, Manifest, digest_bytes
 
@@ -71,6 +72,31 @@ def test_going_back_needs_no_download(bench: Bench) -> None:
     bench.weather.down = True
     assert bench.prepare(1, good) == 0.9
     assert bench.updater.fetches == 0
+
+
+@pytest.mark.parametrize("where", ["load", "act"])
+def test_a_version_that_breaks_is_refused_and_what_runs_stays(bench: Bench, where: str) -> None:
+    good, broken = bench.publish(0.9), bench.publish(0.1)
+
+    def load(folder: Path) -> Policy:
+        policy = load_scripted(folder)
+        if folder.parent.name == name(good):
+            return policy
+        if where == "load":
+            raise RecursionError("a contract without end")
+
+        def act(observation: object) -> None:
+            raise IndexError("no such joint")
+
+        policy.act = act  # type: ignore[method-assign, assignment]
+        return policy
+
+    link = SpoiledLink(bench.table, bench.weather)
+    bench.updater = Updater(bench.folder / "robot", link, ROBOT_CLASS, load=load)
+    assert bench.prepare(1, good) == 0.9
+    with pytest.raises(Refused, match="breaks when it is loaded"):
+        bench.prepare(2, broken)
+    assert bench.prepare(1, good) == 0.9
 
 
 def test_what_nothing_needs_is_pruned(bench: Bench) -> None:
