@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import socket
 import tempfile
@@ -153,7 +154,7 @@ def _run(
     holder = f"{getpass.getuser()}@{socket.gethostname()}:{os.getpid()}"
     tell = narrator(say, listen)
     for pauses in range(REHEARSED_PAUSES + 1):
-        with open_bench(config) as robot:
+        with open_bench(config, journal.with_suffix(".frames.json")) as robot:
             clock, broker = people(prompts, robot, subject, stop)
             try:
                 return run_suite(
@@ -171,8 +172,11 @@ def _run(
 
 
 @contextmanager
-def open_bench(config: RobotConfig) -> Iterator[RuntimeRobot]:
-    """The station's arm, powered and holding, as trials see it."""
+def open_bench(config: RobotConfig, frames: Path | None = None) -> Iterator[RuntimeRobot]:
+    """The station's arm, powered and holding, as trials see it.
+
+    `frames` is where a twin's monitor leaves what it read of the bus.
+    """
     from ci.rig import build_rig
     from harness.hil.bench import RuntimeRobot, TwinRobot
     from harness.hil.model import InfraCode, InfraError
@@ -186,10 +190,14 @@ def open_bench(config: RobotConfig) -> Iterator[RuntimeRobot]:
         raise InfraError(InfraCode.BUS, f"the bus does not open: {error}") from error
     with rig:
         common = (config.robot, config.robot_class, engine_of(config), rig.runtime, rig.poses)
-        if rig.world is not None:
-            yield TwinRobot(*common, rig.world)
-        else:
+        if rig.world is None:
             yield RuntimeRobot(*common)
+            return
+        try:
+            yield TwinRobot(*common, rig.world)
+        finally:
+            if frames is not None:
+                frames.write_text(json.dumps(rig.frames(), indent=2))
 
 
 def engine_of(config: RobotConfig) -> str:

@@ -13,7 +13,7 @@ from registry.errors import UsageError
 STEPS = (
     "home", "v1-register", "v1-sim", "v1-hil", "v1-fleet", "v2-register", "v2-sim", "v2-refused",
     "v3-register", "v3-sim", "v3-hil", "v3-canary", "v4-register", "v4-sim", "v4-hil", "v4-fleet",
-    "rollback", "report",
+    "rollback", "frames", "report",
 )  # fmt: skip
 
 

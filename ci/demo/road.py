@@ -46,7 +46,6 @@ def travel(
                     view.end(name, "done", found)
                     if name == until:
                         return
-                commands.stop()
                 view.begin("report")
                 page = _report(demo)
                 view.end("report", "done", str(page))
@@ -77,18 +76,24 @@ def _report(demo: Demo) -> Path:
 def closing_table(demo: Demo, registry: Registry) -> Table:
     """What the road cost and proved, one row per figure."""
     table = Table(title="What happened", box=None, pad_edge=False, title_justify="left")
-    table.add_column("figure")
-    table.add_column("value")
+    table.add_column("")
+    table.add_column("")
+    rollouts = {r.rollout.candidate: r.rollout for r in registry.rollouts(POLICY)}
     for record in registry.list_versions(POLICY):
-        table.add_row(f"{POLICY} v{record.number}", record.stage.value)
-    for rollout in registry.rollouts(POLICY):
-        value = rollout.rollout
-        total = registry.canary_evidence(value.id).candidate_total
-        word = "caught after" if value.phase is Phase.ROLLED_BACK else "took"
-        table.add_row(
-            f"rollout of v{value.candidate}", f"{value.phase.value}, {word} {total.n} episodes"
-        )
+        said = [str(record.stage)]
+        if rollout := rollouts.get(record.number):
+            evidence = registry.canary_evidence(rollout.id)
+            total, controls = evidence.candidate_total, evidence.baseline_total
+            said.append(f"{total.success} of {total.n} candidate episodes succeeded on the fleet")
+            if rollout.baseline is not None:
+                said.append(
+                    f"{controls.success} of {controls.n} of v{rollout.baseline}'s beside it"
+                )
+            if rollout.phase is Phase.ROLLED_BACK:
+                said.append("rolled back by the canary")
+        table.add_row(str(record), "; ".join(said))
     facts = demo.facts()
-    table.add_row("rollback, command to last robot", f"{facts['rollback_seconds']:.2f} s")
+    table.add_row("rollback by hand", f"{facts['rollback_seconds']:.2f} s to the last robot")
+    table.add_row("CAN frames watched", f"{facts['frames']:,}, bounds never broken")
     table.add_row("the whole road", f"{facts['wall_seconds']:.0f} s")
     return table

@@ -18,6 +18,7 @@ from ci.demo.commands import Commands
 from ci.demo.robots import robot_name, write_robot_files
 from ci.demo.view import View
 from registry.errors import ServiceFailed
+from registry.home import find_home
 from registry.rollouts import Phase, Rollout
 from registry.service import Registry
 from registry.stages import Stage
@@ -63,8 +64,8 @@ class Demo:
         known = {record.number: record.stage for record in registry.list_versions(POLICY)}
         return known.get(number)
 
-    def passed(self, registry: Registry, number: int, gate: str) -> str | None:
-        """The outcome of the newest verdict of a gate on a version, if there is one."""
+    def outcome(self, registry: Registry, number: int, gate: str) -> str | None:
+        """The newest verdict of a gate on a version, if there is one."""
         outcomes = [
             record.verdict.outcome.value
             for record in registry.verdicts(VersionRef(POLICY, number))
@@ -112,12 +113,12 @@ def register(number: int) -> Step:
 
 def simulate(number: int, outcome: str) -> Step:
     def run(demo: Demo, registry: Registry) -> str:
-        if demo.passed(registry, number, "sim") is None:
+        if demo.outcome(registry, number, "sim") is None:
             status = {"pass": 0, "fail": 3}[outcome]
             demo.commands.policyctl(
                 "gate", "run", "sim", f"v{number}", "--policy", POLICY, expect=(status,)
             )
-        found = demo.passed(registry, number, "sim")
+        found = demo.outcome(registry, number, "sim")
         expect(found == outcome, f"v{number} ends sim with {outcome}", f"it was {found}")
         return _verdict_line(registry, number, "sim")
 
@@ -126,13 +127,13 @@ def simulate(number: int, outcome: str) -> Step:
 
 def try_on_the_lab_robot(number: int) -> Step:
     def run(demo: Demo, registry: Registry) -> str:
-        if demo.passed(registry, number, "hil") is None:
+        if demo.outcome(registry, number, "hil") is None:
             demo.commands.policyctl(
                 "gate", "run", "hil", f"v{number}", "--policy", POLICY,
                 "--station", str(demo.robot_files / "lab.yaml"),
                 "--prompts", "scripted",
             )  # fmt: skip
-        found = demo.passed(registry, number, "hil")
+        found = demo.outcome(registry, number, "hil")
         expect(found == "pass", f"v{number} passes hil", f"it was {found}")
         return _verdict_line(registry, number, "hil")
 
@@ -205,6 +206,22 @@ def roll_back_by_hand(demo: Demo, registry: Registry) -> str:
     return f"every robot runs v1 again, {seconds:.2f} s after the command"
 
 
+def count_frames(demo: Demo, registry: Registry) -> str:
+    """Sums what the monitors read of every CAN bus, the lab's and the fleet's."""
+    demo.commands.stop()
+    root = find_home(demo.home).root
+    paths = [*root.glob("agents/*/monitor.json"), *root.glob("hil/*/*.frames.json")]
+    reports = [json.loads(path.read_text()) for path in sorted(paths)]
+    frames = sum(report["frames"] for report in reports)
+    broken = [example for report in reports for example in report["examples"]]
+    expect(frames > 0, "the monitors read frames")
+    expect(
+        sum(report["violations"] for report in reports) == 0, "no bound was broken", str(broken[:1])
+    )
+    demo.remember(frames=frames)
+    return f"{frames:,} CAN frames on {len(reports)} buses, bounds never broken"
+
+
 def start_fleet(demo: Demo) -> None:
     """The controller and one agent process per robot; those that run already stay."""
     demo.commands.start("server", "policyctl", "server")
@@ -262,4 +279,5 @@ ROAD: tuple[tuple[str, str, Step], ...] = (
     ("v4-hil", "v4 on the lab's robot", try_on_the_lab_robot(4)),
     ("v4-fleet", "v4 through canary and waves to the fleet", roll_out(4, Phase.DONE)),
     ("rollback", "a person rolls back to v1", roll_back_by_hand),
+    ("frames", "what an independent monitor read of every bus", count_frames),
 )
