@@ -35,8 +35,5 @@ def open_registry(home: Path | None = None, *, create: bool = False) -> Iterator
 
     name = os.environ.get("POLICYCTL_ACTOR") or getpass.getuser()
     actor = Actor(name=name, role=os.environ.get("POLICYCTL_ROLE", "admin"))
-    registry = Registry.open(find_home(home or home_option(), must_exist=not create), actor)
-    try:
+    with Registry.open(find_home(home or home_option(), must_exist=not create), actor) as registry:
         yield registry
-    finally:
-        registry.close()

@@ -11,9 +11,9 @@ import click
 
 from ci.app import open_registry
 from ci.cli.output import emit, narrate
+from ci.cli.refs import policy_option, version_ref
 from registry.errors import GateFailed, Inconclusive
 from registry.verdicts import Outcome
-from registry.versions import VersionRef, parse_ref
 
 if TYPE_CHECKING:
     from ci.pipeline import GateRun
@@ -30,18 +30,11 @@ def run() -> None:
     """Run one gate on a version and record its verdict."""
 
 
-policy_option = click.option("--policy", help="The policy, where the version does not name it.")
 gates_option = click.option(
     "--gates",
     type=click.Path(exists=True, path_type=Path),
     help="gates.yaml or its folder; by default the policy's own.",
 )
-
-
-def named(version: str, policy: str | None) -> VersionRef:
-    """The version that the words on the command line name."""
-    ref = parse_ref(version)
-    return VersionRef(policy, ref.number) if policy and ref.policy is None else ref
 
 
 @run.command("sim")
@@ -55,7 +48,7 @@ def sim(version: str, policy: str | None, gates: Path | None, full: bool, thread
     from ci.pipeline import find_gates, run_sim
 
     with open_registry() as registry:
-        ref = registry.resolve(named(version, policy))
+        ref = version_ref(registry, version, policy)
         found = find_gates(str(ref.policy), gates)
         done = run_sim(registry, ref, found, threads=threads, full=full, progress=_Shower(str(ref)))
     finish(done)
@@ -92,7 +85,7 @@ def hil(
     from ci.station import run_hil
 
     with open_registry() as registry:
-        ref = registry.resolve(named(version, policy))
+        ref = version_ref(registry, version, policy)
         found = find_gates(str(ref.policy), gates)
         done = run_hil(
             registry, ref, found, station, prompts=prompts, say=narrate, repaired=repaired

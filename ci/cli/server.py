@@ -32,11 +32,7 @@ def command(poll: float) -> None:
 
     home = find_home(home_option())
     actor = Actor(f"controller@{socket.gethostname()}:{os.getpid()}", "controller")
-    registry = Registry.open(home, actor)
-    try:
+    with Registry.open(home, actor) as registry, stop_on_signals() as stop:
         narrate(f"controlling the rollouts of {home.root}; ctrl-C ends it")
-        with stop_on_signals() as stop:
-            Controller(registry, narrate).loop(stop, poll)
-    finally:
-        registry.close()
+        Controller(registry, narrate).loop(stop, poll)
     emit({"home": str(home.root), "stopped": True}, "stopped")

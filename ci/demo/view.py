@@ -68,7 +68,6 @@ class Board:
         marks = {
             "waiting": Text("·", "dim"),
             "done": Text("✓", "green"),
-            "kept": Text("✓", "green dim"),
             "failed": Text("✗", "red"),
         }
         table = Table(box=None, pad_edge=False, expand=True)

@@ -24,7 +24,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, Protocol
 
 from fleet.agent.link import Link, OutOfContact
@@ -211,7 +210,7 @@ class Supervisor:
             self._work.robot,
             self._work.stratum,
             index,
-            Fraction(document.ratio),
+            document.fraction,
         )
         ready = prepared.candidate if side == "candidate" else prepared.baseline
         if ready is None:

@@ -26,10 +26,7 @@ from registry.record.desk import Desk
 from registry.record.model import RolloutRecord, VersionRecord
 from registry.record.robots import Robots, only
 from registry.record.verdicts import Verdicts
-from registry.record.versions import (
-    Versions,
-    read_version,
-)
+from registry.record.versions import Versions, read_version
 from registry.rollouts import (
     TERMINAL,
     Abort,
