@@ -12,6 +12,7 @@ Rules
   (`torque`) ends the attempt too, but the arm then lets go and goes home by itself.
 - The judge sees measured joints and torques, never the policy or its version. The policy sees what
   `policies.observation` makes of measured joints and of the pose source. Both once per policy step.
+- Speed scale slows every motion, also those that no policy makes.
 - Works for any number of arms; arrays are (J,), J = 8 per arm. Time is the bus clock's [s].
 """
 
@@ -39,7 +40,7 @@ from policies.process import PolicyFailedError
 Array = NDArray[np.float64]
 
 HOME_SPEED = 0.5
-"""Of the velocity limits, for moves that no policy makes."""
+"""Of the velocity limits, for moves that no policy makes, at speed scale 1."""
 HOME_WITHIN = 0.15
 """[rad] of measured joints from home beyond which the rig is at fault."""
 HOLD_TICKS = 20
@@ -207,7 +208,7 @@ class Runtime:
         near = bool(np.abs(servo.command - q).max() < HOME_WITHIN)
         if not near:
             self._rise(q)
-        if not servo.move_to(q, HOME_SPEED, keep_going=keep_going):
+        if not servo.move_to(q, HOME_SPEED * self._speed_scale, keep_going=keep_going):
             return "protection did not let the arm go home"
         return "" if self._settled(q) else "the arm did not come to rest at home"
 
@@ -270,7 +271,7 @@ class Runtime:
             goal = self.servo.command.copy()
             goal[JOINTS - 1 :: JOINTS] = home[JOINTS - 1 :: JOINTS]
             self.servo.hold(1)
-            if self.servo.move_to(goal):
+            if self.servo.move_to(goal, HOME_SPEED * self._speed_scale):
                 self.servo.hold(round(RELEASE_S / self.servo.period_s))
                 self.home(home)
         except ArmFault as fault:
@@ -280,7 +281,7 @@ class Runtime:
 
     def _rise(self, home: Array) -> None:
         """Straight up, at most to the height the hands have at home and by `RETREAT_M`."""
-        servo, steps = self.servo, 25
+        servo, steps, ticks = self.servo, 25, round(4 / self._speed_scale)
         q = servo.command.copy()
         moves = []
         for i, arm in enumerate(self._kinematics):
@@ -296,7 +297,7 @@ class Runtime:
                 square = jacobian @ jacobian.T + 1e-4 * np.eye(3)
                 q[part] += jacobian.T @ np.linalg.solve(square, [0.0, 0.0, rise])
             q = np.clip(q, servo.limits.q_min, servo.limits.q_max)
-            servo.follow(q.copy(), 4)
+            servo.follow(q.copy(), ticks)
         servo.hold(4)
 
     def _settled(self, q: Array) -> bool:

@@ -149,6 +149,19 @@ def test_a_robot_that_was_built_and_waits_for_work_stays_where_it_was_found() ->
         np.testing.assert_allclose(robot.servo.command, found, atol=0.01)
 
 
+def test_a_speed_scale_slows_the_way_home_too() -> None:
+    took = {}
+    for scale in (1.0, 0.25):
+        with build_rig(twin().model_copy(update={"speed_scale": scale})) as robot:
+            home = np.array(BOX_GRASP.start_q)
+            away = home + np.array([0.5, 0.0, 0.0, -0.3, 0.0, 0.0, 0.0, 0.0])
+            assert robot.runtime.home(away) == ""
+            began = robot.servo.now()
+            assert robot.runtime.home(home) == ""
+            took[scale] = robot.servo.now() - began
+    assert took[0.25] > 3 * took[1.0]
+
+
 def test_a_policy_that_does_nothing_fails_at_the_horizon() -> None:
     robot = build_rig(twin())
     judge = robot.judge("box-grasp")
