@@ -19,6 +19,7 @@ import click
 from ci.cli.output import narrate, print_error
 from ci.threads import one_per_call
 from registry.errors import PolicyctlError, UsageError
+from registry.storage import write_whole
 
 if TYPE_CHECKING:
     from ci.rig import Rig
@@ -84,7 +85,7 @@ def command(
                 supervisor.loop(stop)
             finally:
                 rig.servo.protective_stop("agent_stopped")
-                write_json(folder / "monitor.json", rig.frames())
+                write_whole(folder / "monitor.json", json.dumps(rig.frames(), indent=2).encode())
                 spool.close_file()
                 registry.close()
     narrate(f"{config.robot}: stopped after {supervisor.attempts} attempt(s)")
@@ -146,13 +147,6 @@ class Attempts:
     def status(self) -> dict[str, Any]:
         """What every heartbeat says of the rig."""
         return {"waiting": self._waiting, "frames": self._rig.frames()}
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Writes a file whole: readers see the old one or the new one."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(json.dumps(data, indent=2))
-    draft.rename(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

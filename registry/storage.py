@@ -1,7 +1,9 @@
-"""The disk says no: one place that turns an operating system's refusal into our error.
+"""Files written whole, and the disk that says no.
 
-A full disk, a quota, a file-size limit and a missing permission are the machine's state, not bugs:
-`ServiceFailed`, exit status 9, naming the path. Whoever writes undoes what it began before raising.
+`write_whole` replaces a small file: readers see the old one or the new one, also after the supply
+was lost. A full disk, a quota, a file-size limit and a missing permission are the machine's state,
+not bugs: `ServiceFailed`, exit status 9, naming the path. Whoever writes undoes what it began
+before raising.
 """
 
 from __future__ import annotations
@@ -40,6 +42,17 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise disk_error(path, error) from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file whole and durable; the name appears last. Raises OSError."""
+    draft = path.with_name(path.name + ".part")
+    with draft.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    draft.replace(path)
+    sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:

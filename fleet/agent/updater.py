@@ -14,7 +14,6 @@ Rules:
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Collection
@@ -27,6 +26,7 @@ from fleet.agent.link import Link
 from policies.contract import Contract, RobotClass
 from policies.loading import Policy, load_policy
 from registry.errors import Corrupt, PolicyctlError, Refused, ServiceFailed
+from registry.storage import sync_folder, write_whole
 from registry.versions import FileEntry, Manifest, digest_bytes, is_digest
 
 MANIFEST = "manifest.json"
@@ -107,8 +107,7 @@ class Updater:
         kept = self._baselines()
         if baseline is not None and kept[:1] != [baseline]:
             kept = [baseline, *(digest for digest in kept if digest != baseline)][:BASELINES_KEPT]
-            _write(self._folder / "baselines.json", json.dumps(kept).encode())
-            _sync(self._folder)
+            write_whole(self._folder / "baselines.json", json.dumps(kept).encode())
         stay = {*kept, *needed}
         names = {self._path(digest).name for digest in stay}
         for folder in self._folder.iterdir():
@@ -151,17 +150,17 @@ class Updater:
             raw = self._receive(digest, MAX_MANIFEST)
             manifest = _manifest(raw, digest)
             (incoming / FILES).mkdir(parents=True)
-            _write(incoming / MANIFEST, raw)
+            write_whole(incoming / MANIFEST, raw)
             for entry in manifest.files:
                 target = incoming / FILES / entry.path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 data = self._receive(entry.sha256, entry.size)
                 _check(entry, data)
-                _write(target, data)
+                write_whole(target, data)
             for inner in [incoming, *(path for path in incoming.rglob("*") if path.is_dir())]:
-                _sync(inner)
+                sync_folder(inner)
             incoming.rename(folder)
-            _sync(self._folder)
+            sync_folder(self._folder)
         except OSError as failed:
             raise ServiceFailed(
                 "the robot cannot store a version",
@@ -235,21 +234,3 @@ def _check(entry: FileEntry, data: bytes) -> None:
             f"{entry.path}: bytes are not what the manifest says",
             evidence=f"{found}, {len(data)} bytes; expected {entry.sha256}, {entry.size}",
         )
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Writes a file whole and durable; the name appears last."""
-    draft = path.with_name(path.name + ".part")
-    with draft.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    draft.rename(path)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -6,13 +6,12 @@ Pieces are taken once per key (run and attempt), so a killed run that goes on do
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from registry.errors import Corrupt, Refused, UsageError
-from registry.storage import disk_errors
+from registry.storage import disk_errors, write_whole
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,4 @@ class StockFile:
     def _store(self, table: dict[str, dict[str, Any]]) -> None:
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = self.path.with_suffix(".new")
-            with fresh.open("w", encoding="utf-8") as stream:
-                json.dump(table, stream, indent=2, sort_keys=True)
-                stream.flush()
-                os.fsync(stream.fileno())
-            fresh.replace(self.path)
+            write_whole(self.path, json.dumps(table, indent=2, sort_keys=True).encode())
