@@ -78,32 +78,33 @@ class Detector:
         self, slots: Ints, time_s: Floats, position: Floats, yaw: Floats
     ) -> tuple[Floats, Floats, Floats]:
         """Newest arrived pose at `time_s` (n,) given the truth now: position, yaw, age [s]."""
-        self._take(slots, time_s, position, yaw)
+        due = self._next[slots] <= time_s + 1e-9
+        if due.any():
+            self._take(slots[due], time_s[due], position[due], yaw[due])
         arrived = self._arrival[slots] <= time_s[:, None]
         taken = np.where(arrived, self._taken[slots], -np.inf)
         newest = np.argmax(taken, axis=1)
         stamp = taken[np.arange(len(slots)), newest]
         fresh = stamp > self._seen[slots, 4]
-        some = slots[fresh]
-        self._seen[some, :4] = self._pose[some, newest[fresh]]
-        self._seen[some, 4] = stamp[fresh]
+        if fresh.any():
+            some = slots[fresh]
+            self._seen[some, :4] = self._pose[some, newest[fresh]]
+            self._seen[some, 4] = stamp[fresh]
         seen = self._seen[slots]
         return seen[:, :3], seen[:, 3], time_s - seen[:, 4]
 
-    def _take(self, slots: Ints, time_s: Floats, position: Floats, yaw: Floats) -> None:
+    def _take(self, slots: Ints, now: Floats, position: Floats, yaw: Floats) -> None:
         """Take the frames that are due: the pose is that of the first read after the shutter."""
-        due = self._next[slots] <= time_s + 1e-9
-        some, now = slots[due], time_s[due]
-        frame = self._frame[some] % _FRAMES
-        kept = ~self._lost[some, frame]
-        row, cursor = some[kept], self._cursor[some[kept]]
+        frame = self._frame[slots] % _FRAMES
+        kept = ~self._lost[slots, frame]
+        row, cursor = slots[kept], self._cursor[slots[kept]]
         noise = self._noise[row, frame[kept]]
-        self._pose[row, cursor, :3] = position[due][kept] + noise[:, :3]
-        self._pose[row, cursor, 3] = yaw[due][kept] + noise[:, 3]
+        self._pose[row, cursor, :3] = position[kept] + noise[:, :3]
+        self._pose[row, cursor, 3] = yaw[kept] + noise[:, 3]
         self._taken[row, cursor] = now[kept]
         self._arrival[row, cursor] = now[kept] + self._delay[row, frame[kept]]
         self._cursor[row] = (cursor + 1) % _IN_FLIGHT
         period = 1.0 / self.model.rate_hz
-        self._frame[some] += 1
-        behind = np.maximum(np.floor((now - self._next[some]) / period), 0.0)
-        self._next[some] += (behind + 1.0) * period
+        self._frame[slots] += 1
+        behind = np.maximum(np.floor((now - self._next[slots]) / period), 0.0)
+        self._next[slots] += (behind + 1.0) * period

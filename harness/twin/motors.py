@@ -59,6 +59,8 @@ HEAT_CAPACITY = 450.0
 
 _OTHER_MODES = (POS_VEL_OFFSET, VEL_OFFSET, POS_FORCE_OFFSET)
 _NO_REPLY = -1
+_SPECIAL = int(Special.CLEAR_ERROR)
+_EIGHT = np.uint64(8)
 
 
 class MotorBank:
@@ -79,11 +81,16 @@ class MotorBank:
         self._status = [int(Status.DISABLED)] * n
         self._muted = [False] * n
         self._obeys = [False] * n
+        self._all_obey = False
         self._fed_at = [0.0] * n
         self.watched: tuple[int, ...] = ()
         """Motors with a TIMEOUT set, for which `watch` has to be called."""
+        self._parts = tuple(slice(8 * i, 8 * i + 8) for i in range(n))
+        self._obedient: dict[int, tuple[int, slice]] = {}
+        """By the id they listen on: motors that hear and obey MIT commands."""
         self._commands = bytearray(8 * n)
         self._feedback = bytearray(8 * n)
+        self._labels = np.zeros(n, np.uint64)
         self._stale = True
         self._flash = [self._factory(address) for address in addresses]
         self._ram = [dict(registers) for registers in self._flash]
@@ -99,24 +106,14 @@ class MotorBank:
 
     def receive(self, identifier: int, data: bytes | bytearray, now: float) -> Reply | None:
         """One frame from the bus at time `now` [s]; the answer as (id, data), if there is one."""
-        slot = self._by_id.get(identifier)
-        if slot is None:
-            if identifier == PARAMETER_ID and len(data) == 8:
-                return self._parameter(data, now)
-            return None
-        if self._muted[slot]:
-            return None
-        if len(data) != 8:
-            if identifier < POS_VEL_OFFSET:
-                return None
-        elif identifier < POS_VEL_OFFSET:
-            if data[7] >= Special.CLEAR_ERROR and (code := frames.special_code(data)) is not None:
-                self._special(slot, code)
-            elif self._obeys[slot]:
-                self._commands[8 * slot : 8 * slot + 8] = data
-                self.touched = True
-        self._fed_at[slot] = now
-        return self._answer(slot)
+        obedient = self._obedient.get(identifier)
+        if obedient is not None and len(data) == 8 and data[7] < _SPECIAL:
+            slot, part = obedient
+            self._commands[part] = data
+            self.touched = True
+            self._fed_at[slot] = now
+            return self._answer(slot)
+        return self._receive_any(identifier, data, now)
 
     # -- the physics side
 
@@ -131,6 +128,8 @@ class MotorBank:
         """
         self.touched = False
         q, dq, kp, kd, tau = self._codec.decode_mit(self._commands)
+        if self._all_obey:
+            return kp, kd, kp * (q + self.zero) + kd * dq + tau
         on = np.array(self._obeys)
         kp *= on
         kd *= on
@@ -147,12 +146,11 @@ class MotorBank:
         """Warm and cool over `seconds` at torque `tau` (N,); motors that get too hot fault."""
         final = AMBIENT + self._loss * tau**2 * self._thermal
         self.coil += (final - self.coil) * -np.expm1(-seconds / self._lag)
-        for slot in range(self._n):
+        too_hot = self.coil >= self._coil_limit
+        for slot in np.flatnonzero(too_hot | (self.mos >= MOS_LIMIT)):
             if self._status[slot] == Status.ENABLED:
-                if self.coil[slot] >= self._ram[slot][Register.OT_VALUE]:
-                    self.fail(slot, Status.COIL_OVER_TEMPERATURE)
-                elif self.mos[slot] >= MOS_LIMIT:
-                    self.fail(slot, Status.MOS_OVER_TEMPERATURE)
+                coil = Status.COIL_OVER_TEMPERATURE
+                self.fail(int(slot), coil if too_hot[slot] else Status.MOS_OVER_TEMPERATURE)
         self._relabel()
 
     @property
@@ -173,6 +171,7 @@ class MotorBank:
     def mute(self, slot: int, muted: bool = True) -> None:
         """Break the motor's data line: it hears and says nothing, and goes on as it was."""
         self._muted[slot] = muted
+        self._list_obedient()
 
     def power_cycle(self) -> None:
         """Supply off and on: torque off, unsaved registers and turn counts lost, faults gone."""
@@ -185,12 +184,34 @@ class MotorBank:
 
     # -- inside
 
+    def _receive_any(self, identifier: int, data: bytes | bytearray, now: float) -> Reply | None:
+        """`receive`, for frames that are not a command to a motor that obeys."""
+        slot = self._by_id.get(identifier)
+        if slot is None:
+            if identifier == PARAMETER_ID and len(data) == 8:
+                return self._parameter(data, now)
+            return None
+        if self._muted[slot]:
+            return None
+        if len(data) != 8:
+            if identifier < POS_VEL_OFFSET:
+                return None
+        elif identifier < POS_VEL_OFFSET:
+            code = frames.special_code(data)
+            if code is not None:
+                self._special(slot, code)
+            elif self._obeys[slot]:
+                self._commands[self._parts[slot]] = data
+                self.touched = True
+        self._fed_at[slot] = now
+        return self._answer(slot)
+
     def _answer(self, slot: int) -> Reply:
         if self._stale:
             q, dq, tau = self._sense()
             self._feedback = self._codec.encode_feedback(self._header, q - self.zero, dq, tau)
             self._stale = False
-        return self._reply_id[slot], self._feedback[8 * slot : 8 * slot + 8]
+        return self._reply_id[slot], self._feedback[self._parts[slot]]
 
     def _special(self, slot: int, code: Special) -> None:
         status = self._status[slot]
@@ -206,23 +227,29 @@ class MotorBank:
 
     def _set_status(self, slot: int, status: Status) -> None:
         if not (status == Status.ENABLED == self._status[slot]):
-            self._commands[8 * slot : 8 * slot + 8] = self._idle[8 * slot : 8 * slot + 8]
+            part = self._parts[slot]
+            self._commands[part] = self._idle[part]
         self._status[slot] = int(status)
         self._obeys[slot] = (
             status == Status.ENABLED and self._ram[slot][Register.CTRL_MODE] == MODE_MIT
         )
+        self._list_obedient()
+        esc_id = int(self._ram[slot][Register.ESC_ID])
+        self._labels[slot] = frames.feedback_header(esc_id, status, 0.0, 0.0)
         self.touched = True
         self._relabel()
 
+    def _list_obedient(self) -> None:
+        self._all_obey = all(self._obeys)
+        self._obedient = {
+            identifier: (slot, self._parts[slot])
+            for identifier, slot in self._by_id.items()
+            if identifier < POS_VEL_OFFSET and self._obeys[slot] and not self._muted[slot]
+        }
+
     def _relabel(self) -> None:
-        mos = self.mos
-        self._header = np.array(
-            [
-                frames.feedback_header(int(ram[Register.ESC_ID]), status, mos[i], self.coil[i])
-                for i, (ram, status) in enumerate(zip(self._ram, self._status, strict=True))
-            ],
-            np.uint64,
-        )
+        celsius = np.minimum(np.maximum((self.mos, self.coil), 0.0), 255.0).astype(np.uint64)
+        self._header = self._labels | celsius[0] << _EIGHT | celsius[1]
         self._stale = True
 
     def _parameter(self, data: bytes | bytearray, now: float) -> Reply | None:
@@ -254,6 +281,7 @@ class MotorBank:
             for offset in (0, *_OTHER_MODES):
                 self._by_id[esc_id + offset] = slot
         self._reply_id = [int(ram[Register.MST_ID]) for ram in self._ram]
+        self._coil_limit = np.array([ram[Register.OT_VALUE] for ram in self._ram])
         self.watched = tuple(i for i, ram in enumerate(self._ram) if ram[Register.TIMEOUT] > 0)
         self._codec = ArmCodec(
             [

@@ -90,16 +90,16 @@ class _Command:
 
 
 class _Rig:
-    """One arm's motors and where its joints are in the model."""
+    """One arm's motors, and its joints and actuators as views into the model and its state."""
 
-    def __init__(self, data: mujoco.MjData, index: ArmIndex) -> None:
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, index: ArmIndex) -> None:
         self.index = index
-        qpos, dof, act = index.qpos, index.dof, index.ctrl
-
-        def sense() -> tuple[Array, Array, Array]:
-            return data.qpos[qpos], data.qvel[dof], data.actuator_force[act]
-
-        self.bank = MotorBank(sense)
+        act = _span(index.ctrl)
+        joints = data.qpos[_span(index.qpos)], data.qvel[_span(index.dof)], data.actuator_force[act]
+        self.bank = MotorBank(lambda: joints)
+        self.torque = joints[2]
+        self.ctrl = data.ctrl[act]
+        self.bias_kp, self.bias_kd = model.actuator_biasprm[act, 1:3].T
         self.parked = np.zeros(len(index.qpos))
         """Pose of the joints while the arm is on its stand."""
 
@@ -116,6 +116,7 @@ class TwinWorld:
         """Scenes placed so far; the next one's randomness follows from it."""
         self._step_ns = 1_000_000_000 // config.physics_hz
         self._now_ns = 0
+        self._now_s = 0.0
         self._scene = build_scene(
             SceneConfig(
                 timestep=1.0 / config.physics_hz,
@@ -128,9 +129,7 @@ class TwinWorld:
         self._model = self._scene.model
         self._data = mujoco.MjData(self._model)
         self._scratch = mujoco.MjData(self._model)
-        self._ctrl = self._data.ctrl
-        self._bias = self._model.actuator_biasprm
-        self._rigs = {arm.name: _Rig(self._data, arm) for arm in self._scene.arms}
+        self._rigs = {arm.name: _Rig(self._model, self._data, arm) for arm in self._scene.arms}
         self._all = tuple(self._rigs.values())
         self._on_stand: list[_Rig] = []
         self._pending: deque[_Command] = deque()
@@ -146,11 +145,12 @@ class TwinWorld:
 
     def now(self) -> float:
         """Simulated time [s]."""
-        return self._now_ns * 1e-9
+        return self._now_s
 
     def advance(self, seconds: float) -> None:
         """Let `seconds` of simulated time pass."""
         self._now_ns += round(seconds * 1e9)
+        self._now_s = self._now_ns * 1e-9
         target = self._now_ns // self._step_ns
         if target <= self.steps:
             return
@@ -252,10 +252,10 @@ class TwinWorld:
         self._pending.append(_Command(self.steps + self.latency_steps, rig, kp, kd, ctrl))
 
     def _apply(self, command: _Command) -> None:
-        act = command.rig.index.ctrl
-        self._bias[act, 1] = -command.kp
-        self._bias[act, 2] = -command.kd
-        self._ctrl[act] = command.ctrl
+        rig = command.rig
+        np.negative(command.kp, out=rig.bias_kp)
+        np.negative(command.kd, out=rig.bias_kd)
+        rig.ctrl[:] = command.ctrl
 
     def _hold_on_stand(self, rig: _Rig) -> None:
         index = rig.index
@@ -267,7 +267,7 @@ class TwinWorld:
         seconds = (self.steps - self._heated_at) / self.config.physics_hz
         self._heated_at = self.steps
         for rig in self._all:
-            rig.bank.heat(self._data.actuator_force[rig.index.ctrl], seconds)
+            rig.bank.heat(rig.torque, seconds)
         diverged = self._data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number
         if diverged:
             raise ServiceFailed(
@@ -321,3 +321,11 @@ class TwinPoseSource:
 
     def read(self) -> Pose | None:
         return self._see()
+
+
+def _span(index: npt.NDArray[np.intp]) -> slice:
+    """Indices that follow one another, as the slice that makes a view of them."""
+    first, last = int(index[0]), int(index[-1])
+    if not np.array_equal(index, np.arange(first, last + 1)):
+        raise ValueError(f"an arm's joints are not next to each other in the model: {index}")
+    return slice(first, last + 1)
