@@ -150,21 +150,21 @@ class Contract(_Model):
         for field, found, expected in wanted:
             if found != expected:
                 raise ConfigError(
-                    f"The policy's contract does not fit: {field}",
+                    f"the policy's contract does not fit: {field}",
                     where=where,
                     field=f"{field} is {found}, expected {expected}",
                     hint="choose the robot class and task that the policy was trained for",
                 )
         if self.rate_hz not in robot.rates_hz:
             raise ConfigError(
-                "The policy's contract does not fit: rate_hz",
+                "the policy's contract does not fit: rate_hz",
                 where=where,
                 field=f"rate_hz is {self.rate_hz}, {robot.name} offers {list(robot.rates_hz)}",
                 hint="export the policy at a rate that divides the servo's",
             )
         if self.memory_mb > robot.memory_mb:
             raise ConfigError(
-                "The policy's contract does not fit: memory_mb",
+                "the policy's contract does not fit: memory_mb",
                 where=where,
                 field=f"memory_mb is {self.memory_mb}, {robot.name} has {robot.memory_mb}",
                 hint="use a smaller policy or a robot class with more memory",
@@ -191,7 +191,7 @@ def parse_contract(data: object, *, where: str = FILE_NAME) -> Contract:
         path = ".".join(str(part) for part in first["loc"])
         message = str(first["msg"]).removeprefix("Value error, ")
         raise ConfigError(
-            "The policy's contract is not valid",
+            "the policy's contract is not valid",
             where=where,
             field=f"{path}: {message}" if path else message,
             hint="see policies/contract.py for the fields of policyctl.contract/1",
@@ -205,12 +205,12 @@ def read_contract(folder: Path) -> Contract:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
-            "The checkpoint has no contract",
+            "the checkpoint has no contract",
             where=str(path),
             hint="a native checkpoint holds contract.json and policy.safetensors",
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
-            "The checkpoint's contract is not JSON", where=str(path), field=str(error)
+            "the checkpoint's contract is not JSON", where=str(path), field=str(error)
         ) from error
     return parse_contract(data, where=str(path))

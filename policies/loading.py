@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from policies import Policy as Policy
+from policies import Policy
 from policies.contract import FILE_NAME as CONTRACT_FILE
 from registry.errors import ConfigError
 
@@ -26,12 +26,12 @@ UNSAFE_SUFFIXES = frozenset({".pkl", ".pickle", ".joblib", ".dill", ".ckpt", ".p
 def detect(folder: Path) -> str:
     """Name of the format of a checkpoint folder; ConfigError where there is none we load."""
     if not folder.is_dir():
-        raise ConfigError("The checkpoint is not a folder", where=str(folder))
+        raise ConfigError("the checkpoint is not a folder", where=str(folder))
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     unsafe = sorted(name for name in files if Path(name).suffix in UNSAFE_SUFFIXES)
     if unsafe:
         raise ConfigError(
-            "The checkpoint holds a pickle, which can run code when it is read",
+            "the checkpoint holds a pickle, which can run code when it is read",
             where=str(folder),
             field=", ".join(unsafe),
             hint="export the weights as safetensors",
@@ -41,7 +41,7 @@ def detect(folder: Path) -> str:
             return name
     missing = {name: sorted(needed - files) for name, (needed, _) in FORMATS.items()}
     raise ConfigError(
-        "The folder is not a checkpoint in a format that policyctl loads",
+        "the folder is not a checkpoint in a format that policyctl loads",
         where=str(folder),
         field="; ".join(f"{name} needs {', '.join(files)}" for name, files in missing.items()),
         hint="give the folder that holds contract.json and policy.safetensors",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci.cli.output import emit, narrate
-from registry.errors import Refused, UsageError
+from registry.errors import Refused
 
 if TYPE_CHECKING:
     from policies import Policy
@@ -43,7 +43,7 @@ def command(recipe: Path, out: Path, threads: int, episodes: int) -> None:
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Refused(
-            "The output folder is not empty",
+            "the output folder is not empty",
             evidence=str(out),
             hint="name another folder with --out; a checkpoint is never overwritten",
         )
@@ -77,16 +77,9 @@ def command(recipe: Path, out: Path, threads: int, episodes: int) -> None:
 
 
 def _train(plan: Recipe, folder: Path, threads: int) -> Policy:
-    try:
-        from harness.sim.teacher import SimClassroom
-        from policies.training.imitation import contract_of, train
-    except ImportError as error:
-        raise UsageError(
-            "Training needs packages that are not installed",
-            evidence=str(error),
-            hint="pip install 'policyctl[train]'",
-        ) from error
+    from harness.sim.teacher import SimClassroom
     from policies.formats.native import load, save
+    from policies.training.imitation import contract_of, train
 
     trained = train(plan, SimClassroom(plan, threads=threads), narrate)
     save(folder, contract_of(plan), trained.network)

@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from fleet.agent.link import Link
-from policies.contract import Contract, RobotClass
-from policies.loading import Policy, load_policy
+from policies import Policy
+from policies.contract import RobotClass
+from policies.loading import load_policy
+from policies.probe import probe
 from registry.errors import Corrupt, PolicyctlError, Refused, ServiceFailed
 from registry.storage import sync_folder, write_whole
 from registry.versions import FileEntry, Manifest, digest_bytes, is_digest
@@ -32,7 +31,6 @@ from registry.versions import FileEntry, Manifest, digest_bytes, is_digest
 MANIFEST = "manifest.json"
 FILES = "files"
 BASELINES_KEPT = 2
-PROBE_STEPS = 20
 MAX_MANIFEST = 4 << 20
 
 
@@ -44,7 +42,6 @@ class Ready:
     version: int
     digest: str
     policy: Policy
-    probe_s: float
 
 
 class Updater:
@@ -90,7 +87,7 @@ class Updater:
         try:
             loaded = self._load(folder / FILES)
             loaded.contract.check(self._class, task)
-            ready = Ready(policy, version, digest, loaded, probe(loaded))
+            probe(loaded)
         except PolicyctlError:
             raise
         except Exception as error:
@@ -99,7 +96,7 @@ class Updater:
                 evidence=f"{type(error).__name__}: {error}",
                 hint="what runs on this robot stays; roll the version back",
             ) from error
-        self._ready[policy, version] = ready
+        ready = self._ready[policy, version] = Ready(policy, version, digest, loaded)
         return ready
 
     def settle(self, baseline: str | None, needed: Collection[str]) -> None:
@@ -180,39 +177,6 @@ class Updater:
             if len(data) > size:
                 raise Corrupt("more bytes than announced", evidence=f"{digest}: over {size} bytes")
         return bytes(data)
-
-
-def probe(policy: Policy, steps: int = PROBE_STEPS) -> float:
-    """Runs a policy dry and returns its typical step [s], the median after a warm-up.
-
-    Refused when an output has the wrong shape, is not finite, or the typical step is later than the
-    contract's latency. A single late step is the runtime's affair, which counts it as a failure.
-    """
-    contract: Contract = policy.contract
-    width = sum(term.width for term in contract.observation)
-    rng = np.random.default_rng(0)
-    took = []
-    policy.reset()
-    for step in range(steps):
-        observed = rng.uniform(-1.0, 1.0, (1, width)).astype(np.float32)
-        began = time.perf_counter()
-        action = policy.act(observed)
-        took.append(time.perf_counter() - began)
-        if action.shape != (1, len(contract.joints)):
-            raise Refused(
-                "the policy answers the wrong shape",
-                evidence=f"{action.shape}, expected {(1, len(contract.joints))}",
-            )
-        if not np.isfinite(action).all():
-            raise Refused("the policy answers values that are not finite", evidence=f"step {step}")
-    policy.reset()
-    typical = float(np.median(took[steps // 4 :]))
-    if typical > contract.latency_ms / 1000:
-        raise Refused(
-            "the policy is slower than its contract says",
-            evidence=f"{typical * 1000:.1f} ms a step, contract {contract.latency_ms} ms",
-        )
-    return typical
 
 
 def _manifest(raw: bytes, digest: str) -> Manifest:

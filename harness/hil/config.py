@@ -24,17 +24,16 @@ digest names its meaning, not its spelling: comments and key order do not change
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import rfc8785
 from pydantic import Field, field_validator, model_validator
 
 from harness.hil import hooks
 from harness.hil.model import Hook, Range, ResetSpec, SceneSpec, Suite, TaskSpec
 from registry.errors import ConfigError
+from registry.versions import digest_of
 from registry.yaml_file import Strict, load_yaml, read_yaml
 
 DEFAULT_TIMEOUT_S = 120.0
@@ -122,8 +121,7 @@ def load_suite(path: Path) -> Suite:
                     field=".".join(map(str, at)),
                     hint=error.hint,
                 ) from None
-    meaning = file.model_dump(mode="json")
-    digest = "sha256:" + hashlib.sha256(rfc8785.dumps(meaning)).hexdigest()
+    digest = digest_of(file.model_dump(mode="json"))
     tasks = tuple(_task(task) for task in file.tasks)
     return Suite(file.suite, file.robot_class, file.audit_fraction, tasks, digest)
 

@@ -13,15 +13,12 @@ hold some of them.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import rfc8785
 
 from harness.hil import plan
 from harness.hil.engine import TrialEngine, stopped
@@ -42,6 +39,7 @@ from registry.errors import PolicyctlError, Refused, ServiceFailed
 from registry.evidence import Subject, Tally, TrialEvidence
 from registry.gates import TrialGate
 from registry.verdicts import Outcome, Verdict, judge
+from registry.versions import digest_of
 
 SCHEMA = "policyctl.hil/1"
 
@@ -149,7 +147,7 @@ def _header(suite: Suite, gate: TrialGate, subject: Subject, robot: Robot) -> di
         "engine": robot.engine,
         "seed": str(plan.seed_of(suite, subject.digest)),
     }
-    return {**header, "run": hashlib.sha256(rfc8785.dumps(header)).hexdigest()[:12]}
+    return {**header, "run": digest_of(header)[7:19]}
 
 
 def _take_up(journal: Journal, header: dict[str, Any], repaired: str | None) -> RunState:
@@ -229,7 +227,6 @@ def _evidence(
     suite: Suite, gate: TrialGate, subject: Subject, header: Mapping[str, Any], state: RunState
 ) -> TrialEvidence:
     """The integers of the run, and the digests of what they were counted from."""
-    ordered = rfc8785.dumps([attempt.to_json() for attempt in state.attempts])
     tasks = tuple(
         (task.name, _tally(a for a in state.attempts if a.task == task.name))
         for task in suite.tasks
@@ -242,7 +239,7 @@ def _evidence(
         robot_class=str(header["robot_class"]),
         engine=str(header["engine"]),
         judge="+".join(judges),
-        attempts_digest="sha256:" + hashlib.sha256(ordered).hexdigest(),
+        attempts_digest=digest_of([attempt.to_json() for attempt in state.attempts]),
         success=whole.success,
         failure=whole.failure,
         void=whole.void,

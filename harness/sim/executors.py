@@ -12,7 +12,7 @@ from typing import Protocol
 
 from harness.sim.env import BatchEnv, EpisodeRecord, EpisodeSpec, play
 from harness.sim.runner import guarded
-from policies.loading import Policy
+from policies import Policy
 
 
 class Executor(Protocol):

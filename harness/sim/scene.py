@@ -120,13 +120,13 @@ def asset_path() -> Path:
         path = Path(official.asset_path("openarm_bimanual.xml"))
     except ImportError as error:
         raise ServiceFailed(
-            "The OpenArm model is not installed",
+            "the OpenArm model is not installed",
             evidence=str(error),
             hint="pip install 'policyctl[sim]'",
         ) from error
     if not path.is_file():
         raise ServiceFailed(
-            "The OpenArm model's files are missing",
+            "the OpenArm model's files are missing",
             evidence=str(path),
             hint="reinstall openarm-mujoco into a virtual environment, not with --target",
         )

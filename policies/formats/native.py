@@ -101,7 +101,7 @@ def _read(path: Path) -> dict[str, Rows]:
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ConfigError(
-                "The weights file is too large for the native format",
+                "the weights file is too large for the native format",
                 where=str(path),
                 field=f"{size} bytes, at most {MAX_BYTES}",
             )
@@ -109,17 +109,17 @@ def _read(path: Path) -> dict[str, Rows]:
             found = (file.metadata() or {}).get("format")
             if found != FORMAT:
                 raise ConfigError(
-                    "The weights are not in the native format",
+                    "the weights are not in the native format",
                     where=str(path),
                     field=f"metadata format is {found!r}, expected {FORMAT!r}",
                     hint=hint,
                 )
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
-        raise ConfigError("The checkpoint has no weights", where=str(path), hint=hint) from error
+        raise ConfigError("the checkpoint has no weights", where=str(path), hint=hint) from error
     except (SafetensorError, ValueError, TypeError, OSError) as error:
         raise ConfigError(
-            "The weights file is damaged", where=str(path), field=str(error), hint=hint
+            "the weights file is damaged", where=str(path), field=str(error), hint=hint
         ) from error
 
 
@@ -129,12 +129,12 @@ def _network(path: Path, contract: Contract, tensors: dict[str, Rows]) -> Networ
     expected = {*names, "norm.mean", "norm.scale"}
     if count == 0 or set(tensors) != expected:
         odd = ", ".join(sorted(set(tensors) ^ expected)) or "no layers"
-        raise _wrong(path, "The checkpoint's tensors are not those of the native format", odd)
+        raise _wrong(path, "the checkpoint's tensors are not those of the native format", odd)
     for name, tensor in tensors.items():
         if tensor.dtype != np.float32:
-            raise _wrong(path, "A tensor has the wrong type", f"{name} is {tensor.dtype}")
+            raise _wrong(path, "a tensor has the wrong type", f"{name} is {tensor.dtype}")
         if not np.isfinite(tensor).all():
-            raise _wrong(path, "A tensor holds numbers that are not finite", name)
+            raise _wrong(path, "a tensor holds numbers that are not finite", name)
     hidden = [tensors[f"layer{i}.bias"].size for i in range(count - 1)]
     widths = [contract.width, *hidden, len(contract.joints)]
     shapes: dict[str, tuple[int, ...]] = {"norm.mean": (widths[0],), "norm.scale": (widths[0],)}
@@ -144,9 +144,9 @@ def _network(path: Path, contract: Contract, tensors: dict[str, Rows]) -> Networ
     for name, shape in shapes.items():
         if tensors[name].shape != shape:
             odd = f"{name} is {tensors[name].shape}, the contract needs {shape}"
-            raise _wrong(path, "A tensor does not fit the contract", odd)
+            raise _wrong(path, "a tensor does not fit the contract", odd)
     if not (tensors["norm.scale"] > 0).all():
-        raise _wrong(path, "A normalization scale is not positive", "norm.scale")
+        raise _wrong(path, "a normalization scale is not positive", "norm.scale")
     layers: Sequence[tuple[Rows, Rows]] = [
         (tensors[f"layer{i}.weight"], tensors[f"layer{i}.bias"]) for i in range(count)
     ]

@@ -60,7 +60,7 @@ def contract_of(recipe: Recipe) -> Contract:
     robot = ROBOT_CLASSES.get(recipe.robot_class)
     if robot is None:
         raise ConfigError(
-            "The recipe names a robot class that does not exist",
+            "the recipe names a robot class that does not exist",
             where="recipe",
             field=f"robot_class is {recipe.robot_class}",
             hint=f"known: {', '.join(sorted(ROBOT_CLASSES))}",

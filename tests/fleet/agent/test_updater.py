@@ -14,7 +14,7 @@ from world import write_checkpoint as checkpoint
 
 from fleet.agent.link import OutOfContact
 from fleet.agent.updater import Updater
-from policies.loading import Policy
+from policies import Policy
 from registry.errors import ConfigError, Corrupt, Refused, ServiceFailed
 from registry.versions import FileEntry, Manifest, digest_bytes
 
