@@ -9,7 +9,6 @@ both directions from the first on.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from types import TracebackType
 from typing import Any
 
 import can
@@ -64,12 +63,7 @@ class Rig:
     def __enter__(self) -> Rig:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def judge(self, task: str) -> JointJudge:

@@ -97,10 +97,6 @@ class Segment:
                 f"only {self.candidate.n} closed"
             )
 
-    @property
-    def controls_per_block(self) -> int:
-        return self.block - self.candidates_per_block
-
     def to_json(self) -> dict[str, Any]:
         return {
             "index": self.index,

@@ -46,7 +46,7 @@ def load_yaml(path: Path, model: type[ModelT]) -> ModelT:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise _config_error(path, model, data, lines, error) from None
+        raise _config_error(path, model, lines, error) from None
 
 
 def read_yaml(path: Path) -> tuple[Any, dict[Loc, int]]:
@@ -149,7 +149,7 @@ class _Reader:
 
 
 def _config_error(
-    path: Path, model: type[BaseModel], data: Any, lines: dict[Loc, int], error: ValidationError
+    path: Path, model: type[BaseModel], lines: dict[Loc, int], error: ValidationError
 ) -> ConfigError:
     """The first complaint in the order of the file, and how many more there are."""
     details = error.errors(include_url=False)

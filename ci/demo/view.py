@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -30,12 +29,7 @@ class View(Protocol):
     """Where the demo tells what it does."""
 
     def __enter__(self) -> View: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
     def begin(self, name: str) -> None: ...
     def end(self, name: str, state: str, found: str) -> None: ...
     def say(self, line: str) -> None: ...
@@ -94,13 +88,8 @@ class PlainView:
     def __enter__(self) -> PlainView:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        pass
+    def __exit__(self, *_: object) -> None:
+        """Nothing to take off the screen."""
 
     def begin(self, name: str) -> None:
         row = self.board.begin(name)
@@ -138,12 +127,7 @@ class LiveView:
         self.live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.now = ""
         self.live.update(self.board.table())
         self.live.stop()

@@ -15,7 +15,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from fleet.can.frames import UINT_REGISTERS, Ranges
+from fleet.can.frames import Ranges
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,6 @@ class Register(IntEnum):
     TMAX = 23
     OV_VALUE = 29
     CAN_BAUD = 35
-
-    @property
-    def is_integer(self) -> bool:
-        return int(self) in UINT_REGISTERS
 
 
 WRITABLE = frozenset((*range(11), *range(21, 36)))

@@ -115,9 +115,6 @@ class Range:
     low: float
     high: float
 
-    def contains(self, value: float, slack: float = 0.0) -> bool:
-        return self.low - slack <= value <= self.high + slack
-
 
 @dataclass(frozen=True)
 class Hook:

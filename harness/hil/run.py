@@ -51,7 +51,6 @@ class HilResult:
     evidence: TrialEvidence
     verdict: Verdict
     attempts: tuple[Attempt, ...]
-    journal_digest: str
     broken: str
     judge_agreement: Agreement
     audit_agreement: Agreement
@@ -268,7 +267,6 @@ def _result(
         evidence=evidence,
         verdict=verdict,
         attempts=state.attempts,
-        journal_digest=journal.digest,
         broken=state.broken,
         judge_agreement=agreement([(a.outcome, a.truth) for a in state.attempts]),
         audit_agreement=agreement([(a.outcome, a.audit) for a in state.attempts]),
