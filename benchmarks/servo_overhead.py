@@ -20,7 +20,8 @@ import numpy as np
 
 from fleet.can.faults import ArmState
 from fleet.kinematics import load_arms
-from fleet.safety import Measured, SafetyLimits, SafetyState, protect
+from fleet.limits import SafetyLimits
+from fleet.safety import Measured, SafetyState, protect
 from fleet.servo import Servo
 
 START = np.array([-0.04, 0.77, -0.66, 1.81, 1.12, 0.42, -0.70, -0.5])

@@ -27,7 +27,7 @@ from fleet.can.bus import FrameTap
 from fleet.can.frames import ArmCodec, feedback_header
 from fleet.can.motors import OPENARM_MOTORS
 from fleet.kinematics import ArmKinematics
-from fleet.safety import SafetyLimits
+from fleet.limits import SafetyLimits
 from fleet.servo import KD, KP, Servo
 from harness.twin.monitor import FrameMonitor
 from harness.twin.physics import TwinConfig, TwinWorld

@@ -17,9 +17,9 @@ from fleet.camera import PoseSource
 from fleet.can.arm import Arm
 from fleet.can.bus import FrameTap, open_bus
 from fleet.kinematics import ArmKinematics, load_arms
+from fleet.limits import SafetyLimits
 from fleet.robot import RobotConfig, TwinSettings
 from fleet.runtime import Runtime, SceneCheck
-from fleet.safety import SafetyLimits
 from fleet.servo import Servo
 from harness.tasks import find_task
 from harness.tasks.box_grasp import BOX_GRASP, JointJudge

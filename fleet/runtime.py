@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from fleet.camera import Pose, PoseSource
 from fleet.can.faults import ArmFault, FaultKind
 from fleet.kinematics import ArmKinematics
-from fleet.safety import CLASS_A, JOINTS
+from fleet.limits import JOINTS
+from fleet.safety import CLASS_A
 from fleet.servo import Servo, ticks_per_step
 from policies import Policy
 from policies.actions import ActionState, shape, start

@@ -24,22 +24,18 @@ Arrays are (B, J), J = 8 per arm, radians and seconds. The state is updated in p
 result does not depend on the others: whole-batch shortcuts only skip work that would change
 nothing. FK runs only for rows that may have come near a boundary since it last ran, by the bound
 |TCP motion| <= sum reach_i |dq_i|.
-
-Self-collision is thin: a vertical column on the base axis, a plane between two arms, spheres for
-hands; elbows are kept off by joint limits alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-Flags = NDArray[np.bool_]
+from fleet.limits import Array, Flags, SafetyLimits, TickLimits
+
 Counts = NDArray[np.int64]
 
 INTERVENTIONS = (
@@ -59,183 +55,9 @@ CLASS_A = frozenset({"contact_force", "protection_failure", "workspace_breach"})
 STOPPING = CLASS_A | {"torque"}
 """Interventions after which a row stays stopped."""
 
-JOINTS = 8
-DQ_MAX = (2.0, 2.0, 3.3, 3.3, 6.3, 6.3, 6.3, 6.0)
-"""[rad/s] the official driver's command speeds; the gripper's 20 is cut to 6."""
-DDQ_MAX = (120.0, 120.0, 200.0, 200.0, 400.0, 400.0, 400.0, 600.0)
-"""[rad/s^2] full speed within 16 ms, less than a policy step: half of it costs the scripted expert
-two grasps in a hundred. More than the arm can follow: its own inertia smooths what is left."""
-TORQUE_MAX = (38.0, 38.0, 25.5, 25.5, 6.8, 6.8, 6.8, np.inf)
-"""[Nm] just below the drives' peak; the gripper saturates by design when it holds something."""
-CONTACT_MAX = (45.0, 45.0, 31.5, 31.5, 9.0, 9.0, 9.0, np.inf)
-"""[Nm] motor torque less weight: the arm pushes with all it has and its weight besides, 75 N and
-more at the hand. Inertia is not subtracted, so a lower limit would mistake motion for contact."""
-FILTER_S = (0.1, 0.02)
-"""Low pass on torque, and on torque less weight."""
-TABLE_MARGIN = 0.015
-"""[m] of the TCP above the table; the closed fingertips reach 12 mm beyond the TCP."""
-BREACH = 0.03
-"""[m] outside the workspace at which the measured TCP is a class A event."""
 FAR = 1e3
 """[rad] targets are cut to this first, so that arithmetic on them cannot overflow."""
 EMPTY: Mapping[str, Counts] = {}
-
-
-class Kinematics(Protocol):
-    """What protection asks of an arm: see fleet.kinematics.ArmKinematics."""
-
-    side: str
-    q_min: Array
-    q_max: Array
-    reach: Array
-
-    def fk(self, q: Array) -> tuple[Array, Array]: ...
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """Where one arm's TCP may be: a box, outside the robot's column, on its side. [m], base."""
-
-    low: Array
-    high: Array
-    column: float
-    side_plane: float | None
-    """With two arms: least distance of this hand from the plane y = 0, on its own side."""
-    side_sign: float
-
-    def clearance(self, tcp: Array) -> tuple[Array, Array]:
-        """TCP (B,3) -> distance inside the box and from the robot itself (B,), (B,); < 0 out."""
-        inside = np.minimum(tcp - self.low, self.high - tcp).min(axis=1)
-        own = np.hypot(tcp[:, 0], tcp[:, 1]) - self.column
-        if self.side_plane is not None:
-            own = np.minimum(own, tcp[:, 1] * self.side_sign - self.side_plane)
-        return inside, own
-
-
-@dataclass(frozen=True)
-class SafetyLimits:
-    """Limits of a robot, its arms concatenated: (J,) arrays, one workspace per arm."""
-
-    arms: tuple[Kinematics, ...]
-    q_min: Array
-    q_max: Array
-    dq_max: Array
-    ddq_max: Array
-    torque_max: Array
-    contact_max: Array
-    workspaces: tuple[Workspace, ...]
-    _mid: Array = field(init=False, repr=False)
-    _half: Array = field(init=False, repr=False)
-    _stop: Array = field(init=False, repr=False)
-    _reach: Array = field(init=False, repr=False)
-    _tau: Array = field(init=False, repr=False)
-    _by_dt: dict[float, _Step] = field(init=False, repr=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        mid = (self.q_max + self.q_min) / 2
-        reach = np.zeros((self.q_min.size, len(self.arms)))
-        for i, arm in enumerate(self.arms):
-            reach[JOINTS * i : JOINTS * i + 7, i] = arm.reach
-        for name, value in (
-            ("_mid", mid),
-            ("_half", np.maximum(self.q_max - mid, mid - self.q_min)),
-            ("_stop", 0.5 / self.ddq_max),
-            ("_reach", reach),
-            ("_tau", np.stack([self.torque_max, self.contact_max])[:, None, :]),
-        ):
-            object.__setattr__(self, name, value)
-
-    @classmethod
-    def for_arms(
-        cls,
-        arms: Sequence[Kinematics],
-        *,
-        table_z: float | None = None,
-        dq_max: ArrayLike = DQ_MAX,
-        ddq_max: ArrayLike = DDQ_MAX,
-        torque_max: ArrayLike = TORQUE_MAX,
-        contact_max: ArrayLike = CONTACT_MAX,
-        low: ArrayLike = (-0.15, -0.62, -0.62),
-        high: ArrayLike = (0.62, 0.12, 0.45),
-    ) -> SafetyLimits:
-        """The house limits. `low` and `high` bound a right arm's TCP; a left arm's are mirrored.
-
-        Raises ValueError where a limit is not positive, since no such limit could be kept.
-        """
-        many = len(arms)
-        floor = np.array(low, dtype=np.float64)
-        if table_z is not None:
-            floor[2] = max(floor[2], table_z + TABLE_MARGIN)
-        ceiling = np.array(high, dtype=np.float64)
-        workspaces = []
-        for arm in arms:
-            lo, hi = floor.copy(), ceiling.copy()
-            if arm.side == "left":
-                lo[1], hi[1] = -ceiling[1], -floor[1]
-            sign = 1.0 if arm.side == "left" else -1.0
-            workspaces.append(Workspace(lo, hi, 0.08, 0.09 if many > 1 else None, sign))
-        speed, acceleration, torque, residual = (
-            np.tile(np.array(x, dtype=np.float64), many)
-            for x in (dq_max, ddq_max, torque_max, contact_max)
-        )
-        if not all(np.all(x > 0) for x in (speed, acceleration, torque, residual)):
-            raise ValueError("safety limits must be positive numbers")
-        q_min = np.concatenate([arm.q_min for arm in arms])
-        q_max = np.concatenate([arm.q_max for arm in arms])
-        return cls(
-            arms=tuple(arms),
-            q_min=q_min,
-            q_max=q_max,
-            dq_max=speed,
-            ddq_max=acceleration,
-            torque_max=torque,
-            contact_max=residual,
-            workspaces=tuple(workspaces),
-        )
-
-    def clearance(self, q: Array) -> tuple[Array, Array]:
-        """Joints (B,J) -> least distance in the box and from the robot, each (B,A) [m]."""
-        inside = np.empty((q.shape[0], len(self.arms)))
-        own = np.empty_like(inside)
-        for i, (arm, space) in enumerate(zip(self.arms, self.workspaces, strict=True)):
-            tcp, _ = arm.fk(q[:, JOINTS * i : JOINTS * i + 7])
-            inside[:, i], own[:, i] = space.clearance(tcp)
-        return inside, own
-
-    def breached(self, tcp: Array) -> Flags:
-        """Measured TCP (B,A,3) -> rows (B,) outside by more than `BREACH`: a class A event."""
-        out = np.zeros(tcp.shape[0], dtype=np.bool_)
-        for i, space in enumerate(self.workspaces):
-            inside, own = space.clearance(tcp[:, i])
-            out |= np.minimum(inside, own) < -BREACH
-        return out
-
-    def step(self, dt: float) -> _Step:
-        """Everything of one tick that depends on the limits and dt alone."""
-        found = self._by_dt.get(dt)
-        if found is None:
-            found = self._by_dt[dt] = _Step(self, dt)
-        return found
-
-
-class _Step:
-    """Bounds of one tick of dt seconds."""
-
-    def __init__(self, limits: SafetyLimits, dt: float) -> None:
-        self.per_s = 1.0 / dt
-        self.adt: Array = limits.ddq_max * dt
-        self.adt2: Array = self.adt**2
-        self.two_a: Array = 2.0 * limits.ddq_max
-        self.mix: Array = np.array([[[dt / (seconds + dt)]] for seconds in FILTER_S])
-        small = 1.0 - 1e-12  # so that "equal but for rounding" takes the careful path
-        self.quick: Array = np.stack(
-            [limits.dq_max * small, self.adt * small, self.adt * dt * small, limits._half]
-        )[:, None, :]
-
-    def brake(self, distance: Array) -> Array:
-        """Fastest speed from which braking tick by tick stops within `distance` >= 0."""
-        speed: Array = np.sqrt(self.adt2 + self.two_a * distance) - self.adt
-        return speed
 
 
 @dataclass(frozen=True)
@@ -320,7 +142,7 @@ def protect(
     The command is `state.command`, valid until the next call; names that did not occur are left
     out. Without `measured` (simulation) rule 5 is not checked.
     """
-    step = limits.step(dt)
+    step = limits.per_tick(dt)
     events = _watch(limits, step, state, measured) if measured is not None else None
 
     quick = state._quick
@@ -329,11 +151,11 @@ def protect(
         speed *= step.per_s
         rest = np.abs(speed)
         rest *= speed
-        rest *= limits._stop
+        rest *= limits.stop
         rest += target
         np.subtract(speed, state.velocity, out=quick[1])
         np.subtract(state._target, state.command, out=quick[2])
-        np.subtract(rest, limits._mid, out=quick[3])
+        np.subtract(rest, limits.mid, out=quick[3])
     at = target
     hits = None
     within = np.count_nonzero(np.abs(quick) <= step.quick)
@@ -345,8 +167,8 @@ def protect(
             at[free], limited[free], state._target[free] = target[free], speed[free], target[free]
             hits = {name: flags & ~free for name, flags in hits.items()}
         speed = limited
-        rest = at + speed * np.abs(speed) * limits._stop
-    moved = np.abs(rest - state._checked) @ limits._reach
+        rest = at + speed * np.abs(speed) * limits.stop
+    moved = np.abs(rest - state._checked) @ limits.reach
     if np.count_nonzero(moved < state._clear) < moved.size:
         at, speed, hits = _keep_inside(limits, step, state, (at, speed, rest, hits), moved, dt)
     if hits is None:
@@ -357,7 +179,7 @@ def protect(
 
 
 def _restrict(
-    limits: SafetyLimits, step: _Step, state: SafetyState, target: Array, dt: float
+    limits: SafetyLimits, step: TickLimits, state: SafetyState, target: Array, dt: float
 ) -> tuple[Array, Array, dict[str, Flags]]:
     """Rules 1 to 3: position and velocity after this tick, and the rows each rule changed."""
     command, v = state.command, state.velocity
@@ -411,7 +233,7 @@ def _clip(x: Array, low: Array | float, high: Array | float) -> Array:
 
 def _keep_inside(
     limits: SafetyLimits,
-    step: _Step,
+    step: TickLimits,
     state: SafetyState,
     planned: tuple[Array, Array, Array, dict[str, Flags] | None],
     moved: Array,
@@ -448,7 +270,7 @@ def _keep_inside(
 
 
 def _watch(
-    limits: SafetyLimits, step: _Step, state: SafetyState, measured: Measured
+    limits: SafetyLimits, step: TickLimits, state: SafetyState, measured: Measured
 ) -> dict[str, Flags] | None:
     """Rule 5: low-passed torques against their limits; rows above them stop."""
     load = state._load
@@ -458,7 +280,7 @@ def _watch(
     change[1] -= load[1]
     change *= step.mix
     load += change
-    fine = np.abs(load) <= limits._tau
+    fine = np.abs(load) <= limits.tau
     if np.count_nonzero(fine) == fine.size:
         return None
     blind = ~np.isfinite(load).all(axis=(0, 2))

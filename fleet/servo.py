@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleet.can.faults import ArmFault, ArmState
-from fleet.safety import JOINTS, STOPPING, Measured, SafetyLimits, SafetyState, protect
+from fleet.limits import JOINTS, SafetyLimits
+from fleet.safety import STOPPING, Measured, SafetyState, protect
 from registry.errors import ConfigError, Refused
 
 Array = NDArray[np.float64]

@@ -24,14 +24,8 @@ import numpy.typing as npt
 from mujoco.batch import Batch, SimulationError
 
 from fleet.kinematics import ArmKinematics, load_arms
-from fleet.safety import (
-    INTERVENTIONS,
-    Measured,
-    SafetyLimits,
-    SafetyState,
-    interpolate,
-    protect,
-)
+from fleet.limits import SafetyLimits
+from fleet.safety import INTERVENTIONS, Measured, SafetyState, interpolate, protect
 from harness.sim import seeds
 from harness.sim.scene import BASE_HEIGHT, Scene, SceneConfig, build_scene
 from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp

@@ -8,8 +8,8 @@ import pytest
 from fleet.can.arm import Arm
 from fleet.can.frames import Status
 from fleet.kinematics import load_arms
+from fleet.limits import SafetyLimits
 from fleet.runtime import Runtime, SceneCheck
-from fleet.safety import SafetyLimits
 from fleet.servo import Servo
 from harness.tasks.box_grasp import BOX_GRASP
 from harness.twin.physics import TwinConfig, TwinWorld

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.kinematics import load_arms
+from fleet.limits import SafetyLimits
 from fleet.safety import (
     CLASS_A,
     INTERVENTIONS,
     STOPPING,
     Measured,
-    SafetyLimits,
     SafetyState,
     interpolate,
     protect,

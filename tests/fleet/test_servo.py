@@ -7,7 +7,7 @@ import pytest
 
 from fleet.can.faults import ArmFault, ArmState, FaultKind
 from fleet.kinematics import load_arms
-from fleet.safety import SafetyLimits
+from fleet.limits import SafetyLimits
 from fleet.servo import Servo, check_period, frozen_gc, ticks_per_step
 from registry.errors import ConfigError, Refused
 
