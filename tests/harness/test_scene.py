@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import mujoco
 import numpy as np
 import pytest
 
+from fleet.can.motors import PEAK_TORQUE
 from fleet.kinematics import ArmKinematics
-from harness.sim.scene import BASE_HEIGHT, KD, KP, PEAK_TORQUE, Scene, SceneConfig, build_scene
+from fleet.servo import KD, KP
+from harness.sim import scene as scenes
+from harness.sim.scene import APART, BASE_HEIGHT, PREFIX, Scene, SceneConfig, build_scene
 from harness.tasks.box_grasp import BOX_GRASP
 
 START = np.array(BOX_GRASP.start_q)
@@ -74,7 +79,7 @@ def test_a_motor_gives_kp_error_plus_kd_speed_up_to_its_peak() -> None:
     mujoco.mj_forward(scene.model, data)
     np.testing.assert_allclose(
         data.actuator_force[scene.ctrl],
-        np.clip(KP * 0.01 + KD * speed + extra, -PEAK_TORQUE, PEAK_TORQUE),
+        np.clip(np.array(KP) * 0.01 + np.array(KD) * speed + extra, -PEAK_TORQUE, PEAK_TORQUE),
         atol=1e-9,
     )
     data.ctrl[scene.ctrl] = scene.mit_ctrl(START + 2.0)
@@ -101,7 +106,7 @@ def test_the_box_rests_on_the_table_and_touches_no_finger() -> None:
     data = standing(scene)
     mujoco.mj_step(scene.model, data, nstep=300)
     height = data.qpos[scene.box_qpos + 2] - BASE_HEIGHT
-    assert height == pytest.approx(scene.box_rest_z(), abs=1e-3)
+    assert height == pytest.approx(BOX_GRASP.rest_z, abs=1e-3)
     assert (data.sensordata[scene.touch] == 0).all()
 
 
@@ -112,3 +117,56 @@ def test_the_boxs_friction_is_that_of_its_contacts() -> None:
     box = [c for c in data.contact if scene.box_geom in (c.geom1, c.geom2)]
     assert box
     assert all(c.friction[0] == pytest.approx(0.37) for c in box)
+
+
+def chain(model: mujoco.MjModel, body: int) -> set[int]:
+    """A body and all it hangs on, without the world."""
+    found = set()
+    while body:
+        found.add(body)
+        body = int(model.body_parentid[body])
+    return found
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_links_called_apart_cannot_touch(side: str) -> None:
+    """On a grid of the joints between them, to .1 rad past the limits."""
+    model = build_scene(SceneConfig(arms=(side,))).model
+    data = mujoco.MjData(model)
+    geoms = {
+        model.body(i).name: [g for g in range(model.ngeom) if model.geom_bodyid[g] == i]
+        for i in range(model.nbody)
+    }
+    none = np.zeros(6)
+    for one, other in ((link, far) for link, others in APART.items() for far in others):
+        near, far = (f"{PREFIX}openarm_{side}_{name}" for name in (one, other))
+        between = chain(model, model.body(near).id) ^ chain(model, model.body(far).id)
+        joints = [j for j in range(model.njnt) if model.jnt_bodyid[j] in between]
+        assert len(joints) in (2, 3)
+        low, high = model.jnt_range[joints].T + np.array([[-0.1], [0.1]])
+        counts = 41 if len(joints) == 2 else 11
+        for q in itertools.product(*np.linspace(low, high, counts).T):
+            data.qpos[model.jnt_qposadr[joints]] = q
+            mujoco.mj_kinematics(model, data)
+            for a, b in itertools.product(geoms[near], geoms[far]):
+                distance = mujoco.mj_geomDistance(model, data, a, b, 1.0, none)
+                assert distance > 0.001, (one, other, q)
+
+
+def test_what_is_apart_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arm thrown about, onto table and box: the same states with and without the search."""
+    states = []
+    for apart in (APART, {}):
+        monkeypatch.setattr(scenes, "APART", apart)
+        scene = build_scene()
+        assert scene.model.nexclude == (14 if apart else 0)
+        data = standing(scene)
+        arm, rng, contacts = ArmKinematics.load("right"), np.random.default_rng(7), 0
+        for _ in range(60):
+            goal = rng.uniform(arm.q_min, arm.q_max)
+            data.ctrl[scene.ctrl] = scene.mit_ctrl(goal)
+            mujoco.mj_step(scene.model, data, nstep=50)
+            contacts = max(contacts, data.ncon)
+        assert contacts > 4
+        states.append(np.concatenate([data.qpos, data.qvel]))
+    assert np.array_equal(*states)
