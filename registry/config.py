@@ -101,7 +101,9 @@ class _Test(Strict):
 
     @model_validator(mode="after")
     def _sound(self) -> _Test:
-        TrialTest(self.reject_below, self.accept_at, self.alpha, self.beta, self.max_trials)
+        _decidable(
+            TrialTest(self.reject_below, self.accept_at, self.alpha, self.beta, self.max_trials)
+        )
         return self
 
 
@@ -140,7 +142,9 @@ class _Hil(_Excused):
 
     @model_validator(mode="after")
     def _sound(self) -> _Hil:
-        self.gate()
+        gate = self.gate()
+        if gate is not None:
+            _decidable(gate.test)
         return self
 
     def gate(self) -> TrialGate | None:
@@ -182,7 +186,7 @@ class _Canary(Strict):
     waves: tuple[int, ...] = CanaryGate.waves
     wave_baseline: Ratio = CanaryGate.wave_baseline
     bake_episodes: int = CanaryGate.bake_episodes
-    absolute: _Test = _Test()
+    absolute: _Test = Field(default_factory=_Test)
     class_a: tuple[str, ...] = CanaryGate.class_a
     max_void_fraction: float = CanaryGate.max_void_fraction
     weights: _Weights = _Weights()
@@ -203,7 +207,7 @@ class _Canary(Strict):
 class _GatesFile(Strict):
     sim: _Sim
     hil: _Hil
-    canary: _Canary = _Canary()
+    canary: _Canary = Field(default_factory=_Canary)
 
 
 def load_policy_yaml(path: Path) -> PolicyConfig:
@@ -246,6 +250,17 @@ def find_policy(start: Path, name: str | None = None) -> PolicyConfig:
         evidence=f"no {POLICY_FILE} of it at or above {start}, or in policies/*",
         hint="go to the policy's folder, or name its gates with --gates",
     )
+
+
+def _decidable(test: TrialTest) -> None:
+    """ValueError unless some rule of at most `max_trials` trials keeps both errors.
+
+    Asked when the file is read: found out later, it would stop a station, or the controller that
+    has to call robots back.
+    """
+    from registry.statistics import trials
+
+    trials.plan(test)
 
 
 def _excused(section: _Excused) -> bool:

@@ -30,6 +30,8 @@ from registry.gates import TrialTest
 
 REFERENCE = TrialTest(0.70, 0.92, 0.05, 0.10, 50)
 REFERENCE_LOSSES = (157.1, 88.3)
+LARGEST_FIXED = 1000
+"""Most trials that `fixed_trials` looks at: beyond it nobody tries a robot, and sums overflow."""
 _LARGEST_LOSS = 1e6
 _ROUNDS = 40
 _EASE = 1.01  # steps over the lattice's jumps, where the least losses never meet
@@ -82,15 +84,23 @@ def performance(of: Plan, rate: float) -> Performance:
     return Performance(rate, passed, expected)
 
 
-def fixed_trials(bad: float, good: float, alpha: float, beta: float) -> tuple[int, int]:
-    """(n, need): the smallest fixed number of trials, and successes, that keep both errors."""
-    for n in range(1, 5001):
-        need = 0
+def fixed_trials(
+    bad: float, good: float, alpha: float, beta: float, limit: int = LARGEST_FIXED
+) -> tuple[int, int]:
+    """(n, need): the smallest fixed number of trials, and successes, that keep both errors.
+
+    ValueError where more than `limit` trials, at most LARGEST_FIXED, would be needed.
+    """
+    need = 0
+    for n in range(1, min(limit, LARGEST_FIXED) + 1):
         while need <= n and _upper_tail(n, need, bad) > alpha:
-            need += 1
+            need += 1  # it never falls as n grows
         if need <= n and 1 - _upper_tail(n, need, good) <= beta:
             return n, need
-    raise ValueError(f"rates {bad} and {good} are too close to be told apart by trials")
+    raise ValueError(
+        f"rates {bad} and {good} are too close: to tell them apart with errors {alpha} and {beta} "
+        f"takes more than {min(limit, LARGEST_FIXED)} trials"
+    )
 
 
 def more_trials(of: Plan, n: int, failures: int) -> int:
@@ -107,7 +117,7 @@ def _plan(test: TrialTest) -> Plan:
     if test == REFERENCE:
         return _induct(test, REFERENCE_LOSSES)
     bad, good = test.reject_below, test.accept_at
-    n, _ = fixed_trials(bad, good, test.alpha, test.beta)
+    n, _ = fixed_trials(bad, good, test.alpha, test.beta, 4 * test.max_trials)
     if n > test.max_trials:
         raise ValueError(
             f"{test.max_trials} trials cannot tell {bad} from {good} with errors {test.alpha} and "

@@ -110,6 +110,20 @@ def test_a_wrong_value_is_named_with_its_line(
     assert hint in error.hint
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("max_trials: 50", "max_trials: 20", "max_trials must be at least 28"),
+        ("    accept_at: 0.92", "    accept_at: 0.72", "too close"),
+    ],
+)
+def test_a_test_that_cannot_decide_is_refused_where_it_is_written(
+    tmp_path: Path, old: str, new: str, what: str
+) -> None:
+    """Found out in the controller instead, it kept every rollout from being called back."""
+    assert what in wrong(tmp_path, old, new).what
+
+
 def test_a_missing_key_is_named_with_the_section_it_lacks_in(tmp_path: Path) -> None:
     error = wrong(tmp_path, "  suite: hil/lift.yaml\n", "")
     assert "missing key 'suite'" in error.what
