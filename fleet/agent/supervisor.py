@@ -10,7 +10,8 @@ Rules:
   version ends an attempt (a protective stop, failure `stopped`); it is looked for once a `poll_s`.
 - While a candidate cannot be prepared, or is out of contact, the baseline runs alone and outside
   the comparison (side "only", segment -1). Where not even the baseline can be prepared, the last
-  good one stays. A withdrawn candidate never runs again, whatever else fails.
+  good one stays, unless it was stopped "now": then the robot stands still. A withdrawn candidate
+  never runs again, whatever else fails.
 - Nothing to run, `work: on_rollout` without a candidate, or the budget of attempts spent: the robot
   stands still and only answers.
 
@@ -201,6 +202,8 @@ class Supervisor:
         if self._work.on_rollout_only and newest.candidate is None:
             return None
         document = prepared.assignment
+        if document != newest and newest.stop == "now" and not _names(newest, prepared.baseline):
+            return None
         measured = document == newest and prepared.candidate and self.orders.in_contact
         if not measured:
             return self._alone(prepared)
@@ -269,8 +272,7 @@ class Supervisor:
         newest = self.orders.newest
         if newest is None or newest.stop != "now" or newest.generation <= choice.generation:
             return None
-        named = {newest.digests[version] for version in newest.versions}
-        return None if choice.ready.digest in named else "stopped"
+        return None if _names(newest, choice.ready) else "stopped"
 
     # -- what is said ----------------------------------------------------------------------------
 
@@ -321,3 +323,9 @@ class Supervisor:
         }
         self._link.heartbeat(self._work.robot, running, generation, status)
         self._said, self._said_at = said, self._monotonic()
+
+
+def _names(document: Assignment, ready: Ready | None) -> bool:
+    """Whether a document still names this version."""
+    digests = {document.digests[version] for version in document.versions}
+    return ready is not None and ready.digest in digests

@@ -143,6 +143,21 @@ def test_a_failed_fetch_is_not_repeated_every_round(scene: Scene) -> None:
     assert scene.table.fetched == [scene.digests[2]]
 
 
+def test_a_version_stopped_at_once_does_not_begin_again_while_its_successor_is_fetched(
+    scene: Scene,
+) -> None:
+    scene.assign(None, 2)
+    scene.rounds(1)
+    scene.robot.weather.corrupt = {scene.digests[1]}
+    scene.assign(None, 1, stop="now")
+    assert scene.rounds(3) == [False] * 3
+    assert scene.versions == [2]
+    scene.robot.weather.corrupt = set()
+    scene.clock.passes(120.0)
+    scene.rounds(1)
+    assert scene.versions == [2, 1]
+
+
 def test_a_withdrawn_candidate_never_runs_again_whatever_else_fails(scene: Scene) -> None:
     scene.assign(2, 1, **HALF)
     scene.rounds(2)
