@@ -13,13 +13,14 @@ from typing import Any
 
 import can
 
+from fleet.attempt import SceneCheck
 from fleet.camera import PoseSource
 from fleet.can.arm import Arm
 from fleet.can.bus import FrameTap, open_bus
 from fleet.kinematics import ArmKinematics, load_arms
 from fleet.limits import SafetyLimits
 from fleet.robot import RobotConfig, TwinSettings
-from fleet.runtime import Runtime, SceneCheck
+from fleet.runtime import Runtime
 from fleet.servo import Servo
 from harness.tasks import find_task
 from harness.tasks.box_grasp import BOX_GRASP, JointJudge

@@ -21,12 +21,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fleet.attempt import Array, Episode, Judge, Scene, Task
 from fleet.camera import Pose, PoseSource
 from fleet.can.faults import ArmFault, FaultKind
 from fleet.kinematics import ArmKinematics
@@ -38,8 +38,6 @@ from policies.actions import ActionState, shape, start
 from policies.observation import Measurement, assemble
 from policies.process import PolicyFailedError
 
-Array = NDArray[np.float64]
-
 HOME_SPEED = 0.5
 """Of the velocity limits, for moves that no policy makes, at speed scale 1."""
 HOME_WITHIN = 0.15
@@ -50,82 +48,6 @@ SETTLE_S = 0.6
 RETREAT_M = 0.10
 """[m] the hand rises before it goes home, so that it does not sweep over the table."""
 RELEASE_S = 0.3
-
-
-class Task(Protocol):
-    """The numbers of a task that the runtime needs."""
-
-    @property
-    def horizon_s(self) -> float: ...
-
-    @property
-    def start_q(self) -> Sequence[float]:
-        """(J,) where an attempt begins, gripper open."""
-        ...
-
-
-class Judge(Protocol):
-    """Decides an outcome from measurements: see the task's judge."""
-
-    @property
-    def version(self) -> str: ...
-
-    def reset(self) -> None: ...
-
-    def update(self, q: Array, dq: Array, tau: Array, dt: float) -> None: ...
-
-    def outcome(self) -> str | None:
-        """ "success", "failure" or None while undecided."""
-        ...
-
-    def failure_mode(self) -> str: ...
-
-
-class Readiness(Protocol):
-    """What a scene says; it may also have `facts` (a mapping) and `start_q` (J,)."""
-
-    @property
-    def ok(self) -> bool: ...
-
-    @property
-    def why(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class SceneCheck:
-    """A scene that is ready, or why not; facts are kept with the attempt."""
-
-    ok: bool
-    why: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    start_q: tuple[float, ...] | None = None
-
-
-class Scene(Protocol):
-    """What an attempt needs around the robot. A twin places a new box, a station runs its reset."""
-
-    def prepare(self) -> Readiness: ...
-
-
-@dataclass(frozen=True)
-class Episode:
-    """What happened. `opened` tells a void that used an attempt's number from one that did not."""
-
-    outcome: str
-    failure_mode: str
-    judge: str
-    opened: bool
-    duration_s: float = 0.0
-    steps: int = 0
-    interventions: Mapping[str, int] = field(default_factory=dict)
-    """By name: shaping's with the prefix `shape_`, protection's without."""
-    safety_events: tuple[str, ...] = ()
-    scene: Mapping[str, Any] = field(default_factory=dict)
-    overruns: int = 0
-    detail: str = ""
-    """A sentence for people where the mode does not say it all: the fault, the exception."""
-    trace: tuple[Array, Array] | None = None
-    """Measured joints and commands (T, J) at policy rate, where asked for."""
 
 
 @dataclass(frozen=True)
@@ -235,16 +157,12 @@ class Runtime:
             check = scene.prepare()
             if not check.ok:
                 return _End("void", "scene", check.why), {}
-            placed = getattr(check, "start_q", None)
-            if placed is not None and (why := self.home(np.array(placed))):
-                return _End("void", "home", why), {}
         except ArmFault as fault:
             return _End("void", "rig_fault", str(fault)), {}
         self._pose = None
         if self._look() is None:
             return _End("void", "no_pose", "nothing sees the object"), {}
-        facts: Mapping[str, Any] = getattr(check, "facts", {})
-        return None, facts
+        return None, check.facts
 
     def _guarded(self, run: _Run) -> _End:
         """The run; whatever ends it, the arm holds before this returns or raises."""

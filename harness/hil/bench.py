@@ -18,11 +18,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from fleet.attempt import Episode, Scene, SceneCheck
 from fleet.camera import Pose, PoseSource
 from fleet.can.faults import ArmFault, FaultKind
-from fleet.runtime import Episode, Runtime, SceneCheck
-from harness.hil import ports
+from fleet.runtime import Runtime
 from harness.hil.model import Goal, InfraCode, InfraError, TaskSpec
+from harness.hil.ports import Judge
 from harness.tasks import find_task
 from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
 from harness.twin.physics import TwinWorld
@@ -95,9 +96,9 @@ class RuntimeRobot:
         self,
         policy: Any,
         task: TaskSpec,
-        judge: ports.Judge,
+        judge: Judge,
         open_attempt: Callable[[Mapping[str, Any]], None],
-        scene: ports.Scene,
+        scene: Scene,
     ) -> Episode:
         episode = self.runtime.run_attempt(
             policy, task_of(task), _Told(judge), open_attempt, _Scene(scene, self.facts())
@@ -116,7 +117,7 @@ class RuntimeRobot:
 class _Told:
     """A judge of ours as the runtime wants it: with a failure mode always."""
 
-    judge: ports.Judge
+    judge: Judge
 
     @property
     def version(self) -> str:
@@ -140,12 +141,11 @@ class _Told:
 class _Scene:
     """The engine's scene, with what only the rig knows of it."""
 
-    scene: ports.Scene
+    scene: Scene
     facts: Mapping[str, Any]
 
     def prepare(self) -> SceneCheck:
-        check = self.scene.prepare()
-        return SceneCheck(check.ok, check.why, self.facts)
+        return replace(self.scene.prepare(), facts=self.facts)
 
 
 @dataclass
@@ -155,10 +155,10 @@ class TwinRobot(RuntimeRobot):
     world: TwinWorld
     _truth: str | None = None
 
-    def reset_scene(self, goal: Goal) -> ports.SceneCheck:
+    def reset_scene(self, goal: Goal) -> SceneCheck:
         """A new box where the trial wants it."""
         self.put_box(goal)
-        return ports.SceneCheck(True)
+        return SceneCheck(True)
 
     def put_box(self, goal: Goal) -> None:
         """What a technician's hands do on a twin: a box like its others, on the mark."""
@@ -180,9 +180,9 @@ class TwinRobot(RuntimeRobot):
         self,
         policy: Any,
         task: TaskSpec,
-        judge: ports.Judge,
+        judge: Judge,
         open_attempt: Callable[[Mapping[str, Any]], None],
-        scene: ports.Scene,
+        scene: Scene,
     ) -> Episode:
         watch = _TruthWatch(judge, self.world, task_of(task))
         self._truth = None
@@ -194,7 +194,7 @@ class TwinRobot(RuntimeRobot):
 class _TruthWatch:
     """Looks at the world at every step the judge looks at the arm. Changes nothing."""
 
-    def __init__(self, judge: ports.Judge, world: TwinWorld, task: BoxGrasp) -> None:
+    def __init__(self, judge: Judge, world: TwinWorld, task: BoxGrasp) -> None:
         self._judge = judge
         self._world = world
         self._task = task

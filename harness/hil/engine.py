@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fleet.attempt import Episode, SceneCheck
 from harness.hil import hooks
 from harness.hil.guards import Blame, Cause, GuardedJudge, WatchedPolicy
 from harness.hil.journal import Journal, Record
@@ -37,15 +38,7 @@ from harness.hil.model import (
     TaskSpec,
     TrialSpec,
 )
-from harness.hil.ports import (
-    Clock,
-    Episode,
-    Fence,
-    Robot,
-    SceneCheck,
-    Stock,
-    TruthSource,
-)
+from harness.hil.ports import Clock, Fence, Robot, Stock, TruthSource
 from harness.hil.prompts.broker import (
     AUDIT_ESCALATION,
     FAILURE,

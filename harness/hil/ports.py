@@ -8,10 +8,11 @@ rig fault leaves it as `InfraError`, or as an episode with the outcome `void`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from fleet.attempt import Episode, Scene, SceneCheck
+from fleet.camera import Pose
 from harness.hil.model import Goal, TaskSpec
 
 
@@ -20,34 +21,6 @@ class Clock(Protocol):
 
     def now(self) -> float: ...
     def sleep(self, seconds: float) -> None: ...
-
-
-class Episode(Protocol):
-    """What the runtime says about one attempt."""
-
-    @property
-    def outcome(self) -> str: ...
-    @property
-    def failure_mode(self) -> str | None: ...
-    @property
-    def judge(self) -> str: ...
-    @property
-    def duration_s(self) -> float: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def interventions(self) -> Mapping[str, int]: ...
-    @property
-    def safety_events(self) -> Sequence[Any]: ...
-    @property
-    def detail(self) -> str: ...
-
-
-class Policy(Protocol):
-    """The part of a loaded policy that the engine touches."""
-
-    def reset(self) -> None: ...
-    def act(self, obs: Any) -> Any: ...
 
 
 class Judge(Protocol):
@@ -65,27 +38,6 @@ class Judge(Protocol):
         ...
 
     def outcome(self) -> str | None: ...
-
-
-@dataclass(frozen=True)
-class SceneCheck:
-    ok: bool
-    why: str = ""
-
-
-class Scene(Protocol):
-    def prepare(self) -> SceneCheck: ...
-
-
-class Pose(Protocol):
-    """A measured object pose, frame "base": position (3,) [m], yaw [rad], age [s]."""
-
-    @property
-    def position(self) -> Any: ...
-    @property
-    def yaw(self) -> float: ...
-    @property
-    def age_s(self) -> float: ...
 
 
 class Robot(Protocol):

@@ -5,11 +5,12 @@ import errno
 import numpy as np
 import pytest
 
+from fleet.attempt import SceneCheck
 from fleet.can.arm import Arm
 from fleet.can.frames import Status
 from fleet.kinematics import load_arms
 from fleet.limits import SafetyLimits
-from fleet.runtime import Runtime, SceneCheck
+from fleet.runtime import Runtime
 from fleet.servo import Servo
 from harness.tasks.box_grasp import BOX_GRASP
 from harness.twin.physics import TwinConfig, TwinWorld

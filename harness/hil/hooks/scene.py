@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 import statistics
 
+from fleet.attempt import SceneCheck
+from fleet.camera import Pose
 from harness.hil.hooks import Context
 from harness.hil.model import InfraCode, InfraError
-from harness.hil.ports import Pose, SceneCheck
 from harness.hil.prompts.broker import FAILURE, SUCCESS, Choice
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fleet.attempt import SceneCheck
 from harness.hil.clocks import JumpClock
 from harness.hil.config import load_suite
 from harness.hil.lease import OpenBench
 from harness.hil.model import InfraCode, InfraError, PolicyError, Suite
-from harness.hil.ports import SceneCheck
 from harness.hil.prompts.broker import Broker
 from harness.hil.prompts.scripted import ScriptedTechnician
 from harness.hil.run import run_suite
