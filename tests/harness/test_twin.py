@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 
 import can
@@ -96,12 +97,27 @@ def test_pythons_virtual_can_bus_gives_the_same_trace_as_the_in_process_bus() ->
     np.testing.assert_array_equal(swing(Arm(world.bus()), world), bridged)
 
 
-def test_an_arm_connects_and_moves_over_a_threaded_virtual_bus() -> None:
+def has_vcan() -> bool:
+    return any(name.startswith("vcan") for _, name in socket.if_nameindex())
+
+
+@pytest.mark.parametrize(
+    ("interface", "channel"),
+    [
+        ("virtual", "test_threaded"),
+        pytest.param(
+            "socketcan",
+            "vcan0",
+            marks=pytest.mark.skipif(not has_vcan(), reason="SocketCAN: no vcan0 here"),
+        ),
+    ],
+)
+def test_an_arm_connects_and_moves_over_a_bus_between_threads(interface: str, channel: str) -> None:
     world = TwinWorld(TwinConfig(seed=2))
     stop = threading.Event()
     with (
-        can.Bus("test_threaded", "virtual", ignore_config=True) as near,
-        can.Bus("test_threaded", "virtual", ignore_config=True) as far,
+        can.Bus(channel, interface, ignore_config=True) as near,
+        can.Bus(channel, interface, ignore_config=True) as far,
     ):
         bridge = TwinBridge(world, far)
 
