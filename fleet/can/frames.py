@@ -39,6 +39,7 @@ KP_MAX, KD_MAX = 500.0, 5.0
 READ, WRITE, SAVE, REFRESH = 0x33, 0x55, 0xAA, 0xCC
 _PARAMETER_COMMANDS = frozenset((READ, WRITE, SAVE, REFRESH))
 _HIGHEST_REGISTER = 81
+_WIRE = np.dtype(">u8")
 _LOW_NIBBLE, _FOUR = np.uint8(0xF), np.uint8(4)
 
 UINT_REGISTERS = frozenset((7, 8, 9, 10, 13, 14, 15, 16, 35, 36))
@@ -264,6 +265,9 @@ class ArmCodec:
         self._span = self._high - self._low
         self._top = np.repeat([[65535.0], [4095.0], [4095.0], [4095.0], [4095.0]], n, axis=1)
         self._shift = _words((48, 36, 24, 12, 0), n)
+        self._place = np.left_shift(np.uint64(1), self._shift[:, 0])
+        """What a field is multiplied by to stand at its bits: fields do not overlap, so adding them
+        is or-ing them."""
         self._mask = _words((0xFFFF, 0xFFF, 0xFFF, 0xFFF, 0xFFF), n)
         self._x = np.empty((5, n))
         self._u = np.empty((5, n), np.uint64)
@@ -273,6 +277,7 @@ class ArmCodec:
         self._feedback_span = np.ascontiguousarray(self._span[self._fields, :])
         self._feedback_top = np.ascontiguousarray(self._top[self._fields, :])
         self._feedback_shift = _words((40, 28, 16), n)
+        self._feedback_place = np.left_shift(np.uint64(1), self._feedback_shift[:, 0])
         self._feedback_mask = _words((0xFFFF, 0xFFF, 0xFFF), n)
         self._y = np.empty((3, n))
         self._v = np.empty((3, n), np.uint64)
@@ -293,13 +298,12 @@ class ArmCodec:
         np.divide(x, self._span, out=x)
         np.multiply(x, self._top, out=x)
         u[...] = x
-        np.left_shift(u, self._shift, out=u)
-        return bytearray(np.bitwise_or.reduce(u, axis=0).astype(">u8"))
+        return bytearray(self._place.dot(u).astype(_WIRE))
 
     def decode_mit(self, data: bytes | bytearray) -> Array:
         """(5, N): q, dq, kp, kd, tau of N commands, as a motor understands them."""
         u, x = self._u, np.empty((5, self._n))
-        np.right_shift(np.frombuffer(data, ">u8").astype(np.uint64), self._shift, out=u)
+        np.right_shift(np.frombuffer(data, _WIRE).astype(np.uint64), self._shift, out=u)
         np.bitwise_and(u, self._mask, out=u)
         x[...] = u
         np.divide(x, self._top, out=x)
@@ -321,15 +325,14 @@ class ArmCodec:
         np.divide(y, self._feedback_span, out=y)
         np.multiply(y, self._feedback_top, out=y)
         v[...] = y
-        np.left_shift(v, self._feedback_shift, out=v)
-        words = np.bitwise_or.reduce(v, axis=0)
-        return bytearray(np.bitwise_or(words, header).astype(">u8"))
+        words = self._feedback_place.dot(v)
+        return bytearray((words + header).astype(_WIRE))
 
     def decode_feedback(self, data: bytes | bytearray) -> ArmFeedback:
         """Feedback of N motors from their frames, 8 N bytes in motor order."""
         octets = np.frombuffer(data, np.uint8).reshape(self._n, 8)
         v, y = self._v, np.empty((3, self._n))
-        np.right_shift(np.frombuffer(data, ">u8").astype(np.uint64), self._feedback_shift, out=v)
+        np.right_shift(np.frombuffer(data, _WIRE).astype(np.uint64), self._feedback_shift, out=v)
         np.bitwise_and(v, self._feedback_mask, out=v)
         y[...] = v
         np.divide(y, self._feedback_top, out=y)

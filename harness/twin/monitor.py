@@ -24,8 +24,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
+Octets = npt.NDArray[np.uint8]
 
-BATCH = 8192
+BATCH = 16384
 KEPT = 100
 """Violations kept in full; the rest are counted."""
 JOINTS = (*(f"joint{i}" for i in range(1, 8)), "gripper")
@@ -174,7 +175,7 @@ class FrameMonitor:
             return
         time_s = np.array(self._time_s)
         signed = np.array(self._ids)
-        octets = np.frombuffer(bytes(self._octets), np.uint8).reshape(-1, 8).astype(np.int64)
+        octets = np.frombuffer(self._octets, np.uint8).reshape(-1, 8)
         self._time_s, self._ids, self._octets = [], [], bytearray()
         ids, answered = np.abs(signed), signed < 0
         self._count.frames += len(ids)
@@ -187,27 +188,25 @@ class FrameMonitor:
             self._check_motor(i, time_s, octets, commands, replies)
         self._count.foreign += int((~known).sum())
 
-    def _learn_scale(self, i: int, replies: Rows, octets: npt.NDArray[np.int64]) -> Rows:
+    def _learn_scale(self, i: int, replies: Rows, octets: Octets) -> Rows:
         """Take register replies out of `replies`; PMAX, VMAX, TMAX among them set the scales."""
         d = octets[replies]
-        register: npt.NDArray[np.bool_] = (
-            (d[:, 0] == 1 + i)
-            & (d[:, 1] == 0)
-            & np.isin(d[:, 2], (0x33, 0x55, 0xAA))
-            & (d[:, 3] <= 81)
-        )
+        register: npt.NDArray[np.bool_] = (d[:, 0] == 1 + i) & (d[:, 1] == 0) & (d[:, 3] <= 81)
+        if not register.any():
+            return replies
+        register &= np.isin(d[:, 2], (0x33, 0x55, 0xAA))
         for row in d[register]:
             name = {21: "pmax", 22: "vmax", 23: "tmax"}.get(int(row[3]))
             if name is not None and row[2] != 0xAA:
-                value = np.frombuffer(row[4:8].astype(np.uint8).tobytes(), "<f4")[0]
+                value = np.frombuffer(row[4:8].tobytes(), "<f4")[0]
                 setattr(self._motors[i], name, float(value))
         return np.asarray(replies[~register])
 
     def _check_motor(
-        self, i: int, time_s: Array, octets: npt.NDArray[np.int64], commands: Rows, replies: Rows
+        self, i: int, time_s: Array, octets: Octets, commands: Rows, replies: Rows
     ) -> None:
         c, bounds, motor = self._count, self.bounds, self._motors[i]
-        d = octets[replies]
+        d = octets[replies].astype(np.int64)
         q = _scaled(d[:, 1] * 256 + d[:, 2], 65535, motor.pmax)
         dq = _scaled(d[:, 3] * 16 + d[:, 4] // 16, 4095, motor.vmax)
         tau = _scaled(d[:, 4] % 16 * 256 + d[:, 5], 4095, motor.tmax)
@@ -225,8 +224,8 @@ class FrameMonitor:
         torque = bounds.torque[i] + 2 * motor.tmax / 4095
         self._hold(i, "measured_torque", at[on], np.abs(tau[on]), torque)
 
-        d = octets[commands]
-        special = (d[:, :7] == 0xFF).all(axis=1) & (d[:, 7] >= 0xFB) & (d[:, 7] <= 0xFE)
+        sent = octets[commands]
+        special = (sent[:, :7] == 0xFF).all(axis=1) & (sent[:, 7] >= 0xFB) & (sent[:, 7] <= 0xFE)
         c.specials += int(special.sum())
         self._check_zeroing(i, commands[special], octets, replies, status, time_s)
         breaks = commands[special]
@@ -241,7 +240,7 @@ class FrameMonitor:
         self,
         i: int,
         specials: Rows,
-        octets: npt.NDArray[np.int64],
+        octets: Octets,
         replies: Rows,
         status: npt.NDArray[np.int64],
         time_s: Array,
@@ -255,7 +254,7 @@ class FrameMonitor:
         self,
         i: int,
         time_s: Array,
-        octets: npt.NDArray[np.int64],
+        octets: Octets,
         rows: Rows,
         breaks: Rows,
         replies: Rows,
@@ -265,7 +264,7 @@ class FrameMonitor:
         self._count.commands += len(rows)
         if not len(rows):
             return
-        d, at = octets[rows], time_s[rows]
+        d, at = octets[rows].astype(np.int64), time_s[rows]
         raw_q, raw_v = d[:, 0] * 256 + d[:, 1], d[:, 2] * 16 + d[:, 3] // 16
         raw_t = d[:, 6] % 16 * 256 + d[:, 7]
         full = ((raw_q % 65535) == 0) | ((raw_v % 4095) == 0) | ((raw_t % 4095) == 0)
