@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ci.app import home_option
 from ci.pipeline import GateRun, PolicyGates, applicable, suite_path
@@ -36,10 +36,10 @@ from registry.versions import VersionRef, digest_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ci.rig import Rig
     from fleet.robot import RobotConfig
     from harness.hil.bench import RuntimeRobot
     from harness.hil.journal import Record
+    from harness.hil.model import Suite
     from harness.hil.ports import Clock
     from harness.hil.prompts.broker import Broker
     from harness.hil.run import HilResult
@@ -130,7 +130,7 @@ def journal_path(folder: Path, version: VersionRecord, tried: str) -> Path:
 def _run(
     registry: Registry,
     config: RobotConfig,
-    suite: Any,
+    suite: Suite,
     gate: TrialGate,
     subject: Subject,
     checkpoint: Path,
@@ -153,7 +153,8 @@ def _run(
         policy.contract.check(ROBOT_CLASSES[config.robot_class], task.task)
     holder = f"{getpass.getuser()}@{socket.gethostname()}:{os.getpid()}"
     tell = narrator(say, listen)
-    for pauses in range(REHEARSED_PAUSES + 1):
+    pauses = 0
+    while True:
         with open_bench(config, journal.with_suffix(".frames.json")) as robot:
             clock, broker = people(prompts, robot, subject, stop)
             try:
@@ -168,7 +169,7 @@ def _run(
                 if prompts != "scripted" or pauses == REHEARSED_PAUSES:
                     raise
                 say(f"{nobody.what}: the rehearsal goes on as somebody runs it again")
-    raise AssertionError("unreachable: the last pause is raised")
+                pauses += 1
 
 
 @contextmanager
@@ -179,16 +180,8 @@ def open_bench(config: RobotConfig, frames: Path | None = None) -> Iterator[Runt
     """
     from ci.rig import build_rig
     from harness.hil.bench import RuntimeRobot, TwinRobot
-    from harness.hil.model import InfraCode, InfraError
-    from registry.errors import PolicyctlError
 
-    try:
-        rig: Rig = build_rig(config)
-    except PolicyctlError:
-        raise
-    except OSError as error:
-        raise InfraError(InfraCode.BUS, f"the bus does not open: {error}") from error
-    with rig:
+    with build_rig(config) as rig:
         common = (config.robot, config.robot_class, engine_of(config), rig.runtime, rig.poses)
         if rig.world is None:
             yield RuntimeRobot(*common)

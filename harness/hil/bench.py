@@ -18,12 +18,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from fleet.attempt import Episode, Scene, SceneCheck
+from fleet.attempt import Array, Episode, Judge, Scene, SceneCheck
 from fleet.camera import Pose, PoseSource
 from fleet.can.faults import ArmFault, FaultKind
 from fleet.runtime import Runtime
 from harness.hil.model import Goal, InfraCode, InfraError, TaskSpec
-from harness.hil.ports import Judge
 from harness.tasks import find_task
 from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
 from harness.twin.physics import TwinWorld
@@ -101,7 +100,7 @@ class RuntimeRobot:
         scene: Scene,
     ) -> Episode:
         episode = self.runtime.run_attempt(
-            policy, task_of(task), _Told(judge), open_attempt, _Scene(scene, self.facts())
+            policy, task_of(task), judge, open_attempt, _Scene(scene, self.facts())
         )
         if episode.outcome != "void":
             return episode
@@ -111,30 +110,6 @@ class RuntimeRobot:
     def facts(self) -> dict[str, Any]:
         """What is written down about the scene beside what the trial asked for."""
         return {}
-
-
-@dataclass
-class _Told:
-    """A judge of ours as the runtime wants it: with a failure mode always."""
-
-    judge: Judge
-
-    @property
-    def version(self) -> str:
-        return self.judge.version
-
-    def reset(self) -> None:
-        self.judge.reset()
-
-    def update(self, q: Any, dq: Any, tau: Any, dt: float) -> None:
-        self.judge.update(q, dq, tau, dt)
-
-    def outcome(self) -> str | None:
-        return self.judge.outcome()
-
-    def failure_mode(self) -> str:
-        mode = getattr(self.judge, "failure_mode", None)
-        return str(mode()) if callable(mode) else ""
 
 
 @dataclass(frozen=True)
@@ -201,26 +176,25 @@ class _TruthWatch:
         self._held_s = 0.0
         self.latched = False
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._judge, name)
-
     @property
     def version(self) -> str:
         return self._judge.version
 
-    def reset(self, *args: Any) -> None:
+    def reset(self) -> None:
         self._held_s, self.latched = 0.0, False
-        self._judge.reset(*args)
+        self._judge.reset()
 
-    def update(self, *args: Any) -> None:
-        dt = float(args[-1])
+    def update(self, q: Array, dq: Array, tau: Array, dt: float) -> None:
         box = self._world.truth()
         up = box.held and box.rise > self._task.lift_m
         self._held_s = self._held_s + dt if up else 0.0
         # The judge ends the attempt at its own second, which may begin one step earlier: a hold
         # that lacks one step is the same second.
         self.latched = self.latched or self._held_s >= self._task.hold_s - 1.5 * dt
-        self._judge.update(*args)
+        self._judge.update(q, dq, tau, dt)
 
     def outcome(self) -> str | None:
         return self._judge.outcome()
+
+    def failure_mode(self) -> str:
+        return self._judge.failure_mode()

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from fleet.attempt import Array, Judge
 from harness.hil.model import InfraCode, InfraError, OperatorStopError, PolicyError
-from harness.hil.ports import Judge
 from registry.errors import PolicyctlError
 
 Cause = InfraError | PolicyError | OperatorStopError
@@ -85,15 +85,15 @@ class GuardedJudge:
     def timed_out(self) -> bool:
         return self.time_s >= self.timeout_s and self.judge.outcome() is None
 
-    def reset(self, *args: Any, **kwargs: Any) -> None:
+    def reset(self) -> None:
         self.time_s = 0.0
-        self.judge.reset(*args, **kwargs)
+        self.judge.reset()
 
-    def update(self, *args: Any, **kwargs: Any) -> None:
+    def update(self, q: Array, dq: Array, tau: Array, dt: float) -> None:
         self.check()
-        self.time_s += float(kwargs["dt"] if "dt" in kwargs else args[-1])
+        self.time_s += dt
         try:
-            self.judge.update(*args, **kwargs)
+            self.judge.update(q, dq, tau, dt)
         except PolicyctlError:
             raise
         except Exception as error:
@@ -112,7 +112,4 @@ class GuardedJudge:
         return "failure" if decided is None and self.time_s >= self.timeout_s else decided
 
     def failure_mode(self) -> str:
-        if self.timed_out:
-            return "timeout"
-        mode = getattr(self.judge, "failure_mode", None)
-        return str(mode()) if callable(mode) else ""
+        return "timeout" if self.timed_out else self.judge.failure_mode()

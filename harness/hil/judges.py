@@ -6,16 +6,15 @@ is never a judge; where a twin offers it, it scores the judge.
 
 from __future__ import annotations
 
-from typing import Any
-
+from fleet.attempt import Array, Judge
 from harness.hil.model import TaskSpec
-from harness.hil.ports import Judge, Robot
+from harness.hil.ports import Robot
 from registry.errors import UsageError
 
 
 def joints(task: TaskSpec, robot: Robot) -> Judge:
     """Joint positions, gripper angle and gripper torque, by the task's own rule."""
-    from fleet.kinematics import ArmKinematics
+    from fleet.kinematics import load_arms
     from harness.tasks.box_grasp import BOX_GRASP, JointJudge
 
     if task.task != BOX_GRASP.name:
@@ -24,7 +23,7 @@ def joints(task: TaskSpec, robot: Robot) -> Judge:
             evidence=f"suite task {task.name!r}",
             hint=f"known: {BOX_GRASP.name}; or let a technician judge",
         )
-    return JointJudge(ArmKinematics.load(robot.robot_class))
+    return JointJudge(load_arms(robot.robot_class)[0])
 
 
 class TechnicianJudge:
@@ -33,12 +32,15 @@ class TechnicianJudge:
     version = "technician/1"
     asks_person = True
 
-    def reset(self, *args: Any, **kwargs: Any) -> None: ...
+    def reset(self) -> None: ...
 
-    def update(self, *args: Any, **kwargs: Any) -> None: ...
+    def update(self, q: Array, dq: Array, tau: Array, dt: float) -> None: ...
 
     def outcome(self) -> str | None:
         return None
+
+    def failure_mode(self) -> str:
+        return ""
 
 
 def technician(task: TaskSpec, robot: Robot) -> Judge:

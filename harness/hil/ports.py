@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from fleet.attempt import Episode, Scene, SceneCheck
+from fleet.attempt import Episode, Judge, Scene, SceneCheck
 from fleet.camera import Pose
 from harness.hil.model import Goal, TaskSpec
 
@@ -21,23 +21,6 @@ class Clock(Protocol):
 
     def now(self) -> float: ...
     def sleep(self, seconds: float) -> None: ...
-
-
-class Judge(Protocol):
-    """Decides from what a robot measures. The same for every version, and blind to it."""
-
-    @property
-    def version(self) -> str: ...
-
-    @property
-    def reset(self) -> Callable[..., None]: ...
-
-    @property
-    def update(self) -> Callable[..., None]:
-        """One policy step: what was measured, then the time `dt` [s] since the last step."""
-        ...
-
-    def outcome(self) -> str | None: ...
 
 
 class Robot(Protocol):

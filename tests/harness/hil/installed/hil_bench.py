@@ -87,7 +87,7 @@ class BenchJudge:
     def reset(self) -> None:
         self.decided, self.steps = None, 0
 
-    def update(self, measurement: Any, dt: float) -> None:
+    def update(self, q: Any, dq: Any, tau: Any, dt: float) -> None:
         self.steps += 1
         if self.steps == STEPS:
             self.decided = "success" if self.robot.lifts else "failure"
@@ -181,7 +181,7 @@ class ScriptedRobot:
             if command != command:
                 return Attempted("failure", "policy_nan", steps=step)
             self.moves.append(task.name)
-            judge.update(None, DT)
+            judge.update(None, None, None, DT)
         self._strike("after")
         self.box = (9.0, 9.0, 0.0)
         outcome = judge.outcome()
