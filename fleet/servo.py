@@ -186,7 +186,11 @@ class Servo:
         if fault is not None:
             self._halt("arm_fault")
             raise fault
-        self._wait()
+        try:
+            self._wait()
+        except ArmFault:
+            self._halt("arm_fault")
+            raise
         return self.command
 
     def follow(self, command: Array, ticks: int, *, age_s: float = 0.0) -> None:

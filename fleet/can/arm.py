@@ -205,8 +205,11 @@ class Arm:
             )
 
     def wait(self, seconds: float) -> None:
-        """Let bus time pass, taking in what arrives."""
-        self._link.wait(seconds)
+        """Let bus time pass, taking in what arrives. Raises ArmFault: bus."""
+        try:
+            self._link.wait(seconds)
+        except can.CanError as error:
+            raise self._bus_fault(error) from error
 
     def close(self) -> None:
         """Let go of the bus. Does not disable: motors hold their last command."""

@@ -2,11 +2,12 @@
 
 import errno
 
+import can
 import numpy as np
 import pytest
 
 from fleet.attempt import SceneCheck
-from fleet.can.arm import Arm
+from fleet.can.arm import REPLY_WINDOW_S, Arm
 from fleet.can.frames import Status
 from fleet.kinematics import load_arms
 from fleet.limits import SafetyLimits
@@ -332,6 +333,26 @@ def test_lost_communication_voids_the_attempt(rig):
     episode = rig.attempt(answer, judge=PatientJudge(steps=39))
     assert (episode.outcome, episode.failure_mode, episode.opened) == ("void", "rig_fault", True)
     assert "joint2" in episode.detail
+
+
+def test_an_adapter_that_vanishes_between_two_exchanges_voids_the_attempt(rig):
+    (bus,), gone = rig.buses, []
+    receive = bus.recv
+
+    def recv(timeout=None):
+        if gone and timeout > 1.1 * REPLY_WINDOW_S:  # the wait for the next tick
+            raise can.CanOperationError("no such device")
+        return receive(timeout)
+
+    def answer(step):
+        if step == 3:
+            gone.append(True)
+        return sway(step)
+
+    bus.recv = recv
+    episode = rig.attempt(answer, judge=PatientJudge(steps=39))
+    assert (episode.outcome, episode.failure_mode, episode.opened) == ("void", "rig_fault", True)
+    assert "no such device" in episode.detail
 
 
 def test_a_judge_that_breaks_leaves_the_arm_holding(rig):
