@@ -79,7 +79,7 @@ def read_json(content: bytes, where: str) -> dict[str, Any]:
     """A JSON object; duplicate keys and NaN are refused. Raises ConfigError."""
     try:
         data = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise ConfigError(
             f"not JSON: {error}", where=f"{where}{line}", hint="the file may be cut short"

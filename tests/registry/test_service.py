@@ -122,6 +122,14 @@ def test_a_checkpoint_may_hold_only_inert_files(record: Record, tmp_path: Path) 
     assert record.registry.list_versions() == []
 
 
+def test_a_file_nested_without_end_is_refused(record: Record, tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "deep", 1)
+    (folder / "recipe.json").write_text('{"a":' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(ConfigError, match="not JSON"):
+        record.registry.register(folder, POLICY, Provenance())
+    assert record.registry.list_versions() == []
+
+
 def test_links_are_refused_wherever_they_point(record: Record, tmp_path: Path) -> None:
     folder = write_files(tmp_path / "c", 1)
     (folder / "recipe.json").symlink_to("/etc/hostname")
