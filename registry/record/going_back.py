@@ -77,6 +77,12 @@ class GoingBack:
         if to is None:
             if row is not None and serving is not None:
                 return read_version(connection, VersionRef(policy, serving))
+            if row is not None:
+                raise Refused(
+                    "there is nothing to go back to",
+                    evidence=f"{policy} v{row.candidate} is the first version, its rollout is open",
+                    hint=f"policyctl abort --policy {policy} --reason WHY ends it: robots stop",
+                )
             past = [
                 Held(one.number, one.held_fleet, one.stage)
                 for one in read_versions(connection, policy)

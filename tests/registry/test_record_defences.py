@@ -151,3 +151,14 @@ def test_a_rollout_that_cannot_open_does_not_keep_the_one_before_it_from_ending(
     left = record.registry.rollout(waiting.id).rollout
     assert left.phase is Phase.ABORTED
     assert "could not open" in left.reason
+
+
+def test_a_first_version_is_called_back_by_aborting_it_and_the_refusal_says_so(
+    record: Record,
+) -> None:
+    record.promote(record.ready())
+    with pytest.raises(Refused, match="nothing to go back to") as caught:
+        record.registry.rollback(POLICY, "it shakes")
+    assert "policyctl abort" in caught.value.hint
+    record.registry.abort(POLICY, "it shakes")
+    assert record.told() == {(None, None)}
