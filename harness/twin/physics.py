@@ -78,8 +78,7 @@ class BoxTruth(NamedTuple):
     held: bool
 
 
-@dataclass(frozen=True)
-class _Command:
+class _Command(NamedTuple):
     """Motor commands of one arm that take effect at physics step `due`."""
 
     due: int
