@@ -81,7 +81,7 @@ class GoingBack:
                 raise Refused(
                     "there is nothing to go back to",
                     evidence=f"{policy} v{row.candidate} is the first version, its rollout is open",
-                    hint=f"policyctl abort --policy {policy} --reason WHY ends it: robots stop",
+                    hint=f"end it: `policyctl abort --policy {policy} --reason WHY`",
                 )
             past = [
                 Held(one.number, one.held_fleet, one.stage)
