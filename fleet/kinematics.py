@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policies.contract import ROBOT_CLASSES
 from registry.errors import ConfigError, ServiceFailed
 
 Array = NDArray[np.float64]
@@ -33,12 +34,6 @@ GRIP_FOR_GRAVITY = 0.5
 
 FEW = 6
 """Rows up to which plain floats beat numpy; both do the same operations in the same order."""
-
-ARMS_OF_CLASS = {
-    "openarm-v2-right": ("right",),
-    "openarm-v2-left": ("left",),
-    "openarm-v2-bimanual": ("right", "left"),
-}
 
 
 @dataclass(frozen=True)
@@ -79,16 +74,14 @@ class ArmKinematics:
         """Upper bound [m/rad] of how far the TCP moves per radian of each of the 7 joints."""
 
     @classmethod
-    def load(cls, name: str) -> ArmKinematics:
-        """The arm "right" or "left", or the only arm of a robot class such as openarm-v2-right."""
-        arms = ARMS_OF_CLASS.get(name, (name,))
-        if len(arms) != 1 or arms[0] not in ("right", "left"):
+    def load(cls, side: str) -> ArmKinematics:
+        """The arm "right" or "left"."""
+        if side not in ("right", "left"):
             raise ConfigError(
-                f"{name!r} does not name one OpenArm v2 arm",
+                f"{side!r} does not name an OpenArm v2 arm",
                 where="kinematics",
-                hint="use right, left, or a class of one arm; load_arms() takes classes of two",
+                hint=f"right, left, or for load_arms() one of {', '.join(ROBOT_CLASSES)}",
             )
-        side = arms[0]
         model, data = _arm_model(side)
         return cls(side, _links(model), model, data)
 
@@ -179,8 +172,10 @@ class ArmKinematics:
 
 def load_arms(names: str | Iterable[str]) -> tuple[ArmKinematics, ...]:
     """The arms of a robot class by its name, or of the given sides, in that order."""
-    sides = ARMS_OF_CLASS.get(names, (names,)) if isinstance(names, str) else tuple(names)
-    return tuple(ArmKinematics.load(side) for side in sides)
+    if isinstance(names, str):
+        robot = ROBOT_CLASSES.get(names)
+        names = [arm.name for arm in robot.arms] if robot else [names]
+    return tuple(ArmKinematics.load(side) for side in names)
 
 
 def _arm_model(side: str) -> tuple[Any, Any]:

@@ -26,16 +26,13 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
+from fleet.can.motors import PEAK_TORQUE
+from fleet.kinematics import TCP_OFFSET
+from fleet.servo import KD, KP
 from registry.errors import ServiceFailed
 
 BASE_HEIGHT = 0.698
 """World z [m] of the base frame's origin."""
-
-KP = np.array([230.0, 230.0, 190.0, 190.0, 30.0, 30.0, 30.0, 30.0])
-KD = np.array([2.7, 2.7, 2.2, 2.2, 1.5, 1.5, 1.5, 0.2])
-PEAK_TORQUE = np.array([40.0, 40.0, 27.0, 27.0, 7.0, 7.0, 7.0, 7.0])
-TCP_OFFSET = (-0.0014, 0.0, -0.158)
-"""Grasp centre in the hand's frame [m]; the official control point is the wrist centre."""
 
 PREFIX = "robot/"
 """What the official model's names begin with in the compiled scene."""
@@ -101,7 +98,6 @@ class Scene:
     """(A, 2) sensordata addresses of the fingers' contacts with the box."""
     kp: npt.NDArray[np.float64]
     kd: npt.NDArray[np.float64]
-    peak: npt.NDArray[np.float64]
     q_min: npt.NDArray[np.float64]
     q_max: npt.NDArray[np.float64]
     box_body: int
@@ -109,7 +105,6 @@ class Scene:
     box_qpos: int
     """First of the box's 7 qpos entries: world position, then quaternion w x y z."""
     box_dof: int
-    table_geom: int
 
     def mit_ctrl(
         self,
@@ -119,10 +114,6 @@ class Scene:
     ) -> npt.NDArray[np.float64]:
         """ctrl [Nm] of a desired position q [rad], speed dq [rad/s], feed-forward tau [Nm]."""
         return np.asarray(self.kp * q + self.kd * dq + tau)
-
-    def box_rest_z(self) -> float:
-        """Height of the box's centre at rest, base frame [m]."""
-        return self.config.table_z + self.config.box_half
 
 
 def asset_path() -> Path:
@@ -284,12 +275,10 @@ def _index(config: SceneConfig, model: Any) -> Scene:
         touch=np.array([arm.touch for arm in arms]),
         kp=np.tile(KP, len(arms)),
         kd=np.tile(KD, len(arms)),
-        peak=np.tile(PEAK_TORQUE, len(arms)),
         q_min=ranges[:, 0],
         q_max=ranges[:, 1],
         box_body=int(model.body("box").id),
         box_geom=int(model.geom("box").id),
         box_qpos=int(box.qposadr[0]),
         box_dof=int(box.dofadr[0]),
-        table_geom=int(model.geom("table").id),
     )
