@@ -17,9 +17,10 @@ from typing import Any
 
 from registry.config import GATES_FILE, POLICY_FILE, find_policy, load_gates_yaml, load_policy_yaml
 from registry.errors import ConfigError, NotFound, Refused, UsageError
-from registry.evidence import Evidence, Subject
+from registry.evidence import Evidence
 from registry.gates import Gate, Gates
 from registry.service import Registry, VersionRecord
+from registry.stages import command_of
 from registry.verdicts import Outcome, Verdict
 from registry.versions import VersionRef
 
@@ -44,8 +45,7 @@ def find_gates(policy: str, given: Path | None = None) -> PolicyGates:
         if shipped is None:
             raise
         config = load_policy_yaml(shipped)
-    path = config.folder / config.gates
-    return PolicyGates(load_gates_yaml(path), path)
+    return PolicyGates(load_gates_yaml(config.gates_path), config.gates_path)
 
 
 def _shipped(policy: str) -> Path | None:
@@ -93,14 +93,12 @@ class GateRun:
 
     def next_command(self) -> str:
         """What somebody who got this verdict would do next."""
-        policy, number = self.version.policy, self.version.number
         if self.verdict.outcome is Outcome.FAIL:
-            return f"policyctl report --policy {policy}"
-        if self.verdict.outcome is Outcome.INCONCLUSIVE:
-            return f"policyctl gate run {self.verdict.gate} v{number} --policy {policy}"
-        if self.verdict.gate == "sim":
-            return f"policyctl gate run hil v{number} --policy {policy} --station STATION.yaml"
-        return f"policyctl promote v{number} --policy {policy} --stage canary"
+            return f"policyctl report --policy {self.version.policy}"
+        above = {"sim": "hil", "hil": "canary"}
+        passed = self.verdict.outcome is Outcome.PASS
+        gate = above[self.verdict.gate] if passed else self.verdict.gate
+        return command_of(gate, f"v{self.version.number} --policy {self.version.policy}")
 
 
 def applicable(gates: PolicyGates, name: str, version: VersionRecord) -> Gate:
@@ -109,8 +107,8 @@ def applicable(gates: PolicyGates, name: str, version: VersionRecord) -> Gate:
     if gate is None:
         raise Refused(
             f"{name} is not applicable to {version}",
-            evidence=f"{gates.path}: {gates.gates.notapplicable[name]}",
-            hint=f"policyctl promote v{version.number} --policy {version.policy} --stage canary",
+            evidence=f"{gates.path}: {gates.gates.not_applicable[name]}",
+            hint=command_of("canary", f"'{version}'"),
         )
     return gate
 
@@ -137,7 +135,7 @@ def run_sim(
     with tempfile.TemporaryDirectory(prefix="policyctl-") as scratch:
         result = run_sim_gate(
             registry.materialize(ref, Path(scratch) / "checkpoint"),
-            Subject(version.policy, version.number, version.digest),
+            version.subject,
             gate,
             version.nonce,
             threads=threads,

@@ -88,7 +88,7 @@ def run_hil(
     began = time.monotonic()
     folder = find_home(home_option()).root / "hil" / config.robot
     journal = journal_path(folder, version, gate.digest + suite.digest)
-    subject = Subject(version.policy, version.number, version.digest)
+    subject = version.subject
     with tempfile.TemporaryDirectory(prefix="policyctl-") as scratch, stop_on_signals() as stop:
         checkpoint = registry.materialize(ref, Path(scratch) / "checkpoint")
         result = _run(

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, select
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
 from registry.errors import NotFound, Refused
-from registry.evidence import CanaryEvidence, Subject
+from registry.evidence import CanaryEvidence
 from registry.gates import CanaryGate
 from registry.interleave import side
 from registry.ledger.tables import assignments, attempts, heartbeats, rollouts
@@ -132,12 +132,12 @@ def read_evidence(connection: Connection, rollout: Rollout, now: float) -> Canar
     rows = _attempt_rows(connection, rollout.id)
     ratios, salts = _segments(connection, rollout.id)
     counted = [_counted(row) for row in rows]
-    subject = read_version(connection, VersionRef(rollout.policy, rollout.candidate))
+    version = read_version(connection, VersionRef(rollout.policy, rollout.candidate))
     gate: CanaryGate = rollout.gate
     return CanaryEvidence(
-        subject=Subject(rollout.policy, rollout.candidate, subject.digest),
+        subject=version.subject,
         gate_digest=gate.digest,
-        robot_class=subject.robot_class,
+        robot_class=version.robot_class,
         engine="fleet",
         judge=", ".join(sorted({row.report["judge"] for row in rows})),
         attempts_digest=digest_of(

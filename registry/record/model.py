@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from registry.evidence import Evidence, Tally
+from registry.evidence import Evidence, Subject, Tally
 from registry.gates import Gate
 from registry.rollouts import Rollout
 from registry.stages import Stage
@@ -31,6 +31,11 @@ class VersionRecord:
     @property
     def ref(self) -> VersionRef:
         return VersionRef(self.policy, self.number)
+
+    @property
+    def subject(self) -> Subject:
+        """The version as evidence names it."""
+        return Subject(self.policy, self.number, self.digest)
 
     @property
     def contract(self) -> Mapping[str, Any]:

@@ -68,11 +68,7 @@ class Verdicts:
     ) -> None:
         """The row itself, unless the newest one of this gate says the very same."""
         subject = evidence.subject
-        if (subject.policy, subject.number, subject.digest) != (
-            record.policy,
-            record.number,
-            record.digest,
-        ):
+        if subject != record.subject:
             raise Refused(
                 f"the evidence is not of {record}",
                 evidence=f"it is of {subject.policy} v{subject.number}, {subject.digest}",
