@@ -11,16 +11,14 @@ Rules
 - A command older than `command_age_s` is not followed: the arm brakes and holds, event `late`.
 - A protective stop brakes within the limits and holds. It is not an e-stop. After one, only
   `resume` (a person at the arm) lets the robot move again.
-- Nothing here does I/O but through the arms. `frozen_gc` keeps the collector out of the loop.
+- Nothing here does I/O but through the arms.
 
 Arrays are (J,), J = 8 per arm; rad, rad/s, Nm, s.
 """
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -322,18 +320,3 @@ def ticks_per_step(rate_hz: float, period_s: float, speed_scale: float = 1.0) ->
             hint="choose a speed scale in 0..1 that makes it a whole number, such as 1, .5 or .25",
         )
     return round(ticks)
-
-
-@contextmanager
-def frozen_gc() -> Iterator[None]:
-    """No garbage collection while the loop runs: what lives now is exempt, the rest waits."""
-    gc.collect()
-    gc.freeze()
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-        gc.unfreeze()

@@ -34,7 +34,7 @@ def open_bus(config: Mapping[str, object] | can.BusABC) -> can.BusABC:
     interface = options.pop("interface", None)
     if not isinstance(interface, str) or interface == "twin":
         raise UsageError(
-            "A CAN bus needs the name of an interface",
+            "a CAN bus needs the name of an interface",
             evidence=f"interface: {interface!r}",
             hint="for example socketcan, udp_multicast or virtual; a twin brings its own bus",
         )

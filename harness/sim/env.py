@@ -116,7 +116,7 @@ class BatchEnv:
     ) -> None:
         if contract.task != task.name:
             raise ConfigError(
-                "The policy's contract does not fit: task",
+                "the policy's contract does not fit: task",
                 where="contract.json",
                 field=f"task is {contract.task}, the simulation runs {task.name}",
                 hint="simulate the policy on the task it was trained for",
@@ -184,7 +184,7 @@ class BatchEnv:
         for slot, spec in zip(slots, specs, strict=True):
             if not 0 <= spec.delay <= MAX_DELAY:
                 raise ConfigError(
-                    "The action delay is out of range",
+                    "the action delay is out of range",
                     where="EpisodeSpec",
                     field=f"delay is {spec.delay}, allowed 0..{MAX_DELAY} policy steps",
                 )
@@ -387,7 +387,7 @@ def _whole(ratio: float, what: str) -> int:
     count = round(ratio)
     if count < 1 or abs(ratio - count) > 1e-9:
         raise ConfigError(
-            f"The rates do not divide: {ratio:g} {what}",
+            f"the rates do not divide: {ratio:g} {what}",
             where="contract.json",
             field="rate_hz",
             hint="choose a policy rate that is a whole number of 4 ms servo ticks",

@@ -270,7 +270,7 @@ class TwinWorld:
         diverged = self._data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number
         if diverged:
             raise ServiceFailed(
-                "The twin's physics diverged",
+                "the twin's physics diverged",
                 evidence=f"seed {self.config.seed}, scene {self.scene_number}, {self.now():.3f} s",
                 hint="lower the gains or the physics step",
             )

@@ -1,14 +1,12 @@
 """The servo loop: limits on what is sent, weight carried, time by the bus, one fault holds all."""
 
-import gc
-
 import numpy as np
 import pytest
 
 from fleet.can.faults import ArmFault, ArmState, FaultKind
 from fleet.kinematics import load_arms
 from fleet.limits import SafetyLimits
-from fleet.servo import Servo, check_period, frozen_gc, ticks_per_step
+from fleet.servo import Servo, check_period, ticks_per_step
 from registry.errors import ConfigError, Refused
 
 START = np.array([-0.04, 0.77, -0.66, 1.81, 1.12, 0.42, -0.70, -0.5])
@@ -205,12 +203,3 @@ def test_arms_and_kinematics_have_to_match():
     kinematics = load_arms("right")
     with pytest.raises(ConfigError, match="1 arm"):
         Servo([FollowingArm(START, [0.0])], [], SafetyLimits.for_arms(kinematics))
-
-
-def test_the_collector_sleeps_while_the_loop_runs():
-    assert gc.isenabled()
-    with frozen_gc():
-        assert not gc.isenabled()
-        assert gc.get_freeze_count() > 0
-    assert gc.isenabled()
-    assert gc.get_freeze_count() == 0
