@@ -146,9 +146,9 @@ def _run(
     from harness.hil.prompts.broker import Unanswered
     from harness.hil.run import run_suite
     from policies.contract import ROBOT_CLASSES
-    from policies.loading import load_policy
+    from policies.process import host
 
-    policy = load_policy(checkpoint)
+    policy = host(checkpoint)
     for task in suite.tasks:
         policy.contract.check(ROBOT_CLASSES[config.robot_class], task.task)
     holder = f"{getpass.getuser()}@{socket.gethostname()}:{os.getpid()}"

@@ -36,7 +36,12 @@ class PolicyFailedError(Exception):
 
 
 class PolicyProcess(Protocol):
-    """One loaded version in a process of its own."""
+    """One loaded version in a process of its own. To the runtime it is a `Policy`."""
+
+    @property
+    def contract(self) -> Contract:
+        """That of the loaded version."""
+        ...
 
     def start(self) -> None: ...
 
@@ -65,6 +70,10 @@ class InlinePolicy:
     ) -> None:
         self._loader, self._clock = loader, clock
         self._policy: Policy | None = None
+
+    @property
+    def contract(self) -> Contract:
+        return self._loaded().contract
 
     def start(self) -> None:
         """Nothing to start."""
@@ -104,3 +113,11 @@ class InlinePolicy:
         if self._policy is None:
             raise PolicyFailedError("load", "no policy is loaded")
         return self._policy
+
+
+def host(folder: Path) -> PolicyProcess:
+    """A process that holds the checkpoint in `folder`, ready to act. Raises ConfigError."""
+    process = InlinePolicy()
+    process.start()
+    process.load(folder)
+    return process

@@ -22,8 +22,8 @@ from pathlib import Path
 from fleet.agent.link import Link
 from policies import Policy
 from policies.contract import RobotClass
-from policies.loading import load_policy
 from policies.probe import probe
+from policies.process import host
 from registry.errors import Corrupt, PolicyctlError, Refused, ServiceFailed
 from registry.storage import sync_folder, write_whole
 from registry.versions import FileEntry, Manifest, digest_bytes, is_digest
@@ -53,7 +53,7 @@ class Updater:
         link: Link,
         robot_class: RobotClass,
         *,
-        load: Callable[[Path], Policy] = load_policy,
+        load: Callable[[Path], Policy] = host,
     ) -> None:
         self._folder = folder
         self._link = link

@@ -13,9 +13,19 @@ from typing import Any
 
 from fleet.attempt import Array, Judge
 from harness.hil.model import InfraCode, InfraError, OperatorStopError, PolicyError
+from policies.process import PolicyFailedError
 from registry.errors import PolicyctlError
 
 Cause = InfraError | PolicyError | OperatorStopError
+
+_MODES = {
+    "load": "policy_load",
+    "crash": "policy_crash",
+    "shape": "policy_crash",
+    "nan": "policy_nan",
+    "late": "policy_late",
+}
+"""What a policy process calls its failures, and what a trial records."""
 
 
 @dataclass
@@ -52,6 +62,8 @@ class WatchedPolicy:
             return what(*args, **kwargs)
         except (InfraError, PolicyError) as error:
             raise self._blame.note(error) from error.__cause__
+        except PolicyFailedError as error:
+            raise self._blame.note(PolicyError(_MODES[error.mode], error.detail)) from error
         except TimeoutError as error:
             raise self._blame.note(PolicyError("policy_late", str(error))) from error
         except Exception as error:

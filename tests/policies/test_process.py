@@ -9,8 +9,10 @@ import numpy.typing as npt
 import pytest
 from contract_data import contract_json
 
+import ci.demo.steps
 from policies.contract import Contract, parse_contract
-from policies.process import InlinePolicy, PolicyFailedError
+from policies.loading import load_policy
+from policies.process import InlinePolicy, PolicyFailedError, host
 
 Rows = npt.NDArray[np.float32]
 SEEN = np.zeros((2, 11), dtype=np.float32)
@@ -88,3 +90,13 @@ def test_nothing_acts_before_loading_or_after_closing() -> None:
         with pytest.raises(PolicyFailedError) as caught:
             call()
         assert caught.value.mode == "load"
+
+
+def test_a_hosted_checkpoint_is_a_policy_with_its_contract() -> None:
+    shipped = Path(ci.demo.steps.__file__).with_name("checkpoints") / "v1"
+    process = host(shipped)
+    assert process.contract.task == "box-grasp"
+    process.reset()
+    seen = np.zeros((1, process.contract.width), dtype=np.float32)
+    np.testing.assert_array_equal(process.act(seen), load_policy(shipped).act(seen))
+    process.close()
