@@ -9,6 +9,8 @@ Rules:
   rounds but a cache of verdicts by the digest of the evidence they judged.
 - Somebody else (a person, another controller) who moves a rollout first wins; the next round sees
   what they did.
+- An error with one rollout, a bug included, is told and left to the next round: it keeps no other
+  rollout from being watched, nor from being rolled back. What repeats is told once.
 
 Times are Unix seconds by the registry's clock.
 """
@@ -19,7 +21,7 @@ import time
 from collections.abc import Callable
 
 from fleet.stopping import Stop
-from registry.errors import Conflict, ServiceFailed
+from registry.errors import PolicyctlError
 from registry.evidence import CanaryEvidence
 from registry.rollouts import Notify, Observed, Rollout, step
 from registry.service import Registry, RolloutRecord
@@ -35,29 +37,43 @@ class Controller:
         self._registry = registry
         self._say = say
         self._verdicts: dict[str, Verdict] = {}
+        self._told: dict[str, str] = {}
 
     def reconcile(self, now: float) -> int:
-        """One round over the open rollouts; how many it moved. Raises what the registry raises."""
+        """One round over the open rollouts; how many it moved.
+
+        Raises only what listing them raises.
+        """
         moved = 0
         for record in self._registry.rollouts(open_only=True):
             if not record.rollout.open:
                 continue  # waits for its turn, which the registry gives it
             try:
                 moved += self._advance(record, now)
-            except Conflict as other:
-                self._say(f"{record.rollout.policy} v{record.rollout.candidate}: {other.what}")
+            except Exception as error:  # noqa: BLE001 the other rollouts are watched all the same
+                name = f"{record.rollout.policy} v{record.rollout.candidate}"
+                self._tell(record.id, f"{name}: {_line(error)}")
+            else:
+                self._told.pop(record.id, None)
         return moved
 
     def loop(
         self, stop: Stop, poll_s: float = POLL_S, now: Callable[[], float] = time.time
     ) -> None:
-        """Rounds until told to stop. A store that fails is asked again in the next round."""
+        """Rounds until told to stop. A round that fails is told and tried again."""
         while not stop.requested:
             try:
                 self.reconcile(now())
-            except ServiceFailed as failed:
-                self._say(f"{failed.what} ({failed.evidence}); trying again")
+            except Exception as error:  # noqa: BLE001 nobody else rolls back while this is down
+                self._tell("", f"{_line(error)}; trying again")
+            else:
+                self._told.pop("", None)
             stop.wait(poll_s)
+
+    def _tell(self, about: str, line: str) -> None:
+        if self._told.get(about) != line:
+            self._told[about] = line
+            self._say(line)
 
     def _advance(self, record: RolloutRecord, now: float) -> bool:
         rollout = record.rollout
@@ -77,3 +93,9 @@ class Controller:
         if held is None or held.evidence != evidence.digest:
             held = self._verdicts[rollout.id] = judge(rollout.gate, evidence)
         return held
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, PolicyctlError):
+        return f"{error.what} ({error.evidence})" if error.evidence else error.what
+    return f"{type(error).__name__}: {error}"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pytest
 from world import POLICY, Fleet
 
 from fleet.controller import Controller
+from fleet.stopping import Stop
+from registry.errors import Conflict, Corrupt, NotFound
+from registry.evidence import CanaryEvidence
 from registry.rollouts import Phase
 from registry.service import Registry, RolloutRecord
 from registry.stages import Stage
@@ -182,3 +186,64 @@ def test_two_controllers_decide_once(fleet: Fleet) -> None:
     assert "moved on" in fleet.said[-1]
     assert len(fleet.registry.audit_log()) == events
     assert phase(fleet, bad) is Phase.ROLLED_BACK
+
+
+class Damaged(Stale):
+    """A registry in which one more rollout is listed, whose evidence cannot be read."""
+
+    def __init__(self, registry: Registry, error: Exception) -> None:
+        whole = registry.rollouts(open_only=True)
+        damaged = replace(whole[0], rollout=replace(whole[0].rollout, id="r99", policy="other"))
+        super().__init__(registry, [damaged, *whole])
+        self._error = error
+
+    def canary_evidence(self, identity: str) -> CanaryEvidence:
+        if identity == "r99":
+            raise self._error
+        return self._registry.canary_evidence(identity)
+
+
+@pytest.mark.parametrize(
+    "error", [NotFound("its blob is gone"), Corrupt("damaged bytes"), KeyError("segments")]
+)
+def test_an_error_with_one_rollout_does_not_keep_another_from_being_rolled_back(
+    fleet: Fleet, error: Exception
+) -> None:
+    settle(fleet, fleet.release(1.0), Phase.DONE)
+    bad = fleet.release(0.1)
+    for _ in range(12):
+        for robot in fleet.robots.values():
+            robot.tick()
+    controller = Controller(Damaged(fleet.registry, error), fleet.said.append)
+    fleet.said.clear()
+    assert controller.reconcile(fleet.clock.now()) == 1
+    assert phase(fleet, bad) is Phase.ROLLED_BACK
+    told = [line for line in fleet.said if line.startswith("other v")]
+    assert len(told) == 1
+    assert str(error) in told[0]
+    controller.reconcile(fleet.clock.now())
+    assert [line for line in fleet.said if line.startswith("other v")] == told, "told once"
+
+
+def test_the_loop_goes_on_after_a_round_that_failed(fleet: Fleet) -> None:
+    """Whatever fails, a bug too: the next round comes, and it is told."""
+    stop = Stop()
+
+    class Failing(Stale):
+        asked = 0
+
+        def rollouts(self, open_only: bool = False) -> list[RolloutRecord]:
+            self.asked += 1
+            if self.asked == 3:
+                stop.request()
+                return []
+            raise (Conflict("somebody else"), TypeError("a bug"))[self.asked - 1]
+
+    failing = Failing(fleet.registry, [])
+    Controller(failing, fleet.said.append).loop(stop, 0.001)
+    stop.close()
+    assert failing.asked == 3
+    assert fleet.said[-2:] == [
+        "somebody else; trying again",
+        "TypeError: a bug; trying again",
+    ]
