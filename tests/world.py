@@ -5,7 +5,8 @@ the controller in it are the real ones; scripted are only the physics (an attemp
 rate written in the checkpoint), time, and what goes wrong:
 
 - `Weather` spoils one robot's link on request: down, answers lost after the request was carried
-  out, reports cut short, doubled or replayed late, old documents served again, bytes corrupted.
+  out, reports cut short, doubled, replayed late or refused, old documents served again, bytes
+  corrupted.
 - `Killed` is a kill -9 at a named instant of an attempt; the robot's next agent starts on whatever
   the dead one left on disk.
 """
@@ -32,7 +33,7 @@ from fleet.controller import Controller
 from policies.contract import ROBOT_CLASSES, Contract, parse_contract, read_contract
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
-from registry.errors import NotFound
+from registry.errors import NotFound, Refused
 from registry.evidence import GridEvidence, Subject, TrialEvidence
 from registry.gates import CanaryGate, GridGate, TrialGate, Weights
 from registry.home import Home
@@ -201,6 +202,7 @@ class Weather:
     cut_reports: bool = False
     double_reports: bool = False
     replay_old_reports: bool = False
+    refuse_reports: bool = False
     serve_old_documents: bool = False
     corrupt: set[str] = field(default_factory=set)
     random: random.Random = field(default_factory=lambda: random.Random(0))
@@ -236,6 +238,8 @@ class SpoiledLink:
     def report(self, robot: str, attempts: Sequence[AttemptReport]) -> int:
         self._must_be_up()
         batch = list(attempts)
+        if self.weather.refuse_reports and batch:
+            raise Refused("a closed attempt differs", evidence=f"attempt {batch[0].number}")
         if self.weather.cut_reports and batch:
             batch = batch[: self.weather.random.randint(0, len(batch) - 1)]
         stored = self.inner.report(robot, batch)

@@ -12,6 +12,9 @@ Rules:
   the comparison (side "only", segment -1). Where not even the baseline can be prepared, the last
   good one stays, unless it was stopped "now": then the robot stands still. A withdrawn candidate
   never runs again, whatever else fails.
+- Closed attempts are handed over before the next is opened. While the registry refuses them (they
+  differ from its record, or the robot lost its own) no attempt is opened: the robot stands still,
+  says so (`report_refused`) and asks again every round. Out of contact is no refusal.
 - Nothing to run, `work: on_rollout` without a candidate, or the budget of attempts spent: the robot
   stands still and only answers.
 
@@ -125,6 +128,7 @@ class Supervisor:
         self._said: tuple[Any, ...] = ()
         self._said_at = 0.0
         self._acquainted = False
+        self._report_refused = ""
         self.attempts = 0
         """Attempts begun by this agent."""
 
@@ -142,7 +146,8 @@ class Supervisor:
         """One round; True when an attempt was opened."""
         self._poll()
         self._prepare()
-        choice = None if self._spent() else self._choose()
+        self._report()
+        choice = None if self._spent() or self._report_refused else self._choose()
         if choice is None:
             self._deliver(state="idle")
             return False
@@ -278,13 +283,24 @@ class Supervisor:
 
     def _deliver(self, *, state: str, running: int | None = None) -> None:
         """Hands over closed attempts; says how things stand when that changed or is due."""
+        self._report()
         try:
-            self._report()
             self._say(state, running)
         except OutOfContact:
             self.orders.unheard()
 
     def _report(self) -> None:
+        """Hands over closed attempts, or keeps why that was refused for people to read."""
+        try:
+            self._hand_over()
+        except OutOfContact:
+            self.orders.unheard()
+        except PolicyctlError as refused:
+            self._report_refused = f"{refused.what} ({refused.evidence})"
+        else:
+            self._report_refused = ""
+
+    def _hand_over(self) -> None:
         if not self._acquainted:
             self._spool.acknowledge(self._link.report(self._work.robot, []))
             self._acquainted = True
@@ -302,7 +318,9 @@ class Supervisor:
             held = choice.ready if choice else (prepared.baseline if prepared else None)
             running = held.version if held else None
         generation = document.generation if document else 0
-        said = (generation, state, self._problem, tuple(self.orders.refused))
+        said = (
+            generation, state, self._problem, self._report_refused, tuple(self.orders.refused)
+        )  # fmt: skip
         due = self._monotonic() - self._said_at >= self._work.heartbeat_s
         if said == self._said and not due and not self._open and state != "stopped":
             return
@@ -313,6 +331,7 @@ class Supervisor:
             "baseline": document.baseline if document else None,
             "in_contact": self.orders.in_contact,
             "problem": self._problem,
+            "report_refused": self._report_refused,
             "refused": list(self.orders.refused),
             "open_attempt": self._open,
             "attempts": self._spool.last_number,

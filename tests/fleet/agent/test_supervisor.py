@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
-from world import TASK, Clock, Robot, Table, write_checkpoint
+from world import TASK, Clock, Fleet, Robot, Table, write_checkpoint
 
 from fleet.stopping import Stop
-from registry.errors import Refused
 from registry.interleave import side
 
 NAME = "robot-01"
@@ -259,13 +260,54 @@ def test_a_lost_answer_doubles_nothing(scene: Scene) -> None:
     assert scene.robot.spool.waiting == 0
 
 
-def test_a_robot_whose_disk_was_lost_stops_instead_of_hiding_attempts(scene: Scene) -> None:
+def test_a_robot_whose_disk_was_lost_stands_still_instead_of_hiding_attempts(scene: Scene) -> None:
     scene.assign(None, 1)
     scene.rounds(2)
     scene.robot.die()
     fresh = Robot(NAME, scene.robot._folder.parent / "new-disk", scene.table, scene.clock)
-    with pytest.raises(Refused, match="reported 2 attempts"):
-        fresh.tick()
+    assert [fresh.tick() for _ in range(3)] == [False] * 3
+    assert fresh.spool.last_number == 0
+    assert "reported 2 attempts" in scene.status["report_refused"]
+
+
+def test_while_a_report_is_refused_no_attempt_is_opened_and_then_it_goes_on(scene: Scene) -> None:
+    scene.assign(None, 1)
+    scene.rounds(2)
+    scene.robot.weather.refuse_reports = True
+    assert scene.rounds(4) == [True, False, False, False]
+    assert (scene.robot.spool.last_number, scene.robot.spool.waiting) == (3, 1)
+    assert scene.status["report_refused"] == "a closed attempt differs (attempt 3)"
+    scene.robot.restart()
+    assert scene.rounds(3) == [False] * 3, "nor by the next agent"
+    scene.assign(None, 2)
+    scene.rounds(1)
+    assert scene.status["baseline"] == 2, "it goes on listening"
+    scene.robot.weather.refuse_reports = False
+    assert scene.rounds(2) == [True, True]
+    assert scene.status["report_refused"] == ""
+    assert sorted(scene.table.attempts[NAME]) == [1, 2, 3, 4, 5]
+
+
+def test_the_registry_refuses_an_altered_spool_and_the_robot_stands_still(tmp_path: Path) -> None:
+    """A real registry: what the spool says it ran is not what the robot was assigned."""
+    fleet = Fleet(tmp_path, robots=1)
+    fleet.release(1.0)
+    robot = fleet.robots[NAME]
+    robot.tick()
+    robot.weather.down = True
+    robot.tick()
+    robot.die()
+    alter = "UPDATE attempts SET opening=replace(opening, '\"segment\": 0', '\"segment\": 7')"
+    with closing(sqlite3.connect(robot._folder / "spool.db")) as spool, spool:
+        spool.execute(alter + f" WHERE number={robot.ran[-1].number}")
+    robot.weather.down = False
+    robot.start()
+    before = len(robot.ran)
+    assert [robot.tick() for _ in range(3)] == [False] * 3
+    assert len(robot.ran) == before
+    (said,) = fleet.registry.robots()
+    assert "is not what it was assigned to run" in said.status["report_refused"]
+    fleet.close()
 
 
 def test_on_rollout_only_a_robot_works_while_a_rollout_measures(tmp_path: Path) -> None:
