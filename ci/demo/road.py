@@ -45,11 +45,12 @@ def travel(
                         raise
                     view.end(name, "done", found)
                     if name == until:
+                        demo.spent(time.monotonic() - started)
                         return
                 view.begin("report")
                 page = _report(demo)
                 view.end("report", "done", str(page))
-                demo.remember(wall_seconds=time.monotonic() - started)
+                demo.spent(time.monotonic() - started)
                 summary = closing_table(demo, registry)
             finally:
                 registry.close()

@@ -60,6 +60,10 @@ class Demo:
     def remember(self, **figures: Any) -> None:
         self.facts_path.write_text(json.dumps({**self.facts(), **figures}, indent=2))
 
+    def spent(self, seconds: float) -> None:
+        """Adds the wall time of a run; a road may take several."""
+        self.remember(wall_seconds=self.facts().get("wall_seconds", 0.0) + seconds)
+
     def stage(self, registry: Registry, number: int) -> Stage | None:
         known = {record.number: record.stage for record in registry.list_versions(POLICY)}
         return known.get(number)

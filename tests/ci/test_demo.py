@@ -74,6 +74,11 @@ def test_four_policies_travel_the_whole_road(tmp_path: Path) -> None:
         assert lost.baseline_total.success / lost.baseline_total.n >= 0.95
         registry.check_audit()
 
+    again = demo(home)
+    said, _ = again.communicate(timeout=60)
+    assert again.returncode == 0, said
+    assert "$ policyctl promote" not in said.replace("promote v2", ""), "nothing is done twice"
+
     page = (home / "report.html").read_text()
     assert "v3 against v1" in page
     assert page.count("<svg") >= 8
