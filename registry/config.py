@@ -13,16 +13,16 @@ durations as 90s, 30m, 12h or 7d.
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from registry.errors import NotFound
+from registry.errors import ConfigError, NotFound
 from registry.gates import CanaryGate, Gates, GridGate, TrialGate, TrialTest, Weights
-from registry.versions import is_policy_name
+from registry.versions import digest_bytes, is_policy_name
 from registry.yaml_file import Strict, load_yaml, read_yaml
 
 __all__ = [
@@ -218,14 +218,35 @@ def load_policy_yaml(path: Path) -> PolicyConfig:
 
 
 def load_gates_yaml(path: Path) -> Gates:
-    """Reads a gates.yaml as the frozen gates of `registry.gates`. Raises ConfigError."""
+    """Reads a gates.yaml as the frozen gates of `registry.gates`, with the suite file it names.
+
+    Raises ConfigError.
+    """
     file = load_yaml(path, _GatesFile)
+    hil = file.hil.gate()
+    if hil is not None:
+        hil = replace(hil, suite_digest=_suite_digest(path, hil.suite))
     excused = {
         name: section.not_applicable.strip()
         for name, section in (("sim", file.sim), ("hil", file.hil))
         if section.not_applicable is not None
     }
-    return Gates(file.sim.gate(), file.hil.gate(), file.canary.gate(), excused)
+    return Gates(file.sim.gate(), hil, file.canary.gate(), excused)
+
+
+def _suite_digest(gates: Path, suite: str) -> str:
+    """The digest of the suite file beside a gates.yaml."""
+    path = gates.parent / suite
+    try:
+        return digest_bytes(path.read_bytes())
+    except OSError as error:
+        _, lines = read_yaml(gates)
+        raise ConfigError(
+            f"cannot read the suite {path}: {error.strerror}",
+            where=f"{gates}:{lines['hil', 'suite']}",
+            field="hil.suite",
+            hint="name a file beside gates.yaml",
+        ) from None
 
 
 def find_policy(start: Path, name: str | None = None) -> PolicyConfig:

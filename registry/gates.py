@@ -92,7 +92,11 @@ class TrialTest:
 
 @dataclass(frozen=True)
 class TrialGate:
-    """Hardware in the loop: a `TrialTest` over the trials of a suite, void trials not counted."""
+    """Hardware in the loop: a `TrialTest` over the trials of a suite, void trials not counted.
+
+    `suite_digest` is that of the suite file's bytes, so an edited suite is another gate: verdicts
+    given under the old one no longer count. It is empty only where no file stands behind the gate.
+    """
 
     suite: str
     reject_below: float = 0.70
@@ -102,6 +106,7 @@ class TrialGate:
     max_trials: int = 50
     max_void_fraction: float = 0.20
     name: str = "hil"
+    suite_digest: str = ""
 
     def __post_init__(self) -> None:
         _require(0 <= self.max_void_fraction < 1, "max_void_fraction lies in [0, 1)")
@@ -116,6 +121,7 @@ class TrialGate:
             "gate": "trials",
             "name": self.name,
             "suite": self.suite,
+            "suite_digest": self.suite_digest,
             **self.test.to_json(),
             "max_void_fraction": self.max_void_fraction,
         }

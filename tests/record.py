@@ -30,7 +30,8 @@ from registry.versions import Provenance, VersionRef, digest_bytes
 POLICY = "box-grasp"
 CLASS = "openarm-v2-right"
 SIM = GridGate("box-grasp", {"friction": (0.5, 1.0)}, episodes_per_cell=50)
-HIL = TrialGate("hil/lift.yaml")
+SUITE = "suite: lift\n"
+HIL = TrialGate("hil/lift.yaml", suite_digest=digest_bytes(SUITE.encode()))
 CANARY = CanaryGate(
     ratio=Fraction(1, 2), waves=(50, 100), wave_baseline=Fraction(1, 4), bake_episodes=12
 )

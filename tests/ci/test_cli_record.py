@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from record import CANARY, HIL, POLICY, SIM, Record
+from record import CANARY, HIL, POLICY, SIM, SUITE, Record
 
 from ci.cli.main import main
 from policies.contract import Contract, parse_contract
@@ -78,6 +78,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "repository" / "policies" / "box_grasp"
     folder.mkdir(parents=True)
     (folder / "gates.yaml").write_text(GATES)
+    (folder / HIL.suite).parent.mkdir()
+    (folder / HIL.suite).write_text(SUITE)
     (folder / "policy.yaml").write_text(
         "name: box-grasp\ntask: box-grasp\nrobot_class: openarm-v2-right\ncheckpoint: made\n"
     )

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import psutil
@@ -50,6 +51,7 @@ def test_an_unknown_axis_exits_2_and_names_file_and_field(tmp_path: Path) -> Non
     gates = tmp_path / "gates.yaml"
     text = (ROOT / "policies/box_grasp/gates.yaml").read_text()
     gates.write_text(text.replace("friction:", "fricton:"))
+    copytree(ROOT / "policies/box_grasp/hil", tmp_path / "hil")
     status, told = policyctl(tmp_path / "home", "gate", "run", "sim", "v1", "--gates", gates)
     assert status == 2
     assert "fricton" in told["error"]["what"]

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from registry.config import find_policy, load_gates_yaml, load_policy_yaml
 from registry.errors import ConfigError, NotFound
-from registry.gates import CanaryGate, TrialGate
+from registry.gates import CanaryGate, TrialGate, gate_from_json
+from registry.versions import digest_bytes
 from registry.yaml_file import read_yaml
 
 SHIPPED = Path(__file__).parents[2] / "policies" / "box_grasp"
@@ -21,6 +23,7 @@ def wrong(tmp_path: Path, old: str, new: str) -> ConfigError:
     assert old in GATES
     path = tmp_path / "gates.yaml"
     path.write_text(GATES.replace(old, new, 1))
+    copytree(SHIPPED / "hil", tmp_path / "hil")
     with pytest.raises(ConfigError) as caught:
         load_gates_yaml(path)
     assert caught.value.exit_status == 2
@@ -41,7 +44,8 @@ def test_the_shipped_gates_are_those_of_the_requirements() -> None:
     }
     assert gates.sim.population == 5000
     assert gates.sim.threshold == 0.85
-    assert gates.hil == TrialGate("hil/lift.yaml")
+    suite = digest_bytes((SHIPPED / "hil" / "lift.yaml").read_bytes())
+    assert gates.hil == TrialGate("hil/lift.yaml", suite_digest=suite)
     assert gates.canary.ratio == Fraction(1, 2)
     assert gates.canary.cohort_min == 4
     assert gates.canary.margin == 0.10
@@ -62,9 +66,27 @@ def test_the_shipped_policy_is_read_with_its_folder() -> None:
 def test_what_is_left_out_is_the_default_of_the_gate(tmp_path: Path) -> None:
     path = tmp_path / "gates.yaml"
     path.write_text("sim: {task: t, axes: {mass: [1]}}\nhil: {suite: s.yaml}\n")
+    (tmp_path / "s.yaml").write_text("suite: s\n")
     gates = load_gates_yaml(path)
     assert gates.canary == CanaryGate()
-    assert gates.hil == TrialGate("s.yaml")
+    assert gates.hil == TrialGate("s.yaml", suite_digest=digest_bytes(b"suite: s\n"))
+
+
+def test_an_edited_suite_is_another_gate_and_a_missing_one_is_said(tmp_path: Path) -> None:
+    path, suite = tmp_path / "gates.yaml", tmp_path / "hil" / "s.yaml"
+    path.write_text("sim: {task: t, axes: {mass: [1]}}\nhil:\n  suite: hil/s.yaml\n")
+    with pytest.raises(ConfigError, match="No such file") as caught:
+        load_gates_yaml(path)
+    assert (caught.value.where, caught.value.field) == (f"{path}:3", "hil.suite")
+    suite.parent.mkdir()
+    suite.write_text("suite: s\naudit_fraction: 0.1\n")
+    before = load_gates_yaml(path)
+    suite.write_text("suite: s\naudit_fraction: 0.2\n")
+    after = load_gates_yaml(path)
+    assert before.hil is not None
+    assert after.hil is not None
+    assert before.hil.digest != after.hil.digest
+    assert gate_from_json(after.hil.to_json()) == after.hil
 
 
 def test_a_gate_that_does_not_apply_says_why(tmp_path: Path) -> None:
