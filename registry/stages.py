@@ -9,7 +9,8 @@ A version's stage names the highest rung it has climbed: `sim` and `hil` once th
 2. A gate that has not passed stops the climb: failed (exit 3), undecided (exit 4), not run (5).
    A gate may be declared not applicable to a policy, with a reason that is kept; canary may not.
 3. Going back is not a promotion and is never asked here.
-4. `rolled_back → canary` only by a recorded override; its canary starts with new counts. An
+4. `rolled_back → canary` only by a recorded override; its canary starts with new counts. The same
+   holds after an aborted rollout that closed candidate episodes (`registry.record.promotion`). An
    override never excuses a gate: the version's earlier verdicts are still asked for.
 5. `rejected` and `retired` are ends. A rejected version is trained again, not promoted.
 """

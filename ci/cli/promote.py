@@ -22,7 +22,11 @@ from registry.errors import UsageError
     help="canary opens the rollout, which fills the fleet by itself once its canary has passed.",
 )
 @click.option("--gates", type=click.Path(exists=True, path_type=Path), help="gates.yaml.")
-@click.option("--override", is_flag=True, help="Let a rolled back version try again; recorded.")
+@click.option(
+    "--override",
+    is_flag=True,
+    help="Let a version try again whose rollout was rolled back or aborted; recorded.",
+)
 @click.option("--reason", help="Why; required with --override.")
 @click.option("--queue", is_flag=True, help="Wait in line while another rollout is open.")
 @dry_run_option

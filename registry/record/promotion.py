@@ -3,17 +3,20 @@
 The ladder is `registry.stages.check_promotion`; here it is asked with the newest verdicts that were
 given under today's gates, and its answer gets the version's name, the gate's numbers and the next
 command. A refusal changes nothing.
+
+Counts begin anew with each rollout, and each has its own chance of a false promotion. So a version
+whose earlier rollout has shown any candidate episode tries again by a recorded override only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from registry.errors import GateFailed, Inconclusive, Refused, UsageError
 from registry.gates import CanaryGate, Gates
-from registry.ledger.tables import rollouts
+from registry.ledger.tables import attempts, rollouts
 from registry.record.desk import Desk
 from registry.record.model import RolloutRecord, VersionRecord
 from registry.record.rollouts import Rollouts, open_row, rollout_record, rollout_row
@@ -67,6 +70,8 @@ class Promotion:
             if canary is None:
                 raise UsageError("a canary needs its gate", hint="name gates.yaml with --gates")
             self._check_turn(connection, record, queue)
+            if override is None:
+                _check_first_try(connection, record)
             rollout = self._rollouts.draw(connection, record, canary)
             if dry_run:
                 opened, _ = step(rollout, Opened(), self._desk.clock.now())
@@ -161,3 +166,25 @@ class Promotion:
                 hint="`policyctl status` shows what is under way",
             )
         return rollout_record(row)
+
+
+def _check_first_try(connection: Connection, record: VersionRecord) -> None:
+    """Refused where an earlier rollout of this version has closed candidate attempts."""
+    tried = connection.execute(
+        select(rollouts.c.id, func.count().label("episodes"))
+        .join(attempts, attempts.c.rollout == rollouts.c.id)
+        .where(
+            rollouts.c.policy == record.policy,
+            rollouts.c.candidate == record.number,
+            attempts.c.side == "candidate",
+        )
+        .group_by(rollouts.c.id)
+        .order_by(rollouts.c.id)
+    ).all()
+    if tried:
+        seen = ", ".join(f"{row.episodes} candidate episodes in {row.id}" for row in tried)
+        raise Refused(
+            f"{record} has been tried on the fleet; it tries again only by a recorded override",
+            evidence=seen,
+            hint=f"policyctl promote '{record}' --stage canary --override --reason WHY",
+        )

@@ -259,6 +259,32 @@ def test_a_rolled_back_version_returns_only_by_a_recorded_override_with_new_coun
     assert record.registry.version(again).stage is Stage.ROLLED_BACK
 
 
+def test_an_aborted_version_that_was_seen_tries_again_only_by_a_recorded_override(
+    record: Record,
+) -> None:
+    """Else each abort buys new counts, and another chance of a false promotion."""
+    record.to_fleet()
+    again = record.ready()
+    record.promote(again)
+    record.registry.abort(POLICY, "the wrong day")
+    seen = record.promote(again)  # nobody was exposed: free
+    record.round({1: 1.0, 2: 1.0})
+    record.round({1: 1.0, 2: 1.0})
+    count = record.registry.canary_evidence(seen.id).candidate_total.n
+    record.registry.abort(POLICY, "not decided yet")
+    with pytest.raises(Refused, match="recorded override") as caught:
+        record.promote(again)
+    assert caught.value.evidence == f"{count} candidate episodes in {seen.id}"
+    assert caught.value.hint == (
+        "policyctl promote 'box-grasp v2' --stage canary --override --reason WHY"
+    )
+    assert record.registry.version(again).stage is Stage.HIL
+    reopened = record.promote(again, override="the table leg had broken")
+    assert record.registry.canary_evidence(reopened.id).candidate_total == Tally()
+    actions = [e.action for e in record.registry.history(POLICY)]
+    assert actions.count("override") == 1
+
+
 def test_promote_to_fleet_confirms_a_rollout_that_fills_it(record: Record) -> None:
     ref = record.ready()
     opened = record.promote(ref)
