@@ -2,15 +2,17 @@
 
 It ends an open rollout and those that wait, then names the target to every robot of the policy
 under a generation higher than any before. Robots keep the target's files: nothing is downloaded.
-It never goes forward: a target has held the fleet and was not rolled back, rejected or retired.
+It never goes forward: a target has held the fleet and was not rolled back, rejected or retired, and
+what reached the fleet after the target is rolled back with the version that is left. So the next
+rollback goes further back, and the way forward is a promotion.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from registry.errors import NotFound, Refused, UsageError
-from registry.ledger.tables import policies, rollouts
+from registry.ledger.tables import climbs, policies, rollouts
 from registry.record.desk import Desk
 from registry.record.model import VersionRecord
 from registry.record.robots import Robots, only
@@ -99,22 +101,24 @@ class GoingBack:
         tried = row is not None and to == row.candidate
         if ended or tried or not target.held_fleet:
             # A version under trial again may have held the fleet once: this would fill it, ungated.
+            again = " --override --reason WHY" if target.stage is Stage.ROLLED_BACK else ""
             was = f"its stage is {target.stage}" if ended or tried else "it never held the fleet"
             raise Refused(
                 f"{target} is not a version to go back to",
                 evidence=was,
-                hint=f"going forward is `policyctl promote '{target}' --stage canary`",
+                hint=f"going forward is `policyctl promote '{target}' --stage canary{again}`",
             )
         return target
 
     def _return(
         self, connection: Connection, target: VersionRecord, reason: str, stop: str
     ) -> None:
-        """A new generation that names the target to every robot; what they leave is rolled back."""
+        """A new generation that names the target to every robot; what came after it, what they
+        leave included, is rolled back."""
         policy, leaving = target.policy, read_serving(connection, target.policy)
-        if leaving is not None:
+        for number in _after(connection, target):
             self._versions.set_stage(
-                connection, VersionRef(policy, leaving), Stage.ROLLED_BACK, reason=reason
+                connection, VersionRef(policy, number), Stage.ROLLED_BACK, reason=reason
             )
         self._rollouts.serve(connection, policy, target.number)
         names = self._robots.of_policy(connection, policy, target.robot_class)
@@ -140,6 +144,21 @@ class GoingBack:
             one = rollout_record(row)
             now = self._desk.clock.now()
             self._rollouts.apply(connection, one.rollout, one.revision, Abort(reason), now)
+
+
+def _after(connection: Connection, target: VersionRecord) -> list[int]:
+    """The versions at `fleet` that reached it after the target last did."""
+    reached = (
+        select(climbs.c.number, func.max(climbs.c.id).label("place"))
+        .where(climbs.c.policy == target.policy, climbs.c.stage == str(Stage.FLEET))
+        .group_by(climbs.c.number)
+    )
+    place = {row.number: row.place for row in connection.execute(reached)}
+    return [
+        one.number
+        for one in read_versions(connection, target.policy)
+        if one.stage is Stage.FLEET and place[one.number] > place[target.number]
+    ]
 
 
 def _require_policy(connection: Connection, policy: str) -> None:

@@ -65,6 +65,40 @@ def test_rollback_may_name_its_target_but_never_goes_forward(record: Record) -> 
         record.registry.rollback(POLICY, " ")
 
 
+def test_after_going_back_over_a_version_the_next_rollback_does_not_go_up_to_it(
+    record: Record,
+) -> None:
+    for _ in range(3):
+        record.to_fleet()
+    record.registry.rollback(POLICY, "both are bad", to=1)
+    stages = [version.stage for version in record.registry.list_versions(POLICY)]
+    assert stages == [Stage.FLEET, Stage.ROLLED_BACK, Stage.ROLLED_BACK]
+    audit = record.registry.check_audit()
+    with pytest.raises(Refused, match="nothing to go back to"):
+        record.registry.rollback(POLICY, "this one too")
+    with pytest.raises(Refused, match="not a version to go back to") as caught:
+        record.registry.rollback(POLICY, "that was better", to=2)
+    assert "promote 'box-grasp v2' --stage canary --override --reason WHY" in caught.value.hint
+    record.promote(record.ready())
+    with pytest.raises(Refused, match="not a version to go back to"):
+        record.registry.rollback(POLICY, "nor out of a rollout", to=2)
+    assert record.registry.rollback(POLICY, "the candidate is bad").number == 1
+    assert record.told() == {(None, 1)}
+    assert record.registry.check_audit() > audit
+    again = record.promote(VersionRef(POLICY, 2), override="the gripper was worn")
+    assert record.play(again.id, {1: 1.0, 2: 1.0}).rollout.phase is Phase.DONE
+
+
+def test_a_version_promoted_late_goes_back_to_the_newer_one_it_replaced(record: Record) -> None:
+    """Older means: on the fleet before; the number only says who was registered first."""
+    record.to_fleet()
+    late = record.ready()
+    record.to_fleet()
+    assert record.play(record.promote(late).id, {2: 1.0, 3: 1.0}).rollout.phase is Phase.DONE
+    assert record.registry.rollback(POLICY, "the old one was better").number == 3
+    assert record.registry.rollback(POLICY, "that one too").number == 1
+
+
 def test_rollback_ends_an_open_rollout_and_those_that_wait(record: Record) -> None:
     record.to_fleet()
     opened = record.promote(record.ready())
