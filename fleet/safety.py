@@ -3,7 +3,8 @@
 Rules, in this order, for every tick and every row of a batch
 1. Finite: a target with any number that is not finite brakes the row (`non_finite`).
 2. Joint limits: the target is clamped to them, and speed towards a limit is held low enough to
-   stop before it (`joint_limit`).
+   stop before it (`joint_limit`). A joint measured beyond its limit starts where it is: its command
+   moves in under rule 3, and never further out.
 3. Velocity and acceleration per joint, always, braking included. A moving target is followed
    without lag once caught; a resting one is reached without overshoot. A target that moves too fast
    counts as `velocity`, a command that is still catching up as `acceleration`.
@@ -72,7 +73,7 @@ class SafetyState:
     """What protection remembers of B robots. `command` is what the motors were last told."""
 
     def __init__(self, limits: SafetyLimits, q: Array) -> None:
-        """Start at rest at the measured joints q (B, J) [rad], clamped to the joint limits."""
+        """Start at rest at the measured joints q (B, J) [rad]."""
         batch, joints = q.shape
         self.command: Array = np.empty((batch, joints))
         self.velocity: Array = np.empty((batch, joints))
@@ -92,14 +93,13 @@ class SafetyState:
 
     def reset(self, limits: SafetyLimits, rows: slice | NDArray[np.intp], q: Array) -> None:
         """Rows begin anew at rest at q (rows, J) [rad]; counts and stops are cleared."""
-        start = np.clip(q, limits.q_min, limits.q_max)
-        if not np.isfinite(start).all():
+        if not np.isfinite(q).all():
             raise ValueError("protection cannot start from joints that are not finite")
-        self.command[rows] = self._target[rows] = self._checked[rows] = start
+        self.command[rows] = self._target[rows] = self._checked[rows] = q
         self.velocity[rows] = 0.0
         self.counts[rows] = 0
         self._load[:, rows] = 0.0
-        inside, own = limits.clearance(start)
+        inside, own = limits.clearance(q)
         self._clear[rows] = np.minimum(inside, own)
         self.resume(rows)
 
@@ -190,11 +190,12 @@ def _restrict(
         hold = state.stopped | ~np.all(finite, axis=1)
         wanted = np.where(hold[:, None], command, wanted)
     goal = _clip(wanted, limits.q_min, limits.q_max)
+    low, high = _reach_of(limits, command)
     lag = state._target - command
     room = state._room
     np.abs(lag, out=room[0])
-    np.subtract(command, limits.q_min, out=room[1])
-    np.subtract(limits.q_max, command, out=room[2])
+    np.subtract(command, low, out=room[1])
+    np.subtract(high, command, out=room[2])
     closing, down, up = step.brake(room)
     np.maximum(closing, step.adt, out=closing)
     free = (goal - command) * step.per_s
@@ -204,7 +205,7 @@ def _restrict(
     reachable = _clip(_clip(speed, -limits.dq_max, limits.dq_max), v - step.adt, v + step.adt)
     new = _clip(reachable, -down, up)
     at = np.where(new == free, goal, command + new * dt)
-    at = _clip(at, limits.q_min, limits.q_max)
+    at = _clip(at, low, high)
     bites = state._bites
     np.not_equal(new, reachable, out=bites[0])
     bites[0] |= goal != wanted
@@ -216,13 +217,18 @@ def _restrict(
     if hold is not None:
         held = hold[:, None]
         new = np.where(held, v - _clip(v, -step.adt, step.adt), new)
-        at = np.where(held, _clip(command + new * dt, limits.q_min, limits.q_max), at)
+        at = np.where(held, _clip(command + new * dt, low, high), at)
         goal = np.where(held, at, goal)
         hits = {name: flags & ~hold for name, flags in hits.items()}
         hits["non_finite"] = ~np.all(finite, axis=1)
         hits["stopped"] = state.stopped.copy()
     state._target[:] = goal
     return at, new, hits
+
+
+def _reach_of(limits: SafetyLimits, command: Array) -> tuple[Array, Array]:
+    """Lowest and highest next command: the joint limits, and from beyond them no further out."""
+    return np.minimum(command, limits.q_min), np.maximum(command, limits.q_max)
 
 
 def _clip(x: Array, low: Array | float, high: Array | float) -> Array:
@@ -256,7 +262,7 @@ def _keep_inside(
     v = state.velocity[refused]
     speed[refused] = v - _clip(v, -step.adt, step.adt)
     braked = state.command[refused] + speed[refused] * dt
-    at[refused] = _clip(braked, limits.q_min, limits.q_max)
+    at[refused] = _clip(braked, *_reach_of(limits, state.command[refused]))
     if hits is None:
         hits = {}
         state._target[:] = at

@@ -182,6 +182,46 @@ def test_from_outside_the_workspace_only_the_way_in_is_open():
     np.testing.assert_allclose(state.command[0], START, atol=1e-9)
 
 
+outside = st.lists(st.floats(-0.1, 0.1), min_size=8, max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    outside,
+    st.lists(st.booleans(), min_size=8, max_size=8),
+    st.sampled_from(["hold", "in", "wild"]),
+    st.lists(wild, min_size=8, max_size=8),
+    st.sampled_from([0.002, 0.004, 0.005]),
+)
+def test_from_beyond_a_joint_limit_commands_start_where_the_joint_is_and_never_move_further_out(
+    beyond, upper, what, noise, dt
+):
+    """Clamped in one tick, a shoulder .09 rad outside would be pulled in with 21 Nm."""
+    edge = np.where(upper, RIGHT.q_max, RIGHT.q_min)
+    measured = edge + np.array(beyond)
+    state = SafetyState(RIGHT, measured[None])
+    np.testing.assert_array_equal(state.command[0], measured)
+    path = [measured]
+    for _ in range(80):
+        target = {"hold": path[-1], "in": (RIGHT.q_min + RIGHT.q_max) / 2, "wild": np.array(noise)}
+        protect(RIGHT, state, target[what][None], None, dt)
+        path.append(state.command[0].copy())
+    steps = np.diff(path, axis=0)
+    assert (np.abs(steps) <= RIGHT.dq_max * dt * (1 + 1e-9) + 1e-12).all()
+    out = np.maximum(np.array(path) - RIGHT.q_max, RIGHT.q_min - np.array(path))
+    assert (np.diff(np.maximum(out, 0.0), axis=0) <= 1e-12).all()
+    outward = np.where(np.array(path[:-1]) > RIGHT.q_max, steps, -steps)
+    assert (outward[out[:-1] > 0] <= 1e-12).all()
+
+
+def test_a_joint_beyond_its_limit_is_led_in_at_the_velocity_limit():
+    start = np.where(np.arange(8) == 0, RIGHT.q_min - 0.09, START)
+    commands, _ = drive(RIGHT, start, np.repeat(START[None], 200, axis=0))
+    speed = np.diff(commands[:, 0]) / DT
+    assert speed.max() == pytest.approx(RIGHT.dq_max[0], rel=1e-6)
+    np.testing.assert_allclose(commands[-1], START, atol=1e-9)
+
+
 def test_a_target_that_is_not_finite_brakes_and_is_counted():
     ramp = START + np.arange(1, 51)[:, None] * DT * 0.5
     broken = np.full((30, 8), np.nan)
