@@ -28,6 +28,7 @@ from statistics import median
 from typing import NamedTuple
 
 import mujoco
+from shared.figures import line
 
 from ci.demo.robots import write_robot_files
 from ci.rig import build_rig
@@ -40,24 +41,6 @@ TASK = "box-grasp"
 NEEDED = 20.0
 """Simulated seconds a second of one core that a whole attempt has to reach."""
 RAW_STEPS = 4000
-
-
-def line(
-    figure: str, value: float, unit: str, against: str, reference: float, floor: float | None
-) -> bool:
-    """Prints one figure, its ratio rising with how good we are; whether its floor is met."""
-    ratio = value / reference
-    told = {
-        "figure": figure,
-        "value": round(value, 2),
-        "unit": unit,
-        "against": against,
-        "reference": round(reference, 2),
-        "ratio": round(ratio, 3),
-        "floor": floor,
-    }
-    print(json.dumps(told), flush=True)
-    return floor is None or ratio >= floor
 
 
 class Run(NamedTuple):

@@ -10,13 +10,13 @@ interleaved.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
 from statistics import median
 
 import numpy as np
+from shared.figures import line
 
 from fleet.can.faults import ArmState
 from fleet.kinematics import load_arms
@@ -109,18 +109,7 @@ def main() -> int:
             taken[name].append((time.process_time() - before) / TICKS * 1e6)
     met = True
     for name, _, budget in figures:
-        value = median(taken[name])
-        met &= value <= budget
-        told = {
-            "figure": name,
-            "value": round(value, 1),
-            "unit": "µs",
-            "against": "budget",
-            "reference": budget,
-            "ratio": round(budget / value, 2),
-            "floor": 1.0,
-        }
-        print(json.dumps(told))
+        met &= line(name, median(taken[name]), "µs", "budget", budget, 1.0, less_is_better=True)
     return 0 if met else 1
 
 

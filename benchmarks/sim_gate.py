@@ -14,7 +14,6 @@ the same rate; and the episodes/s of the gate, whose last episodes are thrown aw
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 from mujoco.batch import Batch
+from shared.figures import line
 
 from harness.sim.env import BatchEnv, EpisodeSpec, play
 from harness.sim.gate import run_sim_gate
@@ -39,31 +39,6 @@ SAVED = (10, 30, 50, 70)
 """Policy steps at which states are saved for the raw loop."""
 RAW_STEPS = 100
 PHYSICS_STEPS = 10
-
-
-def line(
-    figure: str,
-    value: float,
-    unit: str,
-    against: str,
-    reference: float,
-    floor: float | None = None,
-    *,
-    less_is_better: bool = False,
-) -> bool:
-    """Prints one figure, its ratio rising with how good we are; whether its floor is met."""
-    ratio = reference / value if less_is_better else value / reference
-    told = {
-        "figure": figure,
-        "value": round(value, 2),
-        "unit": unit,
-        "against": against,
-        "reference": round(reference, 2),
-        "ratio": round(ratio, 3),
-        "floor": floor,
-    }
-    print(json.dumps(told), flush=True)
-    return floor is None or ratio >= floor
 
 
 def saved_states(policy: Policy, threads: int) -> tuple[BatchEnv, list[npt.NDArray[np.float64]]]:

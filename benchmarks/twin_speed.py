@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from statistics import median
 import can
 import mujoco
 import numpy as np
+from shared.figures import line
 
 from fleet.can.arm import Arm
 from fleet.can.bus import FrameTap
@@ -39,31 +39,6 @@ CODEC_BUDGET_US = 40.0
 PHYSICS_STEPS = 5
 TICKS = 400
 """Ticks of one repeat: one round of the path."""
-
-
-def line(
-    figure: str,
-    value: float,
-    unit: str,
-    against: str,
-    reference: float,
-    floor: float | None,
-    *,
-    less_is_better: bool = False,
-) -> bool:
-    """Prints one figure, its ratio rising with how good we are; whether its floor is met."""
-    ratio = reference / value if less_is_better else value / reference
-    told = {
-        "figure": figure,
-        "value": round(value, 2),
-        "unit": unit,
-        "against": against,
-        "reference": round(reference, 2),
-        "ratio": round(ratio, 3),
-        "floor": floor,
-    }
-    print(json.dumps(told), flush=True)
-    return floor is None or ratio >= floor
 
 
 def timed(work: Callable[[], None]) -> float:
