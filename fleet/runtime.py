@@ -6,7 +6,7 @@ Rules
   horizon; release, home.
 - What fails before the attempt is opened is the rig's: `void`. After it, a protective stop, an
   operator's stop, a policy that raises, is late or not finite, and a motor that reports a fault are
-  `failure`; only lost communication with the arm still voids.
+  `failure`; only lost communication with the arm, and a pose source that has died, still void.
 - Safety events (class A) end the attempt by a protective stop; after one, nothing moves until
   `resume`, a person's decision, and attempts are void before they are opened. A motor near its peak
   (`torque`) ends the attempt too, but the arm then lets go and goes home by itself.
@@ -48,6 +48,11 @@ SETTLE_S = 0.6
 RETREAT_M = 0.10
 """[m] the hand rises before it goes home, so that it does not sweep over the table."""
 RELEASE_S = 0.3
+POSE_AGE_S = 0.5
+"""Fifteen frames at 30 Hz: no run of lost ones is as long, so beyond it the source is dead, and
+what follows would be judged as the policy's."""
+LOOK_S = 0.04
+"""Between two looks before an attempt: a source may look only when it is asked."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +162,10 @@ class Runtime:
             check = scene.prepare()
             if not check.ok:
                 return _End("void", "scene", check.why), {}
+            if why := self._unseen():
+                return _End("void", "no_pose", why), {}
         except ArmFault as fault:
             return _End("void", "rig_fault", str(fault)), {}
-        self._pose = None
-        if self._look() is None:
-            return _End("void", "no_pose", "nothing sees the object"), {}
         return None, check.facts
 
     def _guarded(self, run: _Run) -> _End:
@@ -230,6 +234,18 @@ class Runtime:
         return bool(np.abs(servo.q[0, arm] - q[arm]).max() < HOME_WITHIN)
 
     # -- what is seen
+
+    def _unseen(self) -> str:
+        """ "" once a fresh pose is there, else why none came; the arm holds meanwhile."""
+        servo = self.servo
+        self._pose = None
+        servo.wake()
+        until = servo.now() + POSE_AGE_S
+        while (pose := self._look()) is None or pose.age_s > POSE_AGE_S:
+            if servo.now() > until:
+                return "nothing sees the object" if pose is None else _stale(pose.age_s)
+            servo.hold(round(LOOK_S / servo.period_s))
+        return ""
 
     def _look(self) -> Pose | None:
         """The newest pose with its age now; the last one grows older while nothing is seen."""
@@ -321,6 +337,10 @@ class _Run:
             servo.events.append("workspace_breach")
             servo.protective_stop("workspace_breach")
             return state, _End("failure", "collision", "the hand left the workspace")
+        age_s = float(seen.object_age[0])
+        if age_s > POSE_AGE_S:
+            servo.hold(self._ticks)
+            return state, _End("void", "no_pose", _stale(age_s))
         asked = servo.now()
         try:
             raw = np.asarray(self._policy.act(assemble(self._contract, seen)))
@@ -356,6 +376,10 @@ class _Run:
             return None
         q, command = zip(*self._trace, strict=True)
         return np.array(q), np.array(command)
+
+
+def _stale(age_s: float) -> str:
+    return f"the newest pose of the object is {1e3 * age_s:.0f} ms old"
 
 
 def _fault_of(call: Callable[[], object]) -> str:

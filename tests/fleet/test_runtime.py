@@ -11,9 +11,10 @@ from fleet.can.arm import REPLY_WINDOW_S, Arm
 from fleet.can.frames import Status
 from fleet.kinematics import load_arms
 from fleet.limits import SafetyLimits
-from fleet.runtime import Runtime
+from fleet.runtime import POSE_AGE_S, Runtime
 from fleet.servo import Servo
 from harness.tasks.box_grasp import BOX_GRASP
+from harness.tasks.detector import Detector, DetectorModel
 from harness.twin.physics import TwinConfig, TwinWorld
 from policies.contract import ROBOT_CLASSES, parse_contract
 from policies.process import PolicyFailedError
@@ -261,6 +262,45 @@ def test_without_a_pose_nothing_is_opened(rig):
     rig.poses = None
     episode = rig.attempt()
     assert (episode.outcome, episode.failure_mode, episode.opened) == ("void", "no_pose", False)
+
+
+def test_a_pose_source_that_dies_in_mid_attempt_voids_it_and_the_arm_holds(rig):
+    """The camera's fault is not the policy's: it would grope for where the object was."""
+    moving = []
+
+    def answer(step):
+        if step == 5:
+            rig.poses = None
+        moving.append(rig.servo.now())
+        return sway(step)
+
+    episode = rig.attempt(answer, PatientJudge(steps=39, says="failure"))
+    assert (episode.outcome, episode.failure_mode, episode.opened) == ("void", "no_pose", True)
+    assert "ms old" in episode.detail
+    assert moving[-1] - moving[4] < POSE_AGE_S + 0.02
+    assert not rig.servo.stopped
+    assert np.abs(rig.servo.q[0] - np.array(BOX_GRASP.start_q)).max() < 0.15
+    assert rig.attempt().failure_mode == "no_pose", "the next one is not opened"
+    assert rig.log.count("opened") == 1
+
+
+def test_a_source_that_was_not_asked_for_long_is_asked_until_it_has_looked(rig):
+    rig.prepare = lambda: (rig.servo.hold(400), rig.ready)[1]
+    assert rig.attempt(sway).outcome == "success"
+
+
+def test_the_detectors_normal_dropout_never_reaches_the_limit():
+    """Hours of attempts: 512 cameras, each over two runs of its frames."""
+    size, steps = 512, 1700
+    detector = Detector(size, DetectorModel())
+    slots, rngs = np.arange(size), [np.random.default_rng(seed) for seed in range(size)]
+    place, yaw = np.zeros((size, 3)), np.zeros(size)
+    detector.reset(slots, rngs, place, yaw)
+    oldest = 0.0
+    for step in range(steps):
+        _, _, age = detector.read(slots, np.full(size, 0.02 * step), place, yaw)
+        oldest = max(oldest, float(age.max()))
+    assert 0.1 < oldest < 0.6 * POSE_AGE_S
 
 
 def test_an_attempt_that_cannot_be_written_down_does_not_move(rig):
