@@ -57,7 +57,7 @@ class Rollout:
     episodes_allowed: int = 0
     paused_from: Phase | None = None  # the phase that PAUSED or HOLDING interrupted
     prior_stage: Stage = Stage.HIL
-    stop: str = ""  # "now": running episodes of the candidate are stopped
+    stop: str = ""  # "now": running episodes of versions no longer named are stopped
     reason: str = ""
 
     @property
@@ -170,6 +170,7 @@ class Resume:
 @dataclass(frozen=True)
 class Abort:
     reason: str
+    now: bool = False
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@
  8. A robot enrolled while a rollout is under way joins last: it runs the baseline until the wave
     that reaches it, and never becomes part of the cohort.
  9. Aborting, or superseding a queued rollout, returns the candidate to the stage it came from.
+10. A stop "now" ends running episodes of versions that are no longer named. The rollout that opens
+    behind one so stopped says it once more: its document may be the first that a robot hears.
 
 Crash repair: a repeated event is answered by the same rollout and no commands (Observed, because
 the phase has moved on or the wave's segment holds no episodes yet; the others, because the phase or
@@ -176,6 +178,7 @@ def assignments(rollout: Rollout) -> tuple[Assign, ...]:
             salt,
             rollout.segment,
             rollout.generation,
+            rollout.stop,
         )
         for robot in exposed
     ]
@@ -207,8 +210,8 @@ def step(rollout: Rollout, event: Event, now: float) -> Step:
             return _resume(rollout, now)
         case Joined(robot) if robot not in rollout.robots:
             return _join(rollout, robot)
-        case Abort(reason):
-            return _end(rollout, Phase.ABORTED, reason)
+        case Abort(reason, immediately):
+            return _end(rollout, Phase.ABORTED, reason, "now" if immediately else "")
         case RollBack(reason, immediately):
             return _end(rollout, Phase.ROLLED_BACK, reason, "now" if immediately else "")
         case Tick() if rollout.phase in EXPOSING and _late(rollout, now):
@@ -310,6 +313,7 @@ def _next_wave(rollout: Rollout, why: str, now: float) -> Step:
         wave_segment=segment,
         generation=rollout.generation + 1,
         deadline_at=now + rollout.gate.deadline_s,
+        stop="",
         reason=why,
     )
     if wave == len(rollout.gate.waves):
@@ -333,6 +337,7 @@ def _interrupt(rollout: Rollout, phase: Phase, why: str) -> Step:
         phase=phase,
         paused_from=rollout.phase,
         generation=rollout.generation + 1,
+        stop="",
         reason=why,
     )
     return stopped, (*_commands(stopped), _notice(stopped, f"{phase}: {why}"))

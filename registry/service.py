@@ -199,8 +199,9 @@ class Registry:
     def resume(self, policy: str) -> RolloutRecord:
         return self._rollouts.act(policy, "resume", Resume(), "resume")
 
-    def abort(self, policy: str, reason: str) -> RolloutRecord:
-        return self._rollouts.act(policy, "stop", Abort(reason), "abort")
+    def abort(self, policy: str, reason: str, *, now: bool = False) -> RolloutRecord:
+        """`now`: running episodes of the candidate stop at once."""
+        return self._rollouts.act(policy, "stop", Abort(reason, now), "abort")
 
     def rollback(
         self,

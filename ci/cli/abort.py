@@ -6,14 +6,15 @@ import click
 
 from ci.app import open_registry
 from ci.cli.refs import policy_name
-from ci.cli.stops import reason_option, tell
+from ci.cli.stops import now_option, reason_option, tell
 
 
 @click.command("abort")
 @click.option("--policy", help="The policy, where there are several.")
 @reason_option
-def command(policy: str | None, reason: str) -> None:
+@now_option
+def command(policy: str | None, reason: str, now: bool) -> None:
     """End the open rollout; every robot returns to the baseline, the candidate to its stage."""
     with open_registry() as registry:
-        done = registry.abort(policy_name(registry, policy), reason)
+        done = registry.abort(policy_name(registry, policy), reason, now=now)
     tell(done)

@@ -7,7 +7,7 @@ import click
 from ci.app import open_registry
 from ci.cli.output import emit
 from ci.cli.refs import confirm, dry_run_option, plain, policy_name, version_ref, yes_option
-from ci.cli.stops import reason_option
+from ci.cli.stops import now_option, reason_option
 from registry.errors import UsageError
 
 
@@ -15,7 +15,7 @@ from registry.errors import UsageError
 @click.option("--policy", help="The policy, where there are several.")
 @click.option("--to", help="The version to return to; by default the newest that was good.")
 @reason_option
-@click.option("--now", is_flag=True, help="Stop running episodes at once.")
+@now_option
 @dry_run_option
 @yes_option
 def command(

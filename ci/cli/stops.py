@@ -1,4 +1,4 @@
-"""What `pause`, `resume` and `abort` share: a person's word on the open rollout of a policy."""
+"""What the stops share: a person's word on the open rollout of a policy."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from registry.service import RolloutRecord
 
 reason_option = click.option("--reason", required=True, help="Why; it is kept.")
+now_option = click.option("--now", is_flag=True, help="Stop running episodes at once.")
 
 
 def tell(done: RolloutRecord) -> None:

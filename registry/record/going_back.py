@@ -83,7 +83,8 @@ class GoingBack:
                 raise Refused(
                     "there is nothing to go back to",
                     evidence=f"{policy} v{row.candidate} is the first version, its rollout is open",
-                    hint=f"end it: `policyctl abort --policy {policy} --reason WHY`",
+                    hint=f"end it: `policyctl abort --policy {policy} --reason WHY`; "
+                    "--now stops its episodes at once",
                 )
             past = [
                 Held(one.number, one.held_fleet, one.stage)

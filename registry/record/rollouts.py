@@ -164,7 +164,7 @@ class Rollouts:
         if after.phase in TERMINAL and before.phase not in TERMINAL:
             self._settle(connection, after)
             if before.phase is not Phase.QUEUED:
-                self._next(connection, after.policy, now)
+                self._next(connection, after.policy, after.stop, now)
         return rollout_record(rollout_row(connection, after.id)), commands
 
     def _write(
@@ -231,8 +231,9 @@ class Rollouts:
                 order = only(name, number, rollout.generation, rollout.stop)
                 self._robots.assign(connection, rollout.policy, order, None)
 
-    def _next(self, connection: Connection, policy: str, now: float) -> None:
-        """Opens the newest waiting rollout against what the fleet runs now."""
+    def _next(self, connection: Connection, policy: str, stop: str, now: float) -> None:
+        """Opens the newest waiting rollout against what the fleet runs now; `stop` is how the
+        episodes of the one before it end."""
         rows = connection.execute(
             select(rollouts).where(
                 rollouts.c.policy == policy, rollouts.c.phase == str(Phase.QUEUED)
@@ -257,7 +258,7 @@ class Rollouts:
             why = Abort(f"it could not open: {none.what}")
             self.apply(connection, newest, records[newest.id].revision, why, now)
             return
-        fresh = replace(drawn, id=newest.id, prior_stage=newest.prior_stage)
+        fresh = replace(drawn, id=newest.id, prior_stage=newest.prior_stage, stop=stop)
         self.apply(connection, fresh, records[newest.id].revision, Opened(), now)
 
     def draw(self, connection: Connection, record: VersionRecord, gate: CanaryGate) -> Rollout:

@@ -307,7 +307,7 @@ def test_stops_need_a_reason_where_it_is_kept(run: Run, record: Record) -> None:
     assert "box-grasp v1" in run("pause", "--reason", "look [here]").out
     assert "policyctl resume" in run("status").out
     assert run("resume").status == 0
-    aborted = run("abort", "--reason", "no", "--output", "json").data
+    aborted = run("abort", "--reason", "no", "--now", "--output", "json").data
     assert aborted["phase"] == "aborted"
     assert run("abort", "--reason", "no").status == 5
 

@@ -170,6 +170,20 @@ class Stale:
         return getattr(self._registry, name)
 
 
+@pytest.mark.parametrize("now", [False, True])
+def test_a_first_versions_running_episode_is_stopped_by_abort_now(fleet: Fleet, now: bool) -> None:
+    """It has no baseline to go back to; without --now its episode finishes."""
+    fleet.release(1.0)
+    name = fleet.registry.rollouts()[-1].rollout.cohort[0]
+    robot = fleet.robots[name]
+    robot.during = lambda: fleet.registry.abort(POLICY, "it shakes", now=now)
+    robot.tick()
+    (attempt,) = fleet.registry.attempts(rollout=fleet.registry.rollouts()[-1].id)
+    ended = ("failure", "stopped") if now else ("success", "")
+    assert (attempt.outcome, attempt.failure_mode) == ended
+    assert not robot.tick(), "and it stands still"
+
+
 def test_two_controllers_decide_once(fleet: Fleet) -> None:
     """The second one's decision was on an older revision: Conflict, and the next round goes on."""
     settle(fleet, fleet.release(1.0), Phase.DONE)

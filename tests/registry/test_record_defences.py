@@ -162,3 +162,15 @@ def test_a_first_version_is_called_back_by_aborting_it_and_the_refusal_says_so(
     assert "policyctl abort" in caught.value.hint
     record.registry.abort(POLICY, "it shakes")
     assert record.told() == {(None, None)}
+
+
+def test_abort_now_reaches_robots_also_when_the_next_rollout_opens_at_once(record: Record) -> None:
+    """Its document is the only one that a robot which polls late will hear."""
+    record.to_fleet()
+    record.promote(record.ready())
+    record.promote(record.ready(), queue=True)
+    record.registry.abort(POLICY, "it shakes", now=True)
+    told = [record.registry.assignment(robot.name) for robot in record.registry.robots()]
+    assert {document.stop for document in told if document} == {"now"}
+    assert {document.baseline for document in told if document} == {1}
+    assert 3 in {document.candidate for document in told if document}

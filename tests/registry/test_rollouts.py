@@ -240,6 +240,20 @@ def test_abort_returns_the_candidate_to_the_stage_it_came_from() -> None:
     assert stages(step(again, Abort("no"), 1.0)[1]) == [(4, Stage.ROLLED_BACK)]
 
 
+def test_abort_lets_the_episode_end_unless_now_is_said() -> None:
+    for now, stop in ((False, ""), (True, "now")):
+        _, commands = step(started(), Abort("because", now), 1.0)
+        assert {o.stop for o in orders(commands).values()} == {stop}
+
+
+def test_a_stop_now_is_said_by_the_rollout_that_opens_behind_it_and_by_no_later_step() -> None:
+    opened, commands = step(replace(queued(), stop="now"), Opened(), 0.0)
+    assert {o.stop for o in orders(commands).values()} == {"now"}
+    for event in (Pause("lunch"), seen(opened, EQUAL), RollBack("no")):
+        _, commands = step(opened, event, 1.0)
+        assert {o.stop for o in orders(commands).values()} == {""}
+
+
 def test_the_newest_candidate_waiting_wins() -> None:
     older = replace(queued(), id="r5", candidate=5)
     newest = replace(queued(), id="r7", candidate=7)
