@@ -149,7 +149,7 @@ class Supervisor:
         self._report()
         choice = None if self._spent() or self._report_refused else self._choose()
         if choice is None:
-            self._deliver(state="idle")
+            self._deliver(state="report refused" if self._report_refused else "idle")
             return False
         opened = self._attempt(choice)
         self._deliver(state="working" if opened else "waiting for the scene")

@@ -277,6 +277,7 @@ def test_while_a_report_is_refused_no_attempt_is_opened_and_then_it_goes_on(scen
     assert scene.rounds(4) == [True, False, False, False]
     assert (scene.robot.spool.last_number, scene.robot.spool.waiting) == (3, 1)
     assert scene.status["report_refused"] == "a closed attempt differs (attempt 3)"
+    assert scene.status["state"] == "report refused"
     scene.robot.restart()
     assert scene.rounds(3) == [False] * 3, "nor by the next agent"
     scene.assign(None, 2)
