@@ -178,6 +178,14 @@ def _complaint(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"]) if "ctx" in detail else detail["msg"], ""
     shown = repr(detail["input"])
+    if detail["type"] in ("tuple_type", "list_type"):
+        return f"{_field(loc)} must be a list, not {shown[:60]}", "start each item with `- `"
+    if detail["type"] in ("model_type", "dict_type"):
+        return f"{_field(loc)} must be a mapping of keys, not {shown[:60]}", (
+            f"known keys: {', '.join(sorted(_fields_at(model, loc)))}"
+            if detail["type"] == "model_type"
+            else ""
+        )
     message = detail["msg"][:1].lower() + detail["msg"][1:]
     return f"{_field(loc)}: {message}, not {shown[:60]}", ""
 

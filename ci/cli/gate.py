@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ci.app import open_registry
-from ci.cli.output import emit, narrate
+from ci.cli.output import emit, narrate, settings, with_home
 from ci.cli.refs import policy_option, version_ref
 from registry.errors import GateFailed, Inconclusive
 from registry.verdicts import Outcome
@@ -98,6 +98,9 @@ def hil(
 @gates_option
 def show(policy: str | None, gates: Path | None) -> None:
     """The gates a policy must pass, as they are read."""
+    import yaml
+    from rich.text import Text
+
     from ci.pipeline import find_gates
 
     if policy is None and gates is None:
@@ -106,8 +109,9 @@ def show(policy: str | None, gates: Path | None) -> None:
     found = find_gates(policy or "", gates)
     data = found.gates.to_json()
     lines = [f"{found.path} ({found.gates.digest})"]
-    lines += [f"  {name}: {value}" for name, value in data.items()]
-    emit({"path": str(found.path), "digest": found.gates.digest, "gates": data}, "\n".join(lines))
+    lines.append(yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=96).rstrip())
+    text = Text("\n".join(lines))
+    emit({"path": str(found.path), "digest": found.gates.digest, "gates": data}, text)
 
 
 def finish(done: GateRun) -> None:
@@ -121,7 +125,7 @@ def finish(done: GateRun) -> None:
         modes = ", ".join(f"{mode} {count}" for mode, count in done.failure_modes.items())
         lines.append(f"  failures: {modes}")
     spent = "from the record" if done.cached else f"{done.seconds:.1f} s"
-    lines.append(f"  {spent}; next: {done.next_command()}")
+    lines.append(f"  {spent}; next: {with_home(done.next_command(), settings().get('home', ''))}")
     error = None
     if verdict.outcome is not Outcome.PASS:
         failed = verdict.outcome is Outcome.FAIL

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import click
 
-from ci.cli.output import print_error
+from ci.cli.output import print_error, with_home
 from ci.threads import one_per_call
 from registry.errors import Interrupted, PolicyctlError, UsageError
 
@@ -164,6 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         after for word, after in itertools.pairwise(arguments) if word == "--output"
     )
 
+    home = next(
+        (after for word, after in itertools.pairwise(arguments) if word == "--home"),
+        next((word[7:] for word in arguments if word.startswith("--home=")), ""),
+    )
+
     interrupts: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -174,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         signal.signal(signal.SIGINT, interrupt)
 
     def fail(error: PolicyctlError) -> NoReturn:
+        error.hint = with_home(error.hint, home)
         print_error(error, as_json=as_json)
         if "--github" in arguments and not error.told:
             from ci.github import publish_error
@@ -188,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f"{context.command_path} --help" if context else ""
-        fail(UsageError(error.format_message(), hint=hint and f"see `{hint}`"))
+        fail(UsageError(" ".join(error.format_message().split()), hint=hint and f"see `{hint}`"))
     except (KeyboardInterrupt, click.Abort):
         fail(INTERRUPTED)
     except BrokenPipeError:

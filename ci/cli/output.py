@@ -7,6 +7,8 @@ may change, the JSON form is a promise.
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import IO, Any
@@ -63,6 +65,14 @@ def emit(
 def narrate(text: str) -> None:
     """One line on stderr about what is going on."""
     click.echo(text, err=True)
+
+
+def with_home(text: str, home: str) -> str:
+    """A hint whose commands speak of the home that was named on this command line."""
+    if not home:
+        return text
+    named = f"policyctl --home {shlex.quote(home)} "
+    return re.sub(r"\bpolicyctl (?=[a-z])(?![a-z ]*--help)", lambda _: named, text)
 
 
 def print_error(error: PolicyctlError, *, as_json: bool) -> None:

@@ -87,9 +87,10 @@ def command(
         "ratio": str(rollout.ratio),
         "generation": rollout.generation,
     }
+    share = "all" if rollout.ratio == 1 else rollout.ratio
     lines = [
         f"[bold]{record}[/] {would} in {rollout.phase} {against} ({done.id}): "
-        f"{len(rollout.cohort)} of {len(rollout.robots)} robots, {rollout.ratio} of their attempts",
+        f"{len(rollout.cohort)} of {len(rollout.robots)} robots, {share} of their attempts",
         f"  cohort  {', '.join(rollout.cohort)}",
         f"  then    waves of {', '.join(map(str, rollout.gate.waves))} %, "
         f"each baked over {rollout.gate.bake_episodes} episodes",

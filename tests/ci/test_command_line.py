@@ -7,6 +7,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 import ci.demo.steps
@@ -103,3 +104,42 @@ def test_a_missing_extra_is_named_with_the_command_that_brings_it(tmp_path: Path
     assert done.returncode == 2, done.stderr
     assert "pip install 'policyctl[train]'" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_commands_of_a_hint_speak_of_the_home_that_was_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "a home"
+    with pytest.raises(SystemExit):
+        main(["init", str(home)])
+    with pytest.raises(SystemExit):
+        main(["gate", "run", "sim", "v1", "--home", str(home)])
+    assert f"policyctl --home '{home}' register DIR" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["promote", "--home", str(home)])
+    assert "see `policyctl promote --help`" in capsys.readouterr().err
+
+
+def test_a_value_of_the_wrong_shape_is_told_in_the_words_of_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    robot = tmp_path / "lab.yaml"
+    for arms, said in (
+        ("right", "arms must be a list, not 'right'"),
+        ("[right]", "arms.0 must be a mapping of keys, not 'right'"),
+    ):
+        robot.write_text(f"robot: lab\nclass: openarm-v2-right\narms: {arms}\n")
+        with pytest.raises(SystemExit) as ended:
+            main(["station", "check", str(robot)])
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def test_gates_are_shown_as_the_yaml_they_are_written_in(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["gate", "show", "box-grasp"])
+    assert ended.value.code == 0
+    shown = yaml.safe_load(capsys.readouterr().out.partition("\n")[2])
+    assert shown["sim"]["gate"] == "grid"
