@@ -33,8 +33,16 @@ TASK = "box-grasp"
 
 @click.command("policyctl-agent")
 @click.argument("file", metavar="ROBOT.yaml", type=click.Path(path_type=Path))
-@click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Registry home.")
-@click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="This robot's own.")
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Registry home; else the nearest .policyctl, else $POLICYCTL_HOME.",
+)
+@click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where attempts and versions are kept; by default agents/ROBOT in the home.",
+)
 @click.option(
     "--poll",
     default=0.5,

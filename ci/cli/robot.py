@@ -8,6 +8,7 @@ import click
 
 from ci.app import open_registry
 from ci.cli.output import emit
+from registry.errors import Refused
 
 
 @click.group("robot")
@@ -27,6 +28,13 @@ def enrol(files: tuple[Path, ...]) -> None:
     from fleet.robot import load_robot
 
     configs = [load_robot(file) for file in files]
+    for config, file in zip(configs, files, strict=True):
+        if config.role == "lab":
+            raise Refused(
+                f"{config.robot} is a lab's station, not a robot of the fleet",
+                evidence=f"{file}: role: lab",
+                hint=f"try a version on it: policyctl gate run hil VERSION --station {file}",
+            )
     enrolled = []
     with open_registry() as registry:
         for config, file in zip(configs, files, strict=True):

@@ -279,7 +279,7 @@ class Rollouts:
         names = self._robots.of_policy(connection, record.policy, record.robot_class)
         total = connection.execute(select(func.count()).select_from(rollouts)).scalar() or 0
         return open_rollout(
-            id=f"r{total + 1}",
+            id=f"rollout-{total + 1}",
             policy=record.policy,
             candidate=record.number,
             baseline=serving,

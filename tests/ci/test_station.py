@@ -124,3 +124,9 @@ def _recorded(journals: Path) -> int:
         for path in journals.glob("*.jsonl")
         for line in path.read_text().splitlines()
     )
+
+
+def test_a_station_is_not_enrolled_as_a_robot_of_the_fleet(shell: Shell) -> None:
+    refused = shell("robot", "enrol", "lab.yaml", expect=5)["error"]
+    assert "gate run hil" in refused["hint"]
+    assert shell("fleet", "list")["robots"] == []

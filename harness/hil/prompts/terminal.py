@@ -44,6 +44,7 @@ class Terminal:
     def show(self, prompt: Prompt) -> None:
         question = prompt.question
         keys = "   ".join(f"[{choice.key}] {choice.label}" for choice in question.choices)
+        keys += "   [ctrl-C] pause the run"
         body = Text(f"{question.detail}\n\n{keys}" if question.detail else keys)
         title = question.title + (f"  (asked again, {prompt.revision})" * (prompt.revision > 1))
         self._console.print(Panel(body, title=Text(title), title_align="left", expand=False))
