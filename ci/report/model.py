@@ -363,7 +363,14 @@ def _robots(registry: Registry, policy: str) -> tuple[RobotView, ...]:
                 running=f"v{robot.running}" if robot.running else "nothing",
                 generation=robot.generation,
                 attempts=len(attempts),
-                interventions=sum(sum(a.interventions.values()) for a in attempts),
+                interventions=sum(
+                    count
+                    for attempt in attempts
+                    for name, count in attempt.interventions.items()
+                    if not name.startswith(
+                        "shape_"
+                    )  # shaping is the policy's own, not protection's
+                ),
                 class_a=sum(len(a.safety_events) for a in attempts),
             )
         )
