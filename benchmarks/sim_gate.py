@@ -24,7 +24,8 @@ import numpy.typing as npt
 from mujoco.batch import Batch
 from shared.figures import line
 
-from harness.sim.env import BatchEnv, EpisodeSpec, play
+from harness.sim.env import BatchEnv, play
+from harness.sim.episode import EpisodeSpec
 from harness.sim.gate import run_sim_gate
 from harness.sim.runner import guarded
 from policies import Policy

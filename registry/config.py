@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from registry.errors import ConfigError, NotFound
-from registry.gates import CanaryGate, Gates, GridGate, TrialGate, TrialTest, Weights
+from registry.gates import CanaryGate, Gates, GridGate, Term, TrialGate, TrialTest, Weights
 from registry.versions import digest_bytes, is_policy_name
 from registry.yaml_file import Strict, load_yaml, read_yaml
 
@@ -111,9 +111,26 @@ class _Excused(Strict):
     not_applicable: str | None = None
 
 
+class _Term(Strict):
+    values: tuple[float, ...] = ()
+    range: tuple[float, float] | None = None
+    target: str = ""
+    field: str = ""
+    operation: str = ""
+    when: Literal["reset"] | Duration = "reset"
+
+    @model_validator(mode="after")
+    def _sound(self) -> _Term:
+        self.term()
+        return self
+
+    def term(self) -> Term:
+        return Term(**{name: getattr(self, name) for name in type(self).model_fields})
+
+
 class _Sim(_Excused):
     task: str | None = None
-    axes: dict[str, tuple[float, ...]] | None = None
+    axes: dict[str, tuple[float, ...] | _Term] | None = None
     episodes_per_cell: int = GridGate.episodes_per_cell
     threshold: float = GridGate.threshold
     alpha: float = GridGate.alpha
@@ -128,7 +145,11 @@ class _Sim(_Excused):
             return None
         if self.task is None or self.axes is None:
             raise ValueError(f"sim: missing key {'task' if self.task is None else 'axes'!r}")
-        return GridGate(self.task, self.axes, self.episodes_per_cell, self.threshold, self.alpha)
+        axes = {
+            name: data.term() if isinstance(data, _Term) else Term(data)
+            for name, data in self.axes.items()
+        }
+        return GridGate(self.task, axes, self.episodes_per_cell, self.threshold, self.alpha)
 
 
 class _Hil(_Excused):

@@ -17,25 +17,74 @@ from registry.versions import digest_of
 
 
 @dataclass(frozen=True)
+class Term:
+    """One thing that varies: `operation` with a value on `field` of `target`, `when`.
+
+    `values` make it an axis of the grid; a `range` (low, high) is drawn anew for each episode, the
+    same for a scene in every cell. Exactly one of them is given. A term without a target is one of
+    the simulator's own axes, known by its name. `when` is "reset" or seconds into the episode.
+    """
+
+    values: tuple[float, ...] = ()
+    range: tuple[float, float] | None = None
+    target: str = ""
+    field: str = ""
+    operation: str = ""
+    when: str | float = "reset"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(float(v) for v in self.values))
+        _require(bool(self.values) != (self.range is not None), "a term has values, or a range")
+        if self.range is not None:
+            low, high = (float(bound) for bound in self.range)
+            object.__setattr__(self, "range", (low, high))
+            _require(low < high, f"[{low:g}, {high:g}] is not a range")
+        named = bool(self.target), bool(self.field), bool(self.operation)
+        _require(len(set(named)) == 1, "target, field and operation stand together")
+        known = self.operation in ("", "set", "scale", "add")
+        _require(known, "operation is set, scale or add")
+        if isinstance(self.when, str):
+            _require(self.when == "reset", "when is reset, or seconds into the episode")
+        else:
+            object.__setattr__(self, "when", float(self.when))
+            _require(self.when > 0, "when is reset, or seconds into the episode")
+
+    def to_json(self) -> Any:
+        """The short form, a list, where a term is an axis that the simulator knows."""
+        if self == Term(self.values):
+            return list(self.values)
+        data: dict[str, Any] = {"when": self.when} if self.when != "reset" else {}
+        if self.target:
+            data |= {"target": self.target, "field": self.field, "operation": self.operation}
+        return data | ({"values": list(self.values)} if self.values else {"range": self.range})
+
+    @staticmethod
+    def of(data: Any) -> Term:
+        """From a list of values, or a mapping of the fields above."""
+        if isinstance(data, Term):
+            return data
+        return Term(**data) if isinstance(data, Mapping) else Term(tuple(data))
+
+
+@dataclass(frozen=True)
 class GridGate:
     """Simulation: the mean success over a fixed grid of physics must exceed `threshold`.
 
-    The full run is every cell (product of the axes) × `episodes_per_cell` episodes. They are run
-    in one random order and judged after each; the verdict differs from that of the full run with
-    probability at most `alpha` per side.
+    The full run is every cell (product of the axes that name values) × `episodes_per_cell`
+    episodes. They are run in one random order and judged after each; the verdict differs from that
+    of the full run with probability at most `alpha` per side. `axes` may be given as plain values.
     """
 
     task: str
-    axes: Mapping[str, tuple[float, ...]]
+    axes: Mapping[str, Term]
     episodes_per_cell: int = 50
     threshold: float = 0.85
     alpha: float = 0.01
     name: str = "sim"
 
     def __post_init__(self) -> None:
-        axes = {axis: tuple(float(v) for v in values) for axis, values in self.axes.items()}
-        object.__setattr__(self, "axes", axes)
-        _require(bool(axes) and all(axes.values()), "a grid needs axes with values")
+        _require(bool(self.axes), "a grid needs axes")
+        object.__setattr__(self, "axes", {name: Term.of(data) for name, data in self.axes.items()})
         _require(self.episodes_per_cell >= 1, "episodes_per_cell is at least 1")
         _require(0 < self.threshold < 1, "threshold lies between 0 and 1")
         _require(0 < self.alpha < 0.5, "alpha lies between 0 and .5")
@@ -43,14 +92,19 @@ class GridGate:
     @property
     def population(self) -> int:
         """Episodes of the full run."""
-        return prod(len(values) for values in self.axes.values()) * self.episodes_per_cell
+        return prod(len(values) for values in self.grid.values()) * self.episodes_per_cell
+
+    @property
+    def grid(self) -> Mapping[str, tuple[float, ...]]:
+        """The axes that span the grid, with their values; the others are drawn."""
+        return {name: term.values for name, term in self.axes.items() if term.values}
 
     def to_json(self) -> dict[str, Any]:
         return {
             "gate": "grid",
             "name": self.name,
             "task": self.task,
-            "axes": {axis: list(values) for axis, values in self.axes.items()},
+            "axes": {name: term.to_json() for name, term in self.axes.items()},
             "episodes_per_cell": self.episodes_per_cell,
             "threshold": self.threshold,
             "alpha": self.alpha,
@@ -294,7 +348,7 @@ def gate_from_json(data: Mapping[str, Any]) -> Gate:
     fields = dict(data)
     kind = fields.pop("gate")
     if kind == "grid":
-        return GridGate(**{**fields, "axes": {k: tuple(v) for k, v in fields["axes"].items()}})
+        return GridGate(**fields)
     if kind == "trials":
         return TrialGate(**fields)
     if kind != "canary":

@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from fleet.kinematics import load_arms
 from harness.sim.env import Truth
+from harness.sim.episode import Change, EpisodeSpec
 from harness.sim.expert import Expert
+from harness.sim.randomization import changes
 from policies.contract import ARM_TERMS, ROBOT_CLASSES, SCENE_TERMS, Contract, parse_contract
 from policies.formats import native
 from policies.observation import Measurement
@@ -48,6 +50,19 @@ def contract(**changes: Any) -> Contract:
         }
         | changes
     )
+
+
+def world(**values: float) -> tuple[Change, ...]:
+    """Changes of named axes, but that `mass` is in kg."""
+    kilograms = [Change("box", "mass", "set", values.pop("mass"))] if "mass" in values else []
+    return (*kilograms, *changes(values))
+
+
+def value(spec: EpisodeSpec, target: str, field: str) -> float:
+    """What a specification changes a field with."""
+    found = [c.value for c in spec.changes if (c.target, c.field) == (target, field)]
+    assert len(found) == 1
+    return found[0]
 
 
 class ExpertPolicy:

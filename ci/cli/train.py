@@ -98,7 +98,8 @@ def _train(plan: Recipe, folder: Path, threads: int) -> Policy:
 
 def _try(policy: Policy, episodes: int, threads: int) -> float:
     """Success rate on unseen scenes."""
-    from harness.sim.env import BatchEnv, EpisodeSpec, play
+    from harness.sim.env import BatchEnv, play
+    from harness.sim.episode import EpisodeSpec
 
     env = BatchEnv(policy.contract, min(64, episodes), threads=threads)
     specs = [EpisodeSpec(TRIAL_CELL, episode) for episode in range(episodes)]

@@ -207,7 +207,7 @@ def _sim(registry: Registry, record: VerdictRecord) -> GateView:
 
 def _heat_maps(gate: GridGate, rows: Sequence[Mapping[str, str]]) -> list[str]:
     """One map per pair of neighbouring axes, summed over the others."""
-    axes = list(gate.axes)
+    axes = list(gate.grid)
     pairs = [(axes[0], axes[1])] if len(axes) > 1 else []
     if len(axes) > 2:
         pairs.append((axes[0], axes[2]))
@@ -216,8 +216,8 @@ def _heat_maps(gate: GridGate, rows: Sequence[Mapping[str, str]]) -> list[str]:
         cells: Counter[tuple[str, str, str]] = Counter(
             (row[down], row[across], row["outcome"]) for row in rows
         )
-        downs = [f"{value:g}" for value in gate.axes[down]]
-        acrosses = [f"{value:g}" for value in gate.axes[across]]
+        downs = [f"{value:g}" for value in gate.grid[down]]
+        acrosses = [f"{value:g}" for value in gate.grid[across]]
         tallies = [
             [
                 (cells[d, a, "success"], cells[d, a, "success"] + cells[d, a, "failure"])

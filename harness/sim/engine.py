@@ -21,6 +21,7 @@ JUDGE = "simulator-truth/1"
 _DISTRIBUTIONS = ("mujoco", "numpy", "openarm-mujoco")
 _SOURCES = (
     "harness.sim.env",
+    "harness.sim.episode",
     "harness.sim.grid",
     "harness.sim.randomization",
     "harness.sim.runner",

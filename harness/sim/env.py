@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import mujoco
 import numpy as np
@@ -27,6 +27,8 @@ from fleet.kinematics import ArmKinematics, load_arms
 from fleet.limits import SafetyLimits
 from fleet.safety import INTERVENTIONS, Measured, SafetyState, interpolate, protect
 from harness.sim import seeds
+from harness.sim.episode import Change, EpisodeRecord, EpisodeSpec
+from harness.sim.randomization import MAX_DELAY
 from harness.sim.scene import BASE_HEIGHT, Scene, SceneConfig, build_scene
 from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
 from harness.tasks.detector import Detector, DetectorModel
@@ -40,8 +42,6 @@ Ints = npt.NDArray[np.intp]
 Act = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
 SERVO_PERIOD_S = 0.004
-MAX_DELAY = 15
-"""Longest action delay [policy steps] that the command ring holds."""
 _RING = MAX_DELAY + 1
 _GRASPED_LIFT = 0.02
 _BLOWN_UP = [
@@ -52,42 +52,6 @@ _BLOWN_UP = [
         mujoco.mjtWarning.mjWARN_BADQACC,
     )
 ]
-
-
-@dataclass(frozen=True)
-class EpisodeSpec:
-    """Everything an episode follows from."""
-
-    cell: tuple[int, ...]
-    episode: int
-    friction: float = 0.8
-    """Sliding friction of the box."""
-    mass: float = 0.2
-    """Mass of the box [kg]; its inertia scales along."""
-    delay: int = 0
-    """Action delay [policy steps]."""
-    joint_friction: float = 1.0
-    joint_damping: float = 1.0
-    """Scales of the arm's frictionloss and damping."""
-    task: str = "box-grasp"
-
-
-@dataclass(frozen=True)
-class EpisodeRecord:
-    """How an episode ended."""
-
-    spec: EpisodeSpec
-    success: bool
-    failure_mode: str
-    """ "", or miss_grasp, dropped, timeout, collision (box off the table, or protection stopped
-    the arm for torque or contact), policy_fault,
-    unstable (the physics blew up)."""
-    steps: int
-    lift: float
-    """Highest the box was above rest [m]."""
-    interventions: dict[str, int] = field(compare=False)
-    digest: str = ""
-    """sha256 of the final state: equal for equal episodes on one machine."""
 
 
 @dataclass(frozen=True)
@@ -177,17 +141,11 @@ class BatchEnv:
         """Start one episode in each slot."""
         if not slots:
             return
-        scene, task, model = self.scene, self.task, self.scene.model
+        scene, task = self.scene, self.task
         rows = np.asarray(slots, dtype=np.intp)
         self._batch.reset(ids=rows, stage=mujoco.mjtStage.mjSTAGE_NONE)
         noise = []
         for slot, spec in zip(slots, specs, strict=True):
-            if not 0 <= spec.delay <= MAX_DELAY:
-                raise ConfigError(
-                    "the action delay is out of range",
-                    where="EpisodeSpec",
-                    field=f"delay is {spec.delay}, allowed 0..{MAX_DELAY} policy steps",
-                )
             place = task.place(seeds.rng(spec.task, spec.cell, spec.episode, seeds.SCENE))
             noise.append(seeds.rng(spec.task, spec.cell, spec.episode, seeds.NOISE))
             self._specs[slot] = spec
@@ -202,13 +160,9 @@ class BatchEnv:
                 0.0,
                 np.sin(place.yaw / 2),
             )
-            scale = spec.mass / model.body_mass[scene.box_body]
-            self._mass[slot, scene.box_body] = spec.mass
-            self._inertia[slot, scene.box_body] = model.body_inertia[scene.box_body] * scale
-            self._friction[slot, scene.box_geom, 0] = spec.friction
-            self._frictionloss[slot] = model.dof_frictionloss * spec.joint_friction
-            self._damping[slot] = model.dof_damping * spec.joint_damping
-            self._delay[slot] = spec.delay
+            self._nominal(slot)
+            for change in spec.changes:
+                self._apply(slot, change)
         self._batch.set_const(ids=rows)
         start = actions.start(self.contract, self._qpos[rows[:, None], scene.qpos]).command
         self._command[rows] = self._applied[rows] = start
@@ -226,6 +180,34 @@ class BatchEnv:
         truth = self.truth(rows)
         self._detector.reset(slots, noise, truth.position, truth.yaw)
         self._look(rows, truth)
+
+    def _nominal(self, slot: int) -> None:
+        model = self.scene.model
+        self._mass[slot] = model.body_mass
+        self._inertia[slot] = model.body_inertia
+        self._friction[slot] = model.geom_friction
+        self._frictionloss[slot] = model.dof_frictionloss
+        self._damping[slot] = model.dof_damping
+        self._delay[slot] = 0
+
+    def _apply(self, slot: int, change: Change) -> None:
+        scene, value = self.scene, change.value
+        match change.target, change.field, change.operation:
+            case "box", "mass", operation:
+                box = scene.box_body
+                mass = value if operation == "set" else value * scene.model.body_mass[box]
+                self._mass[slot, box] = mass
+                self._inertia[slot, box] *= mass / scene.model.body_mass[box]
+            case "box", "friction", "set":
+                self._friction[slot, scene.box_geom, 0] = value
+            case "joints", "friction", "scale":
+                self._frictionloss[slot] *= value
+            case "joints", "damping", "scale":
+                self._damping[slot] *= value
+            case "command", "delay", "set":
+                self._delay[slot] = round(value)
+            case _:
+                raise ValueError(f"nothing to change: {change}")
 
     def truth(self, slots: Ints) -> Truth:
         """The box as the simulator knows it."""
@@ -342,7 +324,7 @@ class BatchEnv:
             success=bool(self._success[slot]),
             failure_mode=self._mode(slot),
             steps=int(self._step[slot]),
-            lift=float(self._lift[slot]),
+            metrics={"lift_m": float(self._lift[slot])},
             interventions={
                 k: int(v[slot]) for k, v in sorted(self._interventions.items()) if v[slot]
             },

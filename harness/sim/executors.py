@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from typing import Protocol
 
-from harness.sim.env import BatchEnv, EpisodeRecord, EpisodeSpec, play
+from harness.sim.env import BatchEnv, play
+from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from harness.sim.runner import guarded
 from policies import Policy
 

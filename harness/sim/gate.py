@@ -124,7 +124,7 @@ def run_sim_gate(
             field="sim.task",
             hint=f"tasks: {', '.join(TASKS)}",
         )
-    grid = Grid.of(gate.task, gate.axes, gate.episodes_per_cell, where=where)
+    grid = Grid.of(gate.task, gate.grid, gate.episodes_per_cell, where=where)
     engine = fingerprint()
     key = result_key(subject, gate, nonce, engine, full=full)
     stored = cache.cached_result(key) if cache else None

@@ -17,10 +17,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from harness.sim.env import EpisodeSpec
-from harness.sim.randomization import check_axes, episode_fields
+from harness.sim.episode import EpisodeSpec
+from harness.sim.randomization import changes, check_axes
 from registry.errors import ConfigError
 
 SHARED: tuple[int, ...] = ()
@@ -98,8 +97,7 @@ class Grid:
     def spec(self, number: int) -> EpisodeSpec:
         """What the environment needs to play the population's `number`."""
         cell, episode = self.place(number)
-        fields: dict[str, Any] = episode_fields(cell.values)
-        return EpisodeSpec(cell=SHARED, episode=episode, task=self.task, **fields)
+        return EpisodeSpec(SHARED, episode, changes(cell.values), self.task)
 
     def key(self, number: int) -> str:
         """The episode's name: `box-grasp:2.0.1:17`."""

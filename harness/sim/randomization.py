@@ -13,33 +13,35 @@ axis's range are refused, since a simulation would run with them and mean nothin
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.sim.env import MAX_DELAY
-from harness.sim.scene import SceneConfig
+from harness.sim.episode import Change
 from registry.errors import ConfigError
 
-NOMINAL_MASS = SceneConfig.box_mass
-"""The nominal box [kg]."""
+MAX_DELAY = 15
+"""Longest action delay [policy steps]."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """`low <= value <= high`; `to_field` turns the gate's value into the episode's."""
+    """What a named axis changes; `low <= value <= high`."""
 
+    target: str
+    field: str
+    operation: str
     unit: str
     low: float
     high: float
-    field: str
-    to_field: Callable[[float], float]
     whole: bool = False
 
 
 AXES: Mapping[str, Axis] = {
-    "friction": Axis("", 0.05, 3.0, "friction", float),
-    "mass": Axis("x nominal", 0.1, 20.0, "mass", lambda value: NOMINAL_MASS * value),
-    "delay": Axis("policy steps", 0, MAX_DELAY, "delay", int, whole=True),
+    "friction": Axis("box", "friction", "set", "", 0.05, 3.0),
+    "mass": Axis("box", "mass", "scale", "x nominal", 0.1, 20.0),
+    "delay": Axis("command", "delay", "set", "policy steps", 0, MAX_DELAY, whole=True),
+    "joint_friction": Axis("joints", "friction", "scale", "x nominal", 0.0, 5.0),
+    "joint_damping": Axis("joints", "damping", "scale", "x nominal", 0.0, 5.0),
 }
 
 
@@ -74,6 +76,9 @@ def check_axes(axes: Mapping[str, tuple[float, ...]], where: str = "gates.yaml")
                 )
 
 
-def episode_fields(values: Mapping[str, float]) -> dict[str, float]:
-    """Fields of an episode at a cell's values; axes that are not named keep their nominal."""
-    return {AXES[name].field: AXES[name].to_field(value) for name, value in values.items()}
+def changes(values: Mapping[str, float]) -> tuple[Change, ...]:
+    """What the named axes change at these values; axes that are not named stay nominal."""
+    return tuple(
+        Change(axis.target, axis.field, axis.operation, float(value))
+        for axis, value in ((AXES[name], value) for name, value in values.items())
+    )

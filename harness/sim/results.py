@@ -5,7 +5,8 @@
     outcome        success | failure
     failure_mode   miss_grasp, dropped, timeout, collision (box off the table), policy_fault,
                    unstable (the physics blew up)
-    steps          policy steps until the end; lift: highest rise of the box [m]
+    steps          policy steps until the end
+    metrics        what the task measures, by name and unit: lift_m, the box's highest rise
     interventions  how often shaping and protection changed a command, by name
     digest         sha256 of the final state; equal for equal episodes on equal engines
 
@@ -22,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.sim.env import EpisodeRecord
+from harness.sim.episode import EpisodeRecord
 from harness.sim.grid import Grid
 from registry.evidence import Tally
 from registry.versions import digest_of
@@ -37,9 +38,10 @@ class Row:
     outcome: str
     failure_mode: str
     steps: int
-    lift: float
+    metrics: Mapping[str, float]
     interventions: Mapping[str, int]
     digest: str
+    detail: str = ""
 
     @property
     def success(self) -> bool:
@@ -60,9 +62,10 @@ def row(grid: Grid, number: int, record: EpisodeRecord) -> Row:
         outcome="success" if record.success else "failure",
         failure_mode=record.failure_mode,
         steps=record.steps,
-        lift=round(record.lift, 4),
+        metrics={name: round(value, 4) for name, value in record.metrics.items()},
         interventions={name: count for name, count in record.interventions.items() if count},
         digest=record.digest,
+        detail=record.detail,
     )
 
 
@@ -94,13 +97,18 @@ def failure_modes(rows: Sequence[Row]) -> dict[str, int]:
 def to_csv(grid: Grid, rows: Sequence[Row]) -> str:
     """All rows as CSV, one column an axis."""
     axes = [name for name, _ in grid.axes]
-    end = ("episode", "outcome", "failure_mode", "steps", "lift_m", "interventions", "digest")
+    metrics = sorted({name for each in rows for name in each.metrics})
+    end = ("interventions", "detail", "digest")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["key", "cell", *axes, *end])
+    writer.writerow(
+        ["key", "cell", *axes, "episode", "outcome", "failure_mode", "steps", *metrics, *end]
+    )
     for each in rows:
         counts = " ".join(f"{name}:{count}" for name, count in sorted(each.interventions.items()))
         values = [f"{each.values[axis]:g}" for axis in axes]
-        how = (each.episode, each.outcome, each.failure_mode, each.steps, each.lift)
-        writer.writerow([each.key, each.cell, *values, *how, counts, each.digest])
+        how = (each.episode, each.outcome, each.failure_mode, each.steps)
+        measured = [each.metrics.get(name, "") for name in metrics]
+        ended = (counts, each.detail, each.digest)
+        writer.writerow([each.key, each.cell, *values, *how, *measured, *ended])
     return text.getvalue()

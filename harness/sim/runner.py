@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from harness.sim.env import Act, EpisodeRecord, EpisodeSpec
+from harness.sim.env import Act
+from harness.sim.episode import EpisodeRecord, EpisodeSpec
 
 Rows = npt.NDArray[np.float32]
 

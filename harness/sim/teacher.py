@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from fleet.kinematics import ArmKinematics
 from harness.sim import seeds
-from harness.sim.env import BatchEnv, EpisodeSpec
+from harness.sim.env import BatchEnv
+from harness.sim.episode import Change, EpisodeSpec
 from harness.sim.expert import Expert, ExpertConfig
 from harness.tasks.box_grasp import BOX_GRASP
 from policies.training.imitation import Act, Lesson, contract_of
@@ -89,11 +90,13 @@ def physics(
     return EpisodeSpec(
         cell=cell,
         episode=episode,
-        friction=_log(ranges.friction, u[0]),
-        mass=_log(ranges.mass, u[1]),
-        delay=low + min(int(u[2] * (high - low + 1)), high - low),
-        joint_friction=_log(ranges.joint_friction, u[3]),
-        joint_damping=_log(ranges.joint_damping, u[4]),
+        changes=(
+            Change("box", "friction", "set", _log(ranges.friction, u[0])),
+            Change("box", "mass", "set", _log(ranges.mass, u[1])),
+            Change("command", "delay", "set", low + min(int(u[2] * (high - low + 1)), high - low)),
+            Change("joints", "friction", "scale", _log(ranges.joint_friction, u[3])),
+            Change("joints", "damping", "scale", _log(ranges.joint_damping, u[4])),
+        ),
         task=task,
     )
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sim_policies import contract
+from sim_policies import contract, world
 
 from fleet.kinematics import ArmKinematics
-from harness.sim.env import BatchEnv, EpisodeRecord, EpisodeSpec
+from harness.sim.env import BatchEnv
+from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from harness.sim.expert import Expert, ExpertConfig
 
 CELL = (47,)
@@ -38,15 +39,17 @@ def rate(records: list[EpisodeRecord]) -> float:
 def test_it_succeeds_where_the_gate_and_the_fleet_are(
     friction: float, mass: float, delay: int
 ) -> None:
-    specs = [EpisodeSpec(CELL, i, friction=friction, mass=mass, delay=delay) for i in range(48)]
+    specs = [
+        EpisodeSpec(CELL, i, world(friction=friction, mass=mass, delay=delay)) for i in range(48)
+    ]
     records = expert_records(-0.03, specs)
     assert rate(records) == 1.0
     assert np.median([record.steps for record in records]) < 120
 
 
 def test_a_softer_grip_holds_light_boxes_and_drops_heavy_ones() -> None:
-    light = [EpisodeSpec(CELL, i, friction=0.5, mass=0.2) for i in range(32)]
-    heavy = [EpisodeSpec(CELL, i, friction=0.5, mass=0.95) for i in range(32)]
+    light = [EpisodeSpec(CELL, i, world(friction=0.5, mass=0.2)) for i in range(32)]
+    heavy = [EpisodeSpec(CELL, i, world(friction=0.5, mass=0.95)) for i in range(32)]
     assert rate(expert_records(-0.1875, light)) == 1.0
     assert rate(expert_records(-0.1875, heavy)) < 0.5
     assert rate(expert_records(-0.03, heavy)) == 1.0

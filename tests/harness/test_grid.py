@@ -11,7 +11,6 @@ from sim_policies import ExpertPolicy, contract
 from harness.sim.env import BatchEnv
 from harness.sim.executors import InProcess
 from harness.sim.grid import Grid
-from harness.sim.randomization import NOMINAL_MASS
 from registry.errors import ConfigError
 
 AXES = {"friction": (0.3, 0.5, 0.8, 1.0, 1.5), "mass": (0.5, 1, 2), "delay": (0, 1, 2, 3)}
@@ -31,8 +30,10 @@ def test_an_episode_has_its_cells_physics() -> None:
     spec = grid.spec(grid.population - 1)
     assert cell.name == "delay=3 friction=1.5 mass=2"
     assert episode == 49
-    assert (spec.friction, spec.delay) == (1.5, 3)
-    assert spec.mass == pytest.approx(2 * NOMINAL_MASS)
+    found = {(c.target, c.field): (c.operation, c.value) for c in spec.changes}
+    assert found["box", "friction"] == ("set", 1.5)
+    assert found["box", "mass"] == ("scale", 2.0)
+    assert found["command", "delay"] == ("set", 3.0)
     assert grid.key(grid.population - 1) == "box-grasp:3.4.2:49"
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sim_policies import ExpertPolicy, contract, write_overflowing
+from sim_policies import ExpertPolicy, contract, world, write_overflowing
 
-from harness.sim.env import BatchEnv, EpisodeRecord, EpisodeSpec, play
+from harness.sim.env import BatchEnv, play
+from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from harness.sim.executors import InProcess
 from harness.sim.gate import Progress, SimResult, run_sim_gate
 from harness.sim.grid import Grid
@@ -43,9 +44,9 @@ class Coin:
             if self.played == self.interrupt_after:
                 raise KeyboardInterrupt
             self.played += 1
-            seed = [spec.episode, spec.delay, round(100 * spec.mass), round(100 * spec.friction)]
+            seed = [spec.episode, *(round(100 * change.value) for change in spec.changes)]
             success = bool(np.random.default_rng(seed).random() < self.rate)
-            yield EpisodeRecord(spec, success, "" if success else "dropped", 90, 0.1, {}, "00")
+            yield EpisodeRecord(spec, success, "" if success else "dropped", 90, {}, {}, "00")
 
 
 class Cache:
@@ -91,7 +92,7 @@ def test_results_do_not_depend_on_slots_threads_or_order() -> None:
 
 
 def test_a_refilled_slot_remembers_nothing_of_its_last_episode() -> None:
-    specs = [EpisodeSpec((), e, delay=e % 4, mass=0.2 + 0.1 * e) for e in range(4)]
+    specs = [EpisodeSpec((), e, world(delay=e % 4, mass=0.2 + 0.1 * e)) for e in range(4)]
     alone = {r.spec: r for s in specs for r in InProcess(ExpertPolicy(), slots=1).map([s])}
     after = {r.spec: r for r in InProcess(ExpertPolicy(), slots=1).map(specs)}
     assert alone == after
@@ -104,7 +105,7 @@ SPECS = [EpisodeSpec((), episode) for episode in range(12)]
 
 
 def ended(spec: EpisodeSpec) -> EpisodeRecord:
-    return EpisodeRecord(spec, True, "", 1, 0.0, {})
+    return EpisodeRecord(spec, True, "", 1)
 
 
 @given(st.permutations(SPECS))

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from sim_policies import world
 
 from fleet.kinematics import ArmKinematics
-from harness.sim.env import BatchEnv, EpisodeSpec
+from harness.sim.env import BatchEnv
+from harness.sim.episode import EpisodeSpec
 from harness.tasks.box_grasp import BOX_GRASP, JointJudge
 from harness.tasks.detector import Detector, DetectorModel
 from policies.loading import load_policy
@@ -91,7 +93,7 @@ def wrong(version: str, mass: tuple[float, float], count: int) -> tuple[float, f
     u = np.random.default_rng(9).random(count)
     low, high = mass
     specs = [
-        EpisodeSpec((61,), i, friction=0.5, mass=float(low + (high - low) * u[i]))
+        EpisodeSpec((61,), i, world(friction=0.5, mass=float(low + (high - low) * u[i])))
         for i in range(count)
     ]
     env.reset(list(range(count)), specs)

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from sim_policies import value, world
 
 from ci.cli.train import TRIAL_CELL
-from harness.sim.env import BatchEnv, EpisodeSpec, play
+from harness.sim.env import BatchEnv, play
+from harness.sim.episode import EpisodeSpec
 from harness.sim.teacher import TRAINING_CELL, SimClassroom, physics
 from policies import Policy
 from policies.formats.native import NativePolicy
@@ -41,9 +43,11 @@ def grid(count: int) -> list[EpisodeSpec]:
         EpisodeSpec(
             TRIAL_CELL,
             i,
-            friction=(0.3, 0.5, 0.8, 1.0, 1.5)[i % 5],
-            mass=0.2 * (0.5, 0.75, 1.0, 1.5, 2.0)[i // 5 % 5],
-            delay=i // 25 % 4,
+            world(
+                friction=(0.3, 0.5, 0.8, 1.0, 1.5)[i % 5],
+                mass=0.2 * (0.5, 0.75, 1.0, 1.5, 2.0)[i // 5 % 5],
+                delay=i // 25 % 4,
+            ),
         )
         for i in range(count)
     ]
@@ -52,7 +56,9 @@ def grid(count: int) -> list[EpisodeSpec]:
 def at(count: int, *, friction: float, mass: tuple[float, float]) -> list[EpisodeSpec]:
     low, high = mass
     return [
-        EpisodeSpec(TRIAL_CELL, i, friction=friction, mass=low + (high - low) * i / (count - 1))
+        EpisodeSpec(
+            TRIAL_CELL, i, world(friction=friction, mass=low + (high - low) * i / (count - 1))
+        )
         for i in range(count)
     ]
 
@@ -112,10 +118,12 @@ def test_training_physics_stay_within_the_recipes_ranges() -> None:
     ranges = Randomization(friction=(0.3, 1.5), mass=(0.05, 1.2), delay=(0, 3))
     rng = np.random.default_rng(1)
     drawn = [physics(ranges, rng.random(8), (TRAINING_CELL,), i, "box-grasp") for i in range(400)]
-    assert {spec.delay for spec in drawn} == {0, 1, 2, 3}
-    assert all(0.3 <= spec.friction <= 1.5 and 0.05 <= spec.mass <= 1.2 for spec in drawn)
-    assert np.median([spec.mass for spec in drawn]) == pytest.approx(np.sqrt(0.05 * 1.2), rel=0.25)
-    assert all(spec.joint_friction == 1.0 for spec in drawn)
+    assert {value(spec, "command", "delay") for spec in drawn} == {0, 1, 2, 3}
+    masses = [value(spec, "box", "mass") for spec in drawn]
+    assert all(0.3 <= value(spec, "box", "friction") <= 1.5 for spec in drawn)
+    assert all(0.05 <= mass <= 1.2 for mass in masses)
+    assert np.median(masses) == pytest.approx(np.sqrt(0.05 * 1.2), rel=0.25)
+    assert all(value(spec, "joints", "friction") == 1.0 for spec in drawn)
 
 
 @pytest.mark.parametrize(
