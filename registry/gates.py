@@ -51,7 +51,7 @@ class Term:
 
     def to_json(self) -> Any:
         """The short form, a list, where a term is an axis that the simulator knows."""
-        if self == Term(self.values):
+        if self.values and self == Term(self.values):
             return list(self.values)
         data: dict[str, Any] = {"when": self.when} if self.when != "reset" else {}
         if self.target:
