@@ -33,8 +33,9 @@ def as_json(report: SimReport) -> str:
 
 
 def as_csv(report: SimReport) -> str:
-    """The very bytes that are kept with the verdict as `episodes.csv`."""
-    axes = tuple(sorted((axis.name, axis.values) for axis in report.axes if axis.values))
+    """One column an axis, random ones included where the rows hold their values."""
+    known = [axis for axis in report.axes if all(axis.name in row.values for row in report.rows)]
+    axes = tuple(sorted((axis.name, axis.values) for axis in known))
     grid = Grid(report.rules.task, axes, report.rules.episodes_per_cell)
     return to_csv(grid, report.rows)
 
