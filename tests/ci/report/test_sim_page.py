@@ -98,7 +98,7 @@ def test_cells_are_sorted_by_a_click(tmp_path: Path) -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM)
         page = browser.new_page()
         page.goto(file.as_uri())
-        page.locator("summary", has_text="cells").click()
+        page.locator("summary", has_text="cells played").click()
         shares = page.locator("#cells td:nth-child(2)")
         page.locator("#cells th", has_text="success").click()
         rising = [int(text.split()[0]) for text in shares.all_inner_texts()]

@@ -222,12 +222,24 @@ def test_recorded_counts_of_the_comparison_decide_what_is_claimed() -> None:
     said = report_on(run, paired=counts).claims[1]
     assert said.startswith("It is worse than box-grasp v11: in 240 scenes")
     assert "at most 5 %" in said
-    sound = replace(counts, regression_e=0.1, sound_e=30.0)
+    sound = replace(counts, pairs=150, regressions=4, regression_e=0.1, sound_e=30.0)
     assert "at most 2 points worse" in report_on(run, paired=sound).claims[1]
     open_ = replace(sound, sound_e=1.0)
     assert report_on(run, paired=open_).claims[1].startswith("No regression")
-    same = replace(open_, regressions=0, fixes=0, identical=240)
+    same = replace(open_, regressions=0, fixes=0, identical=150)
     assert "to the last bit" in report_on(run, paired=same).claims[1]
+
+
+def test_a_comparison_that_the_scenes_left_cannot_change_is_certain() -> None:
+    run = play(axes=SMALL, episodes_per_cell=40)
+    counts = PairedCounts("box-grasp v11", 235, 20, 4, margin=0.02, regression_e=1.5, sound_e=0.1)
+    said = report_on(run, paired=counts).claims[1]
+    assert said.startswith("It is more than 2 points worse")
+    assert said.endswith("cannot change that.")
+    equal = replace(counts, pairs=240, regressions=4)
+    assert report_on(run, paired=equal).claims[1].startswith("It is at most 2 points worse")
+    early = replace(counts, pairs=100)
+    assert report_on(run, paired=early).claims[1].startswith("No regression")
 
 
 def test_nothing_is_compared_without_a_baseline() -> None:
@@ -251,8 +263,15 @@ def test_cost_is_what_was_played_and_what_was_not_needed() -> None:
     assert (cost.saved, cost.rate) == (5000 - n, pytest.approx((n - 20) / 50))
     assert cost.spent == pytest.approx(50 / 3600 * 4 * 0.36)
     text = plain(render(report))
-    assert f"{n - 20:,} episodes were played in 50 s" in text
+    assert f"{n - 20:,} episodes played in 50 s" in text
     assert "20 came from the record" in text
+
+
+def test_an_undecided_run_saved_nothing() -> None:
+    report = report_on(play(rate=0.96, full=False, stop_after=40), price=0.1)
+    said = plain(render(report))
+    assert "4,960 of the full run's 5,000 are not played yet" in said
+    assert "saved" not in said
 
 
 def test_interventions_keep_shaping_and_protection_apart(full: SimReport) -> None:
