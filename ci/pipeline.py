@@ -144,7 +144,7 @@ def run_sim(
             cache=registry,
             where=str(gates.path),
         )
-    grid = Grid.of(gate.task, gate.grid, gate.episodes_per_cell, where=str(gates.path))
+    grid = Grid.of(gate.task, gate.axes, gate.episodes_per_cell, where=str(gates.path))
     episodes = registry.blobs.put(to_csv(grid, result.rows).encode())
     artifacts = {"episodes.csv": episodes}
     version = registry.record_verdict(ref, gate, result.evidence, result.verdict, artifacts)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from typing import Protocol
 
-from harness.sim.env import BatchEnv, play
+from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
-from harness.sim.runner import guarded
+from harness.sim.runner import play
 from policies import Policy
 
 
@@ -28,8 +28,7 @@ class InProcess:
 
     def __init__(self, policy: Policy, *, slots: int = 64, threads: int = 2) -> None:
         self._policy = policy
-        self._joints = len(policy.contract.joints)
         self._env = BatchEnv(policy.contract, slots, threads=threads)
 
     def map(self, specs: Iterable[EpisodeSpec]) -> Generator[EpisodeRecord]:
-        yield from play(self._env, guarded(self._policy.act, self._joints), specs)
+        yield from play(self._env, self._policy.act, specs)

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.kinematics import ArmKinematics
-from harness.sim.env import Truth
 from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
+from harness.tasks.task import Truth
 from policies.observation import Measurement
 
 Floats = npt.NDArray[np.float64]

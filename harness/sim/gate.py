@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from harness.sim.grid import Grid
 from harness.sim.results import Row, digest_rows, failure_modes, row, tally_cells
 from harness.sim.runner import in_order
 from harness.tasks import TASKS
-from harness.tasks.box_grasp import BoxGrasp
+from harness.tasks.task import Task
 from policies.loading import load_policy
 from registry.errors import ConfigError, Interrupted
 from registry.evidence import GridEvidence, Subject, Tally, evidence_from_json
@@ -124,7 +124,7 @@ def run_sim_gate(
             field="sim.task",
             hint=f"tasks: {', '.join(TASKS)}",
         )
-    grid = Grid.of(gate.task, gate.grid, gate.episodes_per_cell, where=where)
+    grid = Grid.of(gate.task, gate.axes, gate.episodes_per_cell, where=where)
     engine = fingerprint()
     key = result_key(subject, gate, nonce, engine, full=full)
     stored = cache.cached_result(key) if cache else None
@@ -132,6 +132,13 @@ def run_sim_gate(
         return SimResult.from_json(stored)
 
     policy = load_policy(policy_dir)
+    if policy.contract.task != gate.task:
+        raise ConfigError(
+            "the policy's contract does not fit: task",
+            where=where,
+            field=f"sim.task is {gate.task}, the policy was made for {policy.contract.task}",
+            hint="simulate the policy on the task it was trained for",
+        )
     executor = executor or InProcess(policy, slots=slots, threads=threads)
     run = _Run(subject, gate, grid, nonce, policy.contract.robot_class)
     began = time.perf_counter()
@@ -172,8 +179,10 @@ def result_key(subject: Subject, gate: GridGate, nonce: str, engine: str, *, ful
     )
 
 
-def task_digest(task: BoxGrasp) -> str:
+def task_digest(task: Task) -> str:
     """Names a task by its numbers."""
+    if not is_dataclass(task) or isinstance(task, type):
+        raise TypeError(f"{task.name} is no dataclass of numbers")
     return digest_of(asdict(task))
 
 

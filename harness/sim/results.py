@@ -1,7 +1,7 @@
 """What a gate keeps of its episodes: one row each, in the order in which they were drawn.
 
     key            task:coordinates:episode, enough to play the episode again
-    cell, axes     the cell's values, one column an axis
+    cell, values   the cell; what its axes and the drawn terms are, one column each
     outcome        success | failure
     failure_mode   miss_grasp, dropped, timeout, collision (box off the table), policy_fault,
                    unstable (the physics blew up)
@@ -57,7 +57,7 @@ def row(grid: Grid, number: int, record: EpisodeRecord) -> Row:
     return Row(
         key=grid.key(number),
         cell=cell.name,
-        values=cell.values,
+        values=grid.values(number),
         episode=episode,
         outcome="success" if record.success else "failure",
         failure_mode=record.failure_mode,
@@ -96,7 +96,7 @@ def failure_modes(rows: Sequence[Row]) -> dict[str, int]:
 
 def to_csv(grid: Grid, rows: Sequence[Row]) -> str:
     """All rows as CSV, one column an axis."""
-    axes = [name for name, _ in grid.axes]
+    axes = sorted({name for each in rows for name in each.values})
     metrics = sorted({name for each in rows for name in each.metrics})
     end = ("interventions", "detail", "digest")
     text = io.StringIO()

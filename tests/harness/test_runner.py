@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sim_policies import ExpertPolicy, contract, world, write_overflowing
 
-from harness.sim.env import BatchEnv, play
+from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from harness.sim.executors import InProcess
 from harness.sim.gate import Progress, SimResult, run_sim_gate
 from harness.sim.grid import Grid
 from harness.sim.results import digest_rows, row, to_csv
-from harness.sim.runner import guarded, in_order
+from harness.sim.runner import Guard, in_order, play
 from registry.errors import ConfigError, Interrupted
 from registry.evidence import Subject, evidence_from_json
 from registry.gates import GridGate
@@ -145,12 +145,12 @@ def test_a_policy_that_raises_fails_in_its_rows_only() -> None:
             raise ZeroDivisionError
         return np.ones((len(observation), 8), dtype=np.float32)
 
-    answer = guarded(act, 8)(np.array([[1.0], [-1.0], [2.0]], dtype=np.float32))
+    answer = Guard(act, 8)(np.array([[1.0], [-1.0], [2.0]], dtype=np.float32))
     assert np.isnan(answer).all(axis=1).tolist() == [False, True, False]
 
 
 def test_a_policy_that_answers_another_shape_has_failed() -> None:
-    answer = guarded(lambda rows: np.zeros((len(rows), 7), np.float32), 8)(
+    answer = Guard(lambda rows: np.zeros((len(rows), 7), np.float32), 8)(
         np.zeros((3, 2), np.float32)
     )
     assert answer.shape == (3, 8)
@@ -161,7 +161,7 @@ def test_a_policy_without_answers_fails_every_episode_at_once(checkpoint: Path) 
     gate = replace(GATE, axes={"friction": (0.5,)}, episodes_per_cell=100)
     result = run_sim_gate(checkpoint, SUBJECT, gate, "a nonce", threads=1)
     assert result.verdict.outcome is Outcome.FAIL
-    assert set(result.failure_modes) == {"policy_fault"}
+    assert set(result.failure_modes) == {"policy_nan"}
     assert {each.steps for each in result.rows} == {1}
 
 
@@ -169,7 +169,7 @@ def test_physics_that_blows_up_is_a_failure_of_its_own_kind() -> None:
     env = BatchEnv(contract(), 2)
     specs = [EpisodeSpec((), 0), EpisodeSpec((), 1)]
     env.reset([0, 1], specs)
-    env._batch.bind("qvel")[0] = 1e12
+    env.world.batch.bind("qvel")[0] = 1e12
     still = np.zeros((2, 8), dtype=np.float32)
     assert env.step([0, 1], still).tolist() == [True, False]
     assert env.record(0).failure_mode == "unstable"
@@ -301,6 +301,9 @@ def test_a_policy_for_another_task_is_refused_before_anything_is_played(tmp_path
 
 def test_play_yields_each_spec_once() -> None:
     env = BatchEnv(contract(), 2)
-    fails = guarded(lambda observation: np.full((len(observation), 8), np.nan), 8)
+
+    def fails(observation: np.ndarray) -> np.ndarray:
+        return np.full((len(observation), 8), np.nan, dtype=np.float32)
+
     specs = [EpisodeSpec((), episode) for episode in range(7)]
     assert sorted(r.spec.episode for r in play(env, fails, specs)) == list(range(7))
