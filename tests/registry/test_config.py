@@ -37,7 +37,7 @@ def line_of(text: str, content: str = GATES) -> int:
 def test_the_shipped_gates_are_those_of_the_requirements() -> None:
     gates = load_gates_yaml(SHIPPED / "gates.yaml")
     assert gates.sim is not None
-    assert gates.sim.axes == {
+    assert gates.sim.grid == {
         "friction": (0.3, 0.5, 0.8, 1.0, 1.5),
         "mass": (0.5, 0.75, 1.0, 1.5, 2.0),
         "delay": (0.0, 1.0, 2.0, 3.0),
