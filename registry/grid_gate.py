@@ -49,12 +49,14 @@ class Term:
 
     def to_json(self) -> Any:
         """The short form, a list, where a term is an axis that the simulator knows."""
-        if self == Term(self.values):
+        if self.values and self == Term(self.values):
             return list(self.values)
         data: dict[str, Any] = {"when": self.when} if self.when != "reset" else {}
         if self.target:
             data |= {"target": self.target, "field": self.field, "operation": self.operation}
-        return data | ({"values": list(self.values)} if self.values else {"range": self.range})
+        if self.range is not None:
+            return data | {"range": list(self.range)}
+        return data | {"values": list(self.values)}
 
     @staticmethod
     def of(data: Any) -> Term:
