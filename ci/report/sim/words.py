@@ -1,0 +1,155 @@
+"""The report's sentences: what a run proves and with which error, for a reader without our docs.
+
+Every output says it in these words, so that the page, the summary and JUnit cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ci.report.sim.model import EXIT_STATUS, Cell, Lineage, Paired, Rules, Share, SimReport
+from registry.statistics import grid
+from registry.verdicts import Outcome, Verdict
+
+HEADLINE = {Outcome.PASS: "Passed", Outcome.FAIL: "Failed", Outcome.INCONCLUSIVE: "Undecided"}
+MEANING = {
+    Outcome.PASS: "the version may go on to the next stage",
+    Outcome.FAIL: "the version must not go on",
+    Outcome.INCONCLUSIVE: "nothing is proven either way; more episodes are needed",
+}
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def interval(share: Share, digits: int = 0) -> str:
+    """`79–97 %`."""
+    return f"{100 * share.low:.{digits}f}–{100 * share.high:.{digits}f} %"
+
+
+def p_value(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return "< .0001" if p < 1e-4 else f"{p:.4f}".lstrip("0") if p < 1 else "1"
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `12 min`, `3.4 h`."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s" if seconds >= 9.95 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
+
+
+def exit_meaning(verdict: Verdict) -> str:
+    return f"exit status {EXIT_STATUS[verdict.outcome]}: {MEANING[verdict.outcome]}"
+
+
+def claims(
+    rules: Rules,
+    verdict: Verdict,
+    drawn: int,
+    successes: int,
+    paired: Paired | None,
+    cells: Sequence[Cell],
+) -> tuple[str, ...]:
+    """What each test of the gate proves, in one sentence each."""
+    said = [_of_mean(rules, verdict, drawn, successes)]
+    if paired is not None:
+        said.append(_of_pairs(paired))
+    if rules.floor is not None:
+        below = [cell.name for cell in cells if cell.bad.startswith("proven")]
+        said.append(
+            f"{len(below)} of {rules.cells} cells are proven to succeed in less than "
+            f"{percent(rules.floor, 0)} of episodes{': ' if below else '.'}"
+            f"{'; '.join(below[:5])}{' …' if len(below) > 5 else ''}"
+        )
+    return tuple(said)
+
+
+def _of_mean(rules: Rules, verdict: Verdict, drawn: int, successes: int) -> str:
+    answer = grid.decide(rules.population, rules.threshold, rules.alpha, drawn, successes)
+    full, level = f"{rules.population:,} episodes", percent(rules.threshold, 0)
+    if answer is None:
+        more = f" About {verdict.more:,} more would decide." if verdict.more else ""
+        return (
+            f"The {drawn:,} episodes played do not yet tell whether the full run of {full} would "
+            f"succeed in more than {level} of them.{more}"
+        )
+    if drawn == rules.population:
+        return (
+            f"All {full} of the full run were played and {successes:,} of them succeeded, so its "
+            f"mean is certain; {level} must be exceeded."
+        )
+    side = "more" if answer else "no more"
+    return (
+        f"The full run of {full} would succeed in {side} than {level} of them. "
+        f"{drawn:,} episodes in random order were enough to say so; the chance that the full run "
+        f"says otherwise is at most {percent(rules.alpha, 0)}."
+    )
+
+
+def _of_pairs(paired: Paired) -> str:
+    c = paired.counts
+    seen = (
+        f"in {c.pairs:,} scenes that both versions played, {c.regressions} regressed and "
+        f"{c.fixes} were fixed"
+    )
+    if c.pairs and c.identical == c.pairs:
+        return f"The version behaves as {c.baseline} does, to the last bit: {seen}."
+    if c.regression_e is not None and c.regression_e >= 1 / c.alpha:
+        return (
+            f"It is worse than {c.baseline}: {seen}; the chance to say so of a version that is no "
+            f"worse is at most {percent(c.alpha, 0)}."
+        )
+    if c.sound_e is not None and c.margin is not None and c.sound_e >= 1 / c.alpha:
+        return (
+            f"It is at most {100 * c.margin:g} points worse than {c.baseline}: {seen}; the chance "
+            f"to say so of a version that is worse by more is at most {percent(c.alpha, 0)}."
+        )
+    return f"No regression against {c.baseline} is proven: {seen}."
+
+
+def of_lineage(lineage: Lineage, alpha: float, error: float) -> str:
+    """How often something like this was tried, and what that does to the error."""
+    since = f"since {lineage.of} became the fleet's" if lineage.of else "of this policy so far"
+    count = "1 version was" if lineage.attempts == 1 else f"{lineage.attempts} versions were"
+    first = f"{count} judged by this gate {since}, this one included."
+    if lineage.attempts <= 1:
+        return f"{first} A version that is not good enough passes with at most {percent(alpha, 0)}."
+    return (
+        f"{first} Each try of a version that is not good enough passes with a chance of at most "
+        f"{percent(alpha, 0)}; if none of the {lineage.attempts} were good enough, at least one "
+        f"would still pass with a chance of up to 1 − (1 − {alpha:g})^{lineage.attempts} = "
+        f"{percent(error)}. The more often one tries, the less a single pass proves."
+    )
+
+
+def of_cost(report: SimReport) -> str:
+    cost = report.cost
+    known = cost.drawn - cost.played
+    words = f"{cost.played:,} episodes were played in {duration(cost.seconds)}"
+    if cost.rate:
+        words += (
+            f" ({cost.rate:.1f} a second on {cost.cores} {'core' if cost.cores == 1 else 'cores'})"
+        )
+    if known:
+        words += f"; {known:,} came from the record"
+    words += f". {cost.saved:,} of the full run's {report.rules.population:,} were not needed"
+    if cost.saved and cost.rate:
+        words += f", {duration(cost.saved_seconds)} at that rate"
+    if cost.spent is not None and cost.kept is not None:
+        words += (
+            f". Cost: {cost.spent:.3g} spent, {cost.kept:.3g} saved, at {cost.price:g} a core-hour"
+        )
+    return words + "."
+
+
+def of_spread(report: SimReport) -> str:
+    """Whether the differences between cells are more than chance."""
+    n = report.numbers
+    count = f"{n.fewest}" if n.fewest == n.most else f"{n.fewest}–{n.most}"
+    return (
+        f"Cells that were all alike would show a standard deviation of about "
+        f"{100 * n.chance:.1f} points by chance, at {count} episodes a cell."
+    )
