@@ -26,7 +26,7 @@ from shared.figures import line
 
 from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeSpec
-from harness.sim.gate import run_sim_gate
+from harness.sim.gate import Contestant, SimRun, run_sim_gate
 from harness.sim.runner import play
 from policies import Policy
 from policies.loading import load_policy
@@ -99,7 +99,10 @@ def main() -> int:
     assert gate is not None
     subject = Subject("box-grasp", 1, "sha256:" + "0" * 64)
     runs = [
-        run_sim_gate(given.checkpoint, subject, gate, f"order {repeat}", threads=given.threads)
+        run_sim_gate(
+            SimRun(Contestant(given.checkpoint, subject), gate, f"order {repeat}"),
+            threads=given.threads,
+        )
         for repeat in range(given.repeats)
     ]
     seconds = median(run.seconds for run in runs)

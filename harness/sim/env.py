@@ -95,6 +95,8 @@ class BatchEnv:
         self.signals = Signals(contract, size, ticks=self._ticks, tick_s=self._tick_s)
         self.world = World(self.scene, size, self.signals, threads=threads)
         self._detector = Detector(size, detector)
+        self.on_tick: Callable[[], None] | None = None
+        """Called after each servo tick, for whoever records."""
         self._allocate()
 
     def _allocate(self) -> None:
@@ -105,6 +107,7 @@ class BatchEnv:
         self._step = np.zeros(size, dtype=np.intp)
         self._command = np.zeros((size, joints))
         self._observation = np.zeros((size, self.contract.width), dtype=np.float32)
+        self._raw = np.zeros((size, self._horizon, joints), dtype=np.float32)
         self._observed = np.full(size, -1, dtype=np.intp)
         self._pose = np.zeros((size, 5))
         self._goal = np.zeros((size, 4))
@@ -240,6 +243,11 @@ class BatchEnv:
             self._observed[new] = self._step[new]
         return self._observation[rows]
 
+    @property
+    def tick_s(self) -> float:
+        """Seconds from one servo tick to the next."""
+        return self._tick_s
+
     def blame(self, slot: int, mode: str, detail: str) -> None:
         """Say why the outputs that come next for this slot are no outputs."""
         self._blame[slot] = (mode, detail)
@@ -249,6 +257,7 @@ class BatchEnv:
         rows = np.asarray(slots, dtype=np.intp)
         self._change_later(rows)
         last = self._command[rows]
+        self._raw[rows, self._step[rows]] = raw
         _, command, faults, counts = actions.shape(self.contract, actions.ActionState(last), raw)
         self._count(rows, {f"shape_{name}": count for name, count in counts.items()})
         self._command[rows] = command
@@ -291,6 +300,8 @@ class BatchEnv:
             _, command, _ = protect(self._limits, self._protection, goal, loads, self._tick_s)
             world.ctrl[rows[:, None], self.scene.ctrl] = world.mit_ctrl(rows, command[rows])
             world.step(rows, self._substeps)
+            if self.on_tick is not None:
+                self.on_tick()
         world.check(rows)
         counts = self._protection.counts[rows]
         self._count(rows, dict(zip(INTERVENTIONS, counts.T, strict=True)))
@@ -347,6 +358,7 @@ class BatchEnv:
                 k: int(v[slot]) for k, v in sorted(self._interventions.items()) if v[slot]
             },
             digest=state.hexdigest(),
+            actions=self._raw[slot, : self._step[slot]].tobytes(),
             detail=detail,
         )
 

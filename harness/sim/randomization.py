@@ -59,7 +59,6 @@ AXES: Mapping[str, Axis] = {
     "compliance": Axis("gripper", "compliance", "scale"),
     "gravity": Axis("world", "gravity", "scale"),
     "table_height": Axis("table", "height", "add"),
-    "table_friction": Axis("table", "friction", "set"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Wherever episodes are played: the same records, none lost or doubled, and nothing left running."""
+"""Wherever episodes are played: the same records, none lost or doubled, nothing left running."""
 
 from __future__ import annotations
 

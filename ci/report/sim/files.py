@@ -18,7 +18,6 @@ from itertools import product
 from ci.github import markdown_table, plain
 from ci.report.sim import words
 from ci.report.sim.model import Cell, Share, SimReport
-from harness.sim.grid import Grid
 from harness.sim.results import to_csv
 from registry.verdicts import Outcome
 
@@ -34,9 +33,7 @@ def as_json(report: SimReport) -> str:
 
 def as_csv(report: SimReport) -> str:
     """The very bytes that are kept with the verdict as `episodes.csv`."""
-    axes = tuple(sorted((axis.name, axis.values) for axis in report.axes if axis.values))
-    grid = Grid(report.rules.task, axes, report.rules.episodes_per_cell)
-    return to_csv(grid, report.rows)
+    return to_csv(report.rows)
 
 
 def as_junit(report: SimReport) -> str:

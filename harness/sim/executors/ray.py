@@ -18,7 +18,7 @@ from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from harness.sim.executors import Job
@@ -136,7 +136,7 @@ class _Crew:
 
     def _receive(self, answer: Any) -> Answer:
         try:
-            told: Sequence[EpisodeRecord] | Raised = self._ray.get(answer)
+            told = cast("Sequence[EpisodeRecord] | Raised", self._ray.get(answer))
         except self._ray.exceptions.RayActorError as error:
             return Lost(f"the actor was lost: {' '.join(str(error).split())}")
         except self._ray.exceptions.RayError as error:
