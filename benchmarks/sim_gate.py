@@ -24,10 +24,10 @@ import numpy.typing as npt
 from mujoco.batch import Batch
 from shared.figures import line
 
-from harness.sim.env import BatchEnv, play
+from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeSpec
-from harness.sim.gate import run_sim_gate
-from harness.sim.runner import guarded
+from harness.sim.gate import Contestant, SimRun, run_sim_gate
+from harness.sim.runner import play
 from policies import Policy
 from policies.loading import load_policy
 from registry.config import load_gates_yaml
@@ -51,17 +51,16 @@ def saved_states(policy: Policy, threads: int) -> tuple[BatchEnv, list[npt.NDArr
     for step in range(1, max(SAVED) + 1):
         done = env.step(running, policy.act(env.observe(running)))
         if step in SAVED:
-            states.append(np.array(env._batch.state))
+            states.append(np.array(env.world.batch.state))
         running = running[~done]
     return env, states
 
 
 def runner_speed(policy: Policy, env: BatchEnv, first: int) -> float:
     """Env steps/s of whole episodes, resets and refills included."""
-    act = guarded(policy.act, len(policy.contract.joints))
     specs = [EpisodeSpec((2,), first + episode) for episode in range(EPISODES)]
     began = time.perf_counter()
-    steps = sum(record.steps for record in play(env, act, specs))
+    steps = sum(record.steps for record in play(env, policy.act, specs))
     return steps / (time.perf_counter() - began)
 
 
@@ -100,7 +99,10 @@ def main() -> int:
     assert gate is not None
     subject = Subject("box-grasp", 1, "sha256:" + "0" * 64)
     runs = [
-        run_sim_gate(given.checkpoint, subject, gate, f"order {repeat}", threads=given.threads)
+        run_sim_gate(
+            SimRun(Contestant(given.checkpoint, subject), gate, f"order {repeat}"),
+            threads=given.threads,
+        )
         for repeat in range(given.repeats)
     ]
     seconds = median(run.seconds for run in runs)

@@ -22,7 +22,7 @@ from fleet.limits import SafetyLimits
 from fleet.robot import RobotConfig, TwinSettings
 from fleet.runtime import Runtime
 from fleet.servo import Servo
-from harness.tasks import find_task
+from harness.tasks import find_robot_task
 from harness.tasks.box_grasp import BOX_GRASP, JointJudge
 from harness.twin.monitor import FrameMonitor
 from harness.twin.physics import TwinConfig, TwinWorld
@@ -69,7 +69,7 @@ class Rig:
 
     def judge(self, task: str) -> JointJudge:
         """Who decides an attempt's outcome, from what the arm measures."""
-        return JointJudge(self.kinematics[0], find_task(task))
+        return JointJudge(self.kinematics[0], find_robot_task(task))
 
     def conveyor(self) -> Conveyor:
         """The scene of a robot that works by itself."""
@@ -154,4 +154,4 @@ def _world(settings: TwinSettings, arms: tuple[str, ...]) -> TwinWorld:
         joint_damping_scale=settings.joint_damping_scale,
         latency_s=settings.latency_s,
     )
-    return TwinWorld(config, find_task(settings.task))
+    return TwinWorld(config, find_robot_task(settings.task))

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.kinematics import load_arms
-from harness.sim.env import Truth
 from harness.sim.episode import Change, EpisodeSpec
 from harness.sim.expert import Expert
 from harness.sim.randomization import changes
+from harness.tasks.task import Truth
 from policies.contract import ARM_TERMS, ROBOT_CLASSES, SCENE_TERMS, Contract, parse_contract
 from policies.formats import native
 from policies.observation import Measurement
@@ -65,6 +65,13 @@ def value(spec: EpisodeSpec, target: str, field: str) -> float:
     return found[0]
 
 
+def detected(position: npt.NDArray[np.float64], yaw: npt.NDArray[np.float64]) -> Truth:
+    """What the expert needs of the truth, from a detection."""
+    n = len(position)
+    nothing = np.zeros(n)
+    return Truth(position, yaw, nothing.astype(bool), nothing, np.zeros((n, 4)), nothing)
+
+
 class ExpertPolicy:
     """Grasps and lifts most boxes."""
 
@@ -97,7 +104,7 @@ class ExpertPolicy:
             object_yaw=yaw,
             object_age=np.zeros(1),
         )
-        truth = Truth(parts["object_position"], yaw, np.zeros(1, dtype=bool))
+        truth = detected(parts["object_position"], yaw)
         return np.asarray(self._expert.act(measured, truth), dtype=np.float32)
 
 

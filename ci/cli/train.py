@@ -98,8 +98,9 @@ def _train(plan: Recipe, folder: Path, threads: int) -> Policy:
 
 def _try(policy: Policy, episodes: int, threads: int) -> float:
     """Success rate on unseen scenes."""
-    from harness.sim.env import BatchEnv, play
+    from harness.sim.env import BatchEnv
     from harness.sim.episode import EpisodeSpec
+    from harness.sim.runner import play
 
     env = BatchEnv(policy.contract, min(64, episodes), threads=threads)
     specs = [EpisodeSpec(TRIAL_CELL, episode) for episode in range(episodes)]

@@ -23,7 +23,7 @@ from fleet.camera import Pose, PoseSource
 from fleet.can.faults import ArmFault, FaultKind
 from fleet.runtime import Runtime
 from harness.hil.model import Goal, InfraCode, InfraError, TaskSpec
-from harness.tasks import find_task
+from harness.tasks import find_robot_task
 from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
 from harness.twin.physics import TwinWorld
 
@@ -50,7 +50,7 @@ def _arm_faults() -> Any:
 
 def task_of(spec: TaskSpec) -> BoxGrasp:
     """The task that a suite names, its horizon no longer than the suite's timeout."""
-    task = find_task(spec.task)
+    task = find_robot_task(spec.task)
     return replace(task, horizon_s=min(task.horizon_s, spec.timeout_s))
 
 

@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.kinematics import ArmKinematics
-from harness.sim.env import Truth
 from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
+from harness.tasks.task import Truth
+from policies.contract import Contract
 from policies.observation import Measurement
 
 Floats = npt.NDArray[np.float64]
@@ -117,6 +118,15 @@ class Expert:
         move = (inverse @ error[:, :, None])[:, :, 0]
         drift = self.config.posture_gain * (self._nominal - q)
         return np.asarray(move + drift - (inverse @ (jacobian @ drift[:, :, None]))[:, :, 0])
+
+
+def expert_fits(contract: Contract) -> bool:
+    """Whether the expert can drive a contract's robot: one right arm, moved by joint steps."""
+    return (
+        contract.task == BOX_GRASP.name
+        and contract.arms == ("right",)
+        and contract.action.space == "delta"
+    )
 
 
 def _nearest_face(finger: Floats, yaw: Floats) -> Floats:

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from harness.sim.episode import EpisodeSpec
-from harness.sim.randomization import changes, check_axes
-from registry.errors import ConfigError
+from harness.sim.randomization import Randomization
+from registry.errors import ConfigError, UsageError
+from registry.gates import Term
 
 SHARED: tuple[int, ...] = ()
 """The cell that episodes draw from: none, so that all cells share their draws."""
@@ -46,24 +47,26 @@ class Grid:
     task: str
     axes: tuple[tuple[str, tuple[float, ...]], ...]
     episodes_per_cell: int
+    randomization: Randomization
 
     @classmethod
     def of(
         cls,
         task: str,
-        axes: Mapping[str, Sequence[float]],
+        axes: Mapping[str, Term | Sequence[float]],
         episodes_per_cell: int,
         *,
         where: str = "gates.yaml",
     ) -> Grid:
-        """Raises ConfigError where an axis or the count makes no population."""
-        sorted_axes = {name: tuple(float(value) for value in axes[name]) for name in sorted(axes)}
-        check_axes(sorted_axes, where)
+        """Raises ConfigError where a term or the count makes no population."""
+        terms = {name: _term(name, axes[name], where) for name in sorted(axes)}
+        randomization = Randomization.of(terms, where)
         if episodes_per_cell < 1:
             raise ConfigError(
                 "a cell needs at least one episode", where=where, field="sim.episodes_per_cell"
             )
-        return cls(task, tuple(sorted_axes.items()), episodes_per_cell)
+        spanning = tuple((name, term.values) for name, term in terms.items() if term.values)
+        return cls(task, spanning, episodes_per_cell, randomization)
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -96,10 +99,40 @@ class Grid:
 
     def spec(self, number: int) -> EpisodeSpec:
         """What the environment needs to play the population's `number`."""
+        _, episode = self.place(number)
+        changes = self.randomization.changes(self.values(number))
+        return EpisodeSpec(SHARED, episode, changes, self.task)
+
+    def values(self, number: int) -> dict[str, float]:
+        """What the axes and the drawn terms are in an episode, by name."""
         cell, episode = self.place(number)
-        return EpisodeSpec(SHARED, episode, changes(cell.values), self.task)
+        return {**cell.values, **self.randomization.draw(self.task, episode)}
 
     def key(self, number: int) -> str:
         """The episode's name: `box-grasp:2.0.1:17`."""
         cell, episode = self.place(number)
         return f"{self.task}:{'.'.join(map(str, cell.coordinates)) or '-'}:{episode}"
+
+    def number(self, key: str) -> int:
+        """The number of the episode that `key` names. Raises UsageError where none does."""
+        numbers = {".".join(map(str, cell.coordinates)) or "-": cell.index for cell in self.cells}
+        task, _, rest = key.partition(":")
+        cell, _, episode = rest.partition(":")
+        if task != self.task or cell not in numbers or not episode.isdigit():
+            raise UsageError(
+                f"the gate has no episode {key!r}",
+                hint=f"a key is TASK:CELL:EPISODE, such as {self.key(0)}",
+            )
+        if int(episode) >= self.episodes_per_cell:
+            raise UsageError(
+                f"the gate has no episode {key!r}",
+                evidence=f"{self.episodes_per_cell} episodes a cell",
+            )
+        return numbers[cell] * self.episodes_per_cell + int(episode)
+
+
+def _term(name: str, data: Term | Sequence[float], where: str) -> Term:
+    try:
+        return Term.of(data)
+    except ValueError as error:
+        raise ConfigError(str(error), where=where, field=f"sim.axes.{name}") from error

@@ -1,84 +1,130 @@
-"""The axes a simulation gate may vary, and what each moves.
+"""What a gate's terms mean in simulation: named axes, explicit terms, ranges.
 
-    axis      a value means                        moves
-    friction  sliding coefficient, absolute        the box's friction; its contact priority makes it
-                                                   the friction of the grasp
-    mass      multiple of the nominal box's mass   the box's mass, and its inertia with it
-    delay     whole policy steps                   age of the command that the servo follows
+A gate names a term in one of three ways:
 
-An axis is a row of `AXES`: gates.yaml names it, nothing is found by import. Values outside an
-axis's range are refused, since a simulation would run with them and mean nothing.
+    friction: [0.3, 0.5, 0.8]                      a named axis (`AXES`) and its values
+    kp: {range: [0.7, 1.3]}                        a named axis, drawn anew for each episode
+    wrist: {target: joint7, field: damping, operation: scale, values: [0.5, 1, 2], when: 1.5s}
+
+- Values span the grid; ranges are drawn uniformly from a generator of their own, named by task,
+  episode and the term's name: the same in every cell (common random numbers), and a term that is
+  added or taken away moves no other term's draws.
+- `when` is the reset, or seconds into the episode.
+- A term that nothing in the simulator understands, or a value outside its range, is refused with
+  file and line: a simulation would run with it and mean nothing.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.sim import seeds
 from harness.sim.episode import Change
+from harness.sim.fields import Field, find
 from registry.errors import ConfigError
-
-MAX_DELAY = 15
-"""Longest action delay [policy steps]."""
+from registry.gates import Term
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What a named axis changes; `low <= value <= high`."""
+    """What a named axis changes."""
 
     target: str
     field: str
     operation: str
-    unit: str
-    low: float
-    high: float
-    whole: bool = False
 
 
 AXES: Mapping[str, Axis] = {
-    "friction": Axis("box", "friction", "set", "", 0.05, 3.0),
-    "mass": Axis("box", "mass", "scale", "x nominal", 0.1, 20.0),
-    "delay": Axis("command", "delay", "set", "policy steps", 0, MAX_DELAY, whole=True),
-    "joint_friction": Axis("joints", "friction", "scale", "x nominal", 0.0, 5.0),
-    "joint_damping": Axis("joints", "damping", "scale", "x nominal", 0.0, 5.0),
+    "friction": Axis("box", "friction", "set"),
+    "mass": Axis("box", "mass", "scale"),
+    "size": Axis("box", "size", "scale"),
+    "shape": Axis("box", "shape", "set"),
+    "x": Axis("box", "x", "add"),
+    "y": Axis("box", "y", "add"),
+    "yaw": Axis("box", "yaw", "add"),
+    "delay": Axis("command", "delay", "set"),
+    "latency": Axis("command", "latency_s", "set"),
+    "action_noise": Axis("command", "noise", "set"),
+    "observation_delay": Axis("observation", "delay", "set"),
+    "observation_noise": Axis("observation", "noise", "set"),
+    "torque_noise": Axis("torque", "noise", "set"),
+    "joint_friction": Axis("joints", "friction", "scale"),
+    "joint_damping": Axis("joints", "damping", "scale"),
+    "strength": Axis("joints", "strength", "scale"),
+    "kp": Axis("joints", "kp", "scale"),
+    "kd": Axis("joints", "kd", "scale"),
+    "compliance": Axis("gripper", "compliance", "scale"),
+    "gravity": Axis("world", "gravity", "scale"),
+    "table_height": Axis("table", "height", "add"),
 }
 
 
-def check_axes(axes: Mapping[str, tuple[float, ...]], where: str = "gates.yaml") -> None:
-    """Raises ConfigError for an axis that is unknown, empty, repeated or out of its range."""
-    for name, values in axes.items():
-        field = f"sim.axes.{name}"
-        axis = AXES.get(name)
-        if axis is None:
-            near = difflib.get_close_matches(name, AXES, n=1)
-            raise ConfigError(
-                f"there is no axis '{name}'",
-                where=where,
-                field=field,
-                hint=f"did you mean '{near[0]}'?" if near else f"axes: {', '.join(AXES)}",
-            )
-        if not values:
-            raise ConfigError(f"axis '{name}' has no values", where=where, field=field)
-        if len(set(values)) < len(values):
-            raise ConfigError(f"axis '{name}' names a value twice", where=where, field=field)
-        for value in values:
-            if not axis.low <= value <= axis.high:
-                raise ConfigError(
-                    f"{value:g} is outside axis '{name}'",
-                    where=where,
-                    field=field,
-                    hint=f"from {axis.low:g} to {axis.high:g} {axis.unit}".rstrip(),
-                )
-            if axis.whole and value != int(value):
-                raise ConfigError(
-                    f"{value:g} is no whole number of {axis.unit}", where=where, field=field
-                )
+@dataclass(frozen=True)
+class Randomization:
+    """The terms of one gate, checked, by name; `where` is their file."""
+
+    terms: tuple[tuple[str, Term], ...] = ()
+
+    @staticmethod
+    def of(terms: Mapping[str, Term], where: str = "gates.yaml") -> Randomization:
+        """Raises ConfigError for a term that is unknown, repeats a value or is out of range."""
+        for name, term in terms.items():
+            field = f"sim.axes.{name}"
+            if len(set(term.values)) < len(term.values):
+                raise ConfigError(f"axis '{name}' names a value twice", where=where, field=field)
+            for value in term.range or term.values:
+                find(change(name, term, value, where=where), where=where, field=field)
+        return Randomization(tuple(sorted(terms.items())))
+
+    def draw(self, task: str, episode: int) -> dict[str, float]:
+        """Values of the terms with a range, in one episode of whatever cell."""
+        return {
+            name: _between(term, change(name, term, term.range[0]), _uniform(task, name, episode))
+            for name, term in self.terms
+            if term.range is not None
+        }
+
+    def changes(self, values: Mapping[str, float]) -> tuple[Change, ...]:
+        """What the terms change at these values."""
+        return tuple(
+            change(name, term, values[name]) for name, term in self.terms if name in values
+        )
+
+
+def change(name: str, term: Term, value: float, *, where: str = "gates.yaml") -> Change:
+    """What a term changes at a value. Raises ConfigError where the name means nothing."""
+    at_s = 0.0 if isinstance(term.when, str) else term.when
+    if term.target:
+        return Change(term.target, term.field, term.operation, float(value), at_s)
+    axis = AXES.get(name)
+    if axis is None:
+        near = difflib.get_close_matches(name, AXES, n=1)
+        raise ConfigError(
+            f"there is no axis '{name}'",
+            where=where,
+            field=f"sim.axes.{name}",
+            hint=f"did you mean '{near[0]}'?" if near else f"axes: {', '.join(AXES)}",
+        )
+    return Change(axis.target, axis.field, axis.operation, float(value), at_s)
 
 
 def changes(values: Mapping[str, float]) -> tuple[Change, ...]:
     """What the named axes change at these values; axes that are not named stay nominal."""
-    return tuple(
-        Change(axis.target, axis.field, axis.operation, float(value))
-        for axis, value in ((AXES[name], value) for name, value in values.items())
-    )
+    terms = {name: Term((value,)) for name, value in values.items()}
+    return Randomization.of(terms, "changes").changes(values)
+
+
+def _uniform(task: str, name: str, episode: int) -> float:
+    word = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+    return float(seeds.rng(task, (word,), episode, seeds.PHYSICS).random())
+
+
+def _between(term: Term, example: Change, u: float) -> float:
+    low, high = term.range or (0.0, 0.0)
+    field: Field = find(example)
+    if field.whole:
+        return low + min(int(u * (high - low + 1)), high - low)
+    return low + (high - low) * u

@@ -1,46 +1,107 @@
 """What stands between a policy, the lock-step environment and a verdict.
 
-- A policy that raises, or answers with another shape, has failed in the episodes it was asked
-  about and in no other: their rows become NaN, which shaping turns into the failure `policy_fault`.
-  Other rows of the same call are asked again one by one, so what an episode suffers does not depend
-  on its batch mates.
+- A policy that raises, answers with another shape or with numbers that are not finite has failed
+  in the episodes it was asked about and in no other: `policy_crash`, `policy_shape`, `policy_nan`,
+  with its words in the record's detail. Other rows of the same call are asked again one by one, so
+  what an episode suffers does not depend on its batch mates.
+- A policy that is slower than its control period fails every episode (`policy_late`), measured
+  once, before anything is played: one row at a time, as on a robot, the median of many steps.
 - Results are released in the order in which the episodes were drawn, never first to finish first:
   short episodes are mostly successes, and a verdict that saw them early would be biased.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from harness.sim.env import Act
+from harness.sim.env import Act, BatchEnv
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
+from policies import Policy
 
 Rows = npt.NDArray[np.float32]
 
+_WARM_UP, _STEPS = 5, 25
 
-def guarded(act: Act, joints: int) -> Act:
-    """`act` that always answers (n, joints), with NaN rows where the policy did not."""
 
-    def ask(observation: Rows) -> Rows:
-        answer = _try(act, observation, joints)
-        if answer is not None:
+class Guard:
+    """A policy that always answers (n, joints): rows it has no answer for are NaN.
+
+    `failed` says of the last call which rows those are, with their failure mode and its detail.
+    """
+
+    def __init__(self, act: Act, joints: int) -> None:
+        self._act, self._joints = act, joints
+        self.failed: dict[int, tuple[str, str]] = {}
+
+    def __call__(self, observation: Rows) -> Rows:
+        self.failed = {}
+        answer, fault = self._try(observation)
+        if fault is None:
             return answer
-        answers = [_try(act, observation[i : i + 1], joints) for i in range(len(observation))]
-        nothing = np.full((1, joints), np.nan, dtype=np.float32)
-        return np.concatenate([nothing if row is None else row for row in answers])
+        rows = [self._try(observation[i : i + 1]) for i in range(len(observation))]
+        self.failed = {i: why for i, (_, why) in enumerate(rows) if why is not None}
+        return np.concatenate([row for row, _ in rows])
 
-    return ask
+    def _try(self, observation: Rows) -> tuple[Rows, tuple[str, str] | None]:
+        nothing = np.full((len(observation), self._joints), np.nan, dtype=np.float32)
+        try:
+            answer = np.asarray(self._act(observation), dtype=np.float32)
+        except Exception as error:  # noqa: BLE001 - whatever a policy raises is the policy's failure
+            return nothing, ("policy_crash", f"{type(error).__name__}: {error}"[:200])
+        if answer.shape != nothing.shape:
+            said = f"answered {answer.shape}, expected {nothing.shape}"
+            return nothing, ("policy_shape", said)
+        if not np.isfinite(answer).all():
+            return nothing, ("policy_nan", "an output was not finite")
+        return answer, None
 
 
-def _try(act: Act, observation: Rows, joints: int) -> Rows | None:
-    try:
-        answer = np.asarray(act(observation), dtype=np.float32)
-    except Exception:  # noqa: BLE001 - whatever a policy raises is the policy's failure
-        return None
-    return answer if answer.shape == (len(observation), joints) else None
+def play(env: BatchEnv, act: Act, specs: Iterable[EpisodeSpec]) -> Iterator[EpisodeRecord]:
+    """Run every spec to its end, refilling slots as they free; records come as episodes end."""
+    guard = Guard(act, len(env.contract.joints))
+    queue = iter(specs)
+    active = _refill(env, list(range(env.size)), queue)
+    while active:
+        raw = guard(env.observe(active))
+        for row, (mode, detail) in guard.failed.items():
+            env.blame(active[row], mode, detail)
+        done = env.step(active, raw)
+        ended = [slot for slot, end in zip(active, done, strict=True) if end]
+        if ended:
+            yield from (env.record(slot) for slot in ended)
+            fresh = set(_refill(env, ended, queue))
+            active = [slot for slot in active if slot in fresh or slot not in ended]
+
+
+def _refill(env: BatchEnv, slots: list[int], queue: Iterator[EpisodeSpec]) -> list[int]:
+    pairs = list(zip(slots, queue, strict=False))
+    env.reset([slot for slot, _ in pairs], [spec for _, spec in pairs])
+    return [slot for slot, _ in pairs]
+
+
+def lateness(policy: Policy) -> str:
+    """How a policy misses its control period, in words; "" where it keeps it.
+
+    A policy that cannot be asked is not late: it fails by itself in every episode.
+    """
+    contract = policy.contract
+    observed = np.zeros((1, contract.width), dtype=np.float32)
+    took = []
+    guard = Guard(policy.act, len(contract.joints))
+    for _ in range(_WARM_UP + _STEPS):
+        began = time.perf_counter()
+        guard(observed)
+        took.append(time.perf_counter() - began)
+        if guard.failed:
+            return ""
+    typical, period = float(np.median(took[_WARM_UP:])), 1.0 / contract.rate_hz
+    if typical <= period:
+        return ""
+    return f"{1e3 * typical:.1f} ms a step, the control period is {1e3 * period:.1f} ms"
 
 
 def in_order(

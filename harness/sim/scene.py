@@ -29,6 +29,8 @@ import numpy.typing as npt
 from fleet.can.motors import PEAK_TORQUE
 from fleet.kinematics import TCP_OFFSET
 from fleet.servo import KD, KP
+from harness.tasks.task import Task
+from policies.contract import ArmSpec
 from registry.errors import ServiceFailed
 
 BASE_HEIGHT = 0.698
@@ -67,6 +69,17 @@ class SceneConfig:
     box_friction: float = 0.8
     visuals: bool = False
 
+    @classmethod
+    def of(cls, task: Task, arms: tuple[str, ...], *, visuals: bool = False) -> SceneConfig:
+        """A task's nominal scene."""
+        return cls(
+            arms=arms,
+            table_z=task.table_z,
+            box_half=task.box_half,
+            box_mass=task.box_mass,
+            visuals=visuals,
+        )
+
 
 @dataclass(frozen=True)
 class ArmIndex:
@@ -78,6 +91,7 @@ class ArmIndex:
     ctrl: npt.NDArray[np.intp]
     mirror_qpos: int
     """qpos of the second finger, tied to the gripper joint; set both on reset."""
+    mirror_dof: int
     hand_body: int
     tcp_site: int
     touch: tuple[int, int]
@@ -94,12 +108,19 @@ class Scene:
     qpos: npt.NDArray[np.intp]
     dof: npt.NDArray[np.intp]
     ctrl: npt.NDArray[np.intp]
+    arm_dof: npt.NDArray[np.intp]
+    """(7 A,) degrees of freedom of the arms' joints, grippers left out."""
     touch: npt.NDArray[np.intp]
     """(A, 2) sensordata addresses of the fingers' contacts with the box."""
     kp: npt.NDArray[np.float64]
     kd: npt.NDArray[np.float64]
     q_min: npt.NDArray[np.float64]
     q_max: npt.NDArray[np.float64]
+    joint_names: tuple[str, ...]
+    """As in a contract: right_joint1, …, right_gripper."""
+    dofs: tuple[tuple[int, ...], ...]
+    """Degrees of freedom of each joint; a gripper's two fingers are one joint."""
+    table_geom: int
     box_body: int
     box_geom: int
     box_qpos: int
@@ -254,6 +275,7 @@ def _index(config: SceneConfig, model: Any) -> Scene:
                 dof=np.array([j.dofadr[0] for j in joints]),
                 ctrl=np.array([model.actuator(PREFIX + a).id for a in _actuators(name)]),
                 mirror_qpos=int(model.joint(f"{PREFIX}openarm_{name}_finger_joint2").qposadr[0]),
+                mirror_dof=int(model.joint(f"{PREFIX}openarm_{name}_finger_joint2").dofadr[0]),
                 hand_body=int(model.body(f"{PREFIX}openarm_{name}_ee_base_link").id),
                 tcp_site=int(model.site(f"{PREFIX}{name}_tcp").id),
                 touch=(
@@ -272,11 +294,19 @@ def _index(config: SceneConfig, model: Any) -> Scene:
         qpos=qpos,
         dof=np.concatenate([arm.dof for arm in arms]),
         ctrl=np.concatenate([arm.ctrl for arm in arms]),
+        arm_dof=np.concatenate([arm.dof[:7] for arm in arms]),
         touch=np.array([arm.touch for arm in arms]),
         kp=np.tile(KP, len(arms)),
         kd=np.tile(KD, len(arms)),
         q_min=ranges[:, 0],
         q_max=ranges[:, 1],
+        joint_names=tuple(joint for arm in config.arms for joint in ArmSpec(arm).joints),
+        dofs=tuple(
+            (int(dof), arm.mirror_dof) if index == 7 else (int(dof),)
+            for arm in arms
+            for index, dof in enumerate(arm.dof)
+        ),
+        table_geom=int(model.geom("table").id),
         box_body=int(model.body("box").id),
         box_geom=int(model.geom("box").id),
         box_qpos=int(box.qposadr[0]),

@@ -15,6 +15,8 @@ SCENE = 0
 NOISE = 1
 POLICY = 2
 PHYSICS = 3
+COMMAND = 4
+SENSORS = 5
 
 
 def rng(task: str, cell: tuple[int, ...], episode: int, stream: int) -> np.random.Generator:

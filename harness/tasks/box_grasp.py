@@ -19,21 +19,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from harness.tasks.task import Bools, Course, Placement, Truth
+
 Floats = npt.NDArray[np.float64]
 
 _DRAWS = 16
 """Uniform numbers drawn per scene, of which 10 are in use."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where one episode starts."""
-
-    x: float
-    y: float
-    yaw: float
-    start_q: Floats
-    """(8,) right arm and gripper [rad]."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +43,8 @@ class BoxGrasp:
     start_q: tuple[float, ...] = (-0.04, 0.77, -0.66, 1.81, 1.12, 0.42, -0.70, -0.5)
     start_noise: float = 0.05
     horizon_s: float = 8.0
-    rate_hz: int = 50
     hold_s: float = 1.0
     lift_m: float = 0.10
-
-    @property
-    def horizon_steps(self) -> int:
-        return round(self.horizon_s * self.rate_hz)
-
-    @property
-    def hold_steps(self) -> int:
-        return round(self.hold_s * self.rate_hz)
 
     @property
     def rest_z(self) -> float:
@@ -80,6 +62,19 @@ class BoxGrasp:
             yaw=_between(self.yaw, u[2]),
             start_q=start,
         )
+
+    def achieved(self, truth: Truth) -> Bools:
+        """Lifted far enough, and held by both fingers."""
+        return np.asarray((truth.lift > self.lift_m) & truth.touch)
+
+    def violated(self, truth: Truth) -> dict[str, Bools]:
+        """Nothing but protection's own limits is asked of the motion."""
+        return {}
+
+    def failure_mode(self, course: Course) -> str:
+        if course.grasped:
+            return "timeout" if course.holding else "dropped"
+        return "collision" if course.fell else "miss_grasp"
 
 
 def _between(bounds: tuple[float, float], u: float) -> float:

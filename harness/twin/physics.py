@@ -30,8 +30,9 @@ import numpy.typing as npt
 from fleet.camera import Pose
 from fleet.can.frames import Array
 from harness.sim.scene import BASE_HEIGHT, ArmIndex, SceneConfig, build_scene
-from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp, Placement
+from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
 from harness.tasks.detector import Detector, DetectorModel
+from harness.tasks.task import Placement
 from harness.twin.bus import TwinBus
 from harness.twin.motors import MotorBank
 from registry.errors import ServiceFailed

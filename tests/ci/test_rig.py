@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sim_policies import detected
 
 from ci.rig import Rig, build_rig
 from fleet.can.frames import Status
 from fleet.robot import RobotConfig
-from harness.sim.env import Truth
 from harness.sim.expert import Expert, ExpertConfig
 from harness.tasks.box_grasp import BOX_GRASP
 from policies.contract import ROBOT_CLASSES, Contract, parse_contract
@@ -87,8 +87,7 @@ class ExpertPolicy:
             object_yaw=np.array([truth.yaw]),
             object_age=np.zeros(1),
         )
-        held = np.array([truth.held])
-        return self._expert.act(measured, Truth(truth.position[None], np.array([truth.yaw]), held))
+        return self._expert.act(measured, detected(truth.position[None], np.array([truth.yaw])))
 
 
 class StillPolicy:

@@ -7,11 +7,12 @@ import pytest
 from sim_policies import ExpertPolicy, contract, world
 
 from harness.sim import seeds
-from harness.sim.env import BatchEnv, play
+from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeSpec
+from harness.sim.runner import play
 from harness.tasks.box_grasp import BOX_GRASP
 from policies.contract import parse_contract
-from registry.errors import ConfigError
+from registry.errors import ConfigError, UsageError
 
 CELL = (31,)
 
@@ -88,7 +89,7 @@ def test_mass_and_friction_reach_the_physics() -> None:
             EpisodeSpec(CELL, 1, world(mass=0.9)),
         ],
     )
-    model = [env._batch.get_model(slot) for slot in (0, 1)]
+    model = [env.world.batch.get_model(slot) for slot in (0, 1)]
     body, geom = env.scene.box_body, env.scene.box_geom
     assert [m.body_mass[body] for m in model] == pytest.approx([0.1, 0.9])
     assert model[1].body_inertia[body] == pytest.approx(9 * model[0].body_inertia[body])
@@ -102,14 +103,14 @@ def test_an_output_that_is_not_finite_ends_the_episode_as_the_policys_fault() ->
     raw[1, 0] = np.nan
     assert env.step([0, 1], raw).tolist() == [False, True]
     record = env.record(1)
-    assert (record.success, record.failure_mode, record.steps) == (False, "policy_fault", 1)
+    assert (record.success, record.failure_mode, record.steps) == (False, "policy_nan", 1)
 
 
-def test_doing_nothing_is_a_miss_after_eight_seconds() -> None:
+def test_doing_nothing_is_frozen_after_eight_seconds() -> None:
     env = BatchEnv(contract(), 1)
     idle = play(env, lambda seen: np.zeros((len(seen), 8), dtype=np.float32), specs(1))
     (record,) = list(idle)
-    assert (record.failure_mode, record.steps) == ("miss_grasp", 400)
+    assert (record.failure_mode, record.steps) == ("frozen", 400)
 
 
 def test_success_needs_the_whole_hold() -> None:
@@ -138,8 +139,10 @@ def test_every_episode_is_played_once_through_refills() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     data = contract().to_json()
-    with pytest.raises(ConfigError, match="task"):
-        BatchEnv(parse_contract({**data, "task": "pick-place"}), 1)
+    with pytest.raises(UsageError, match="there is no task 'juggling'"):
+        BatchEnv(parse_contract({**data, "task": "juggling"}), 1)
+    with pytest.raises(ConfigError, match="does not fit: task"):
+        BatchEnv(parse_contract({**data, "task": "juggling"}), 1, task=BOX_GRASP)
     with pytest.raises(ConfigError, match="divide"):
         BatchEnv(parse_contract({**data, "rate_hz": 40}), 1)
 

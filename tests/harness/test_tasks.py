@@ -100,7 +100,7 @@ def wrong(version: str, mass: tuple[float, float], count: int) -> tuple[float, f
     judges = [JointJudge(KINEMATICS) for _ in specs]
     truth = np.zeros(count, dtype=bool)
     slots = np.arange(count)
-    for _ in range(BOX_GRASP.horizon_steps):
+    for _ in range(round(BOX_GRASP.horizon_s * 50)):
         done = env.step(slots, policy.act(env.observe(slots)))
         m = env.measure(slots)
         keep = []

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from sim_policies import value, world
 
 from ci.cli.train import TRIAL_CELL
-from harness.sim.env import BatchEnv, play
+from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeSpec
+from harness.sim.runner import play
 from harness.sim.teacher import TRAINING_CELL, SimClassroom, physics
 from policies import Policy
 from policies.formats.native import NativePolicy

@@ -18,7 +18,6 @@ from itertools import product
 from ci.github import markdown_table, plain
 from ci.report.sim import words
 from ci.report.sim.model import Cell, Share, SimReport
-from harness.sim.grid import Grid
 from harness.sim.results import to_csv
 from registry.verdicts import Outcome
 
@@ -33,11 +32,8 @@ def as_json(report: SimReport) -> str:
 
 
 def as_csv(report: SimReport) -> str:
-    """One column an axis, random ones included where the rows hold their values."""
-    known = [axis for axis in report.axes if all(axis.name in row.values for row in report.rows)]
-    axes = tuple(sorted((axis.name, axis.values) for axis in known))
-    grid = Grid(report.rules.task, axes, report.rules.episodes_per_cell)
-    return to_csv(grid, report.rows)
+    """One column an axis, the bytes that are kept with the verdict as `episodes.csv`."""
+    return to_csv(report.rows)
 
 
 def as_junit(report: SimReport) -> str:
@@ -80,9 +76,8 @@ def _cells_suite(report: SimReport) -> ET.Element:
     drawn = {cell.coordinates: cell for cell in report.cells}
     axes = sorted((axis.name, axis.values) for axis in report.axes if axis.values)
     for point in product(*(range(len(values)) for _, values in axes)):
-        name = " ".join(
-            f"{axis}={values[i]:g}" for (axis, values), i in zip(axes, point, strict=True)
-        )
+        named = zip(axes, point, strict=True)
+        name = " ".join(f"{axis}={values[i]:g}" for (axis, values), i in named) or "nominal"
         cell = drawn.get(point)
         case = _case(suite, report, name, report.cost.seconds * cell.steps / steps if cell else 0.0)
         if cell is None:
@@ -120,7 +115,7 @@ def _seen(cell: Cell) -> str:
 def _replays(report: SimReport, cell: Cell) -> str:
     failed = [row for row in report.rows if row.cell == cell.name and not row.success]
     lines = [
-        f"{row.failure_mode}: policyctl replay {row.key} --version v{report.number}"
+        f"{row.failure_mode}: {words.replay(row.key, report.number, report.rules.gate)}"
         for row in failed[:SHOWN]
     ]
     return "\n".join(lines)

@@ -50,6 +50,12 @@ def exit_meaning(verdict: Verdict) -> str:
     return f"exit status {EXIT_STATUS[verdict.outcome]}: {MEANING[verdict.outcome]}"
 
 
+def replay(key: str, number: int, gate: str) -> str:
+    """The command that plays one episode of a gate, or of a suite, again."""
+    suite = f" --suite {gate.removeprefix('sim:')}" if gate.startswith("sim:") else ""
+    return f"policyctl replay {key} --version v{number}{suite}"
+
+
 def claims(
     rules: Rules,
     verdict: Verdict,
@@ -73,7 +79,9 @@ def claims(
 
 
 def _of_mean(rules: Rules, verdict: Verdict, drawn: int, successes: int) -> str:
-    answer = grid.decide(rules.population, rules.threshold, rules.alpha, drawn, successes)
+    answer = grid.decide(
+        rules.population, rules.threshold, rules.alpha, drawn, successes, rules.edition
+    )
     full, level = many(rules.population, "episode"), percent(rules.threshold, 0)
     if answer is None:
         more = f" About {verdict.more:,} more would decide." if verdict.more else ""

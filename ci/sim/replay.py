@@ -1,0 +1,136 @@
+"""`replay KEY`: one simulated episode of a version again, and what it looked like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ci.sim.contest import bench
+from harness.episodes.log import write_log
+from harness.sim.engine import fingerprint
+from harness.sim.env import BatchEnv
+from harness.sim.gate import task_digest
+from harness.sim.grid import Grid
+from harness.sim.population import Population, episodes_key
+from harness.sim.recorder import Recorder
+from harness.sim.replay import Replay, replay, replay_log
+from harness.sim.results import Row
+from harness.tasks import find_task
+from policies.loading import load_policy
+from registry.errors import Corrupt, NotFound
+from registry.evidence import GridEvidence
+from registry.gates import GridGate
+from registry.service import Registry, VersionRecord
+from registry.versions import VersionRef
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """`log` is what came of the action log, where one was kept."""
+
+    key: str
+    version: str
+    result: Replay
+    log: Replay | None
+    files: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        record = self.result.record
+        return {
+            "key": self.key,
+            "version": self.version,
+            "outcome": "success" if record.success else "failure",
+            "failure_mode": record.failure_mode,
+            "detail": record.detail,
+            "steps": record.steps,
+            "metrics": dict(record.metrics),
+            "digest": record.digest,
+            "by": self.result.by,
+            "identical": self.result.identical,
+            "same_outcome": self.result.same_outcome,
+            "log_identical": self.log.identical if self.log else None,
+            "files": list(self.files),
+        }
+
+
+def replay_episode(
+    registry: Registry,
+    ref: VersionRef,
+    key: str,
+    *,
+    suite: str | None = None,
+    video: Path | None = None,
+    mcap: Path | None = None,
+) -> Replayed:
+    """Plays the episode `key` of the version's last sim verdict.
+
+    Raises NotFound where it was not played, and Corrupt where the engine that made the record
+    gives other bits now.
+    """
+    version = registry.version(ref)
+    gate, evidence = _judged(registry, version, "sim" if suite is None else f"sim:{suite}")
+    grid = Grid.of(gate.task, gate.axes, gate.episodes_per_cell, where="the gate as recorded")
+    number = grid.number(key)
+    row = _row(registry, version, gate, grid, evidence, number)
+    spec = grid.spec(number)
+    recorders: list[Recorder] = []
+
+    def watch(env: BatchEnv) -> None:
+        if not recorders:
+            recorders.append(Recorder(env))
+
+    same = evidence.engine == fingerprint()
+    with bench(registry) as table:
+        policy = load_policy(table.contestant(version).folder)
+    result = replay(policy, spec, row, same_engine=same, watch=watch)
+    log = replay_log(policy.contract, spec, row, same_engine=same)
+    if result.identical is False or (log and log.identical is False):
+        raise Corrupt(
+            f"{key} does not give the bits that were recorded",
+            evidence=f"{result.words}; recorded {row.digest[:16]}, now {result.record.digest[:16]}",
+            hint="the engine's fingerprint is equal: compare CPU, BLAS and memory of both machines",
+        )
+    files = []
+    if mcap:
+        about = {"key": key, "version": str(version), "engine": fingerprint()}
+        write_log(mcap, recorders[0].log(result.record, about))
+        files.append(str(mcap))
+    return Replayed(key, str(version), result, log, tuple(files))
+
+
+def _judged(registry: Registry, version: VersionRecord, gate: str) -> tuple[GridGate, GridEvidence]:
+    """The gate as it stood at the version's last verdict, with its evidence."""
+    for each in reversed(registry.verdicts(version.ref)):
+        found, seen = each.gate, each.evidence
+        if each.verdict.gate == gate and isinstance(found, GridGate):
+            if not isinstance(seen, GridEvidence):
+                raise TypeError("a sim verdict holds a grid's evidence")
+            return found, seen
+    raise NotFound(
+        f"{version} has no verdict of the {gate} gate",
+        hint=f"policyctl gate run sim '{version}'",
+    )
+
+
+def _row(
+    registry: Registry,
+    version: VersionRecord,
+    gate: GridGate,
+    grid: Grid,
+    evidence: GridEvidence,
+    number: int,
+) -> Row:
+    key = episodes_key(version.digest, task_digest(find_task(gate.task)), grid, evidence.engine)
+    row = Population(grid, key, _nobody, registry).known(number)
+    if row is None:
+        raise NotFound(
+            f"{grid.key(number)} was not played",
+            evidence=f"{evidence.drawn} of {evidence.population} episodes were drawn",
+            hint=f"policyctl gate run sim '{version}' --full plays all of them",
+        )
+    return row
+
+
+def _nobody() -> Any:
+    raise RuntimeError("a replay plays its one episode itself")
