@@ -131,7 +131,7 @@ def _summary_parts(report: SimReport) -> list[str]:
     title = f"{MARKS[verdict.outcome]} {report.name} · {verdict.gate} · {verdict.outcome}"
     facts = [
         ("mean success", _share(n.mean)),
-        ("full run's mean, 95 %", f"{100 * n.full_low:.1f}–{100 * n.full_high:.1f} %"),
+        ("full run's mean, 95 %", words.full_run(n.full_low, n.full_high)),
         ("worst cell", f"{n.worst.name}: {_share(n.worst.share)}"),
         ("best cell", f"{n.best.name}: {_share(n.best.share)}"),
         ("std over cells", f"{100 * n.spread:.1f} points, {100 * n.chance:.1f} by chance alone"),

@@ -32,6 +32,7 @@ from ci.report.sim.model import (
 )
 from ci.report.sim.words import HEADLINE
 from harness.failures import FAILURES, names
+from harness.hil.model import AGENT_LOST, OPERATOR_STOP, POLICY_MODES
 from registry.statistics.grid import decide, limit, log_fail, log_pass
 from registry.verdicts import Outcome
 
@@ -326,7 +327,11 @@ def test_logs_of_actions_stay_out_of_the_report() -> None:
 
 
 def test_every_mode_of_the_simulation_has_its_names() -> None:
-    for mode in ("miss_grasp", "dropped", "timeout", "collision", "policy_fault", "unstable"):
+    simulated = (
+        "miss_grasp", "dropped", "timeout", "collision", "frozen", "unstable", "wrong_position",
+        "excess_force", "overspeed", "policy_nan", "policy_shape", "policy_late", "policy_crash",
+    )  # fmt: skip
+    for mode in (*simulated, *POLICY_MODES, OPERATOR_STOP, AGENT_LOST):
         assert FAILURES[mode].meaning
     words = {name for row in FAILURES.values() for name in (row.manipulation, row.deployment)}
     assert {"miss_grasp", "wrong_position", "timeout", "collision"} <= words
