@@ -100,11 +100,12 @@ def build(
         cells=gate.cells,
         episodes_per_cell=gate.episodes_per_cell,
         floor=floor,
+        floor_alpha=floor_alpha,
         edition=gate.edition,
     )
     episodes = effects.Episodes.of(rows, axes)
     by_axis, by_bin = effects.marginals(episodes), effects.curves(episodes)
-    cells = _cells(rows, rules, verdict, weak_cells(evidence, rules, floor_alpha), floor_alpha)
+    cells = _cells(rows, rules, verdict, weak_cells(evidence, rules))
     modes = _modes(rows)
     pairs = _paired(rows, baseline_rows, paired, rules, version.number)
     return SimReport(
@@ -116,7 +117,7 @@ def build(
         claims=claims(rules, verdict, len(rows), wins, pairs, cells),
         rules=rules,
         axes=axes,
-        numbers=_numbers(rows, rules, cells, floor_alpha),
+        numbers=_numbers(rows, rules, cells),
         cells=cells,
         maps=effects.heat_maps(episodes),
         marginals=by_axis,
@@ -149,12 +150,13 @@ def build(
     )
 
 
-def weak_cells(evidence: GridEvidence, rules: Rules, alpha: float) -> frozenset[str]:
+def weak_cells(evidence: GridEvidence, rules: Rules) -> frozenset[str]:
     """The cells that are proven below the floor, as the verdict counts them."""
     if rules.floor is None:
         return frozenset()
     tallies = [(tally.success, tally.failure) for _, tally in evidence.cells]
-    return frozenset(evidence.cells[i][0] for i in below(tallies, rules.floor, alpha, rules.cells))
+    found = below(tallies, rules.floor, rules.floor_alpha, rules.cells)
+    return frozenset(evidence.cells[i][0] for i in found)
 
 
 def _cells(
@@ -162,7 +164,6 @@ def _cells(
     rules: Rules,
     verdict: Verdict,
     weak: Collection[str],
-    floor_alpha: float,
 ) -> tuple[Cell, ...]:
     """Every cell that was drawn from, in the grid's order."""
     of_cell: dict[str, list[Row]] = {}
@@ -176,7 +177,7 @@ def _cells(
         if name in weak:
             bad = f"proven below the floor {rules.floor:g}"
         elif verdict.outcome is Outcome.FAIL:
-            joint = 1 - 2 * floor_alpha / rules.cells
+            joint = 1 - 2 * rules.floor_alpha / rules.cells
             _, high = clopper_pearson(share.successes, share.episodes, joint)
             if high < rules.threshold:
                 bad = f"below the mean required, {rules.threshold:g}, beyond chance"
@@ -186,16 +187,14 @@ def _cells(
     return tuple(sorted(found, key=lambda cell: cell.coordinates))
 
 
-def _numbers(
-    rows: Sequence[Row], rules: Rules, cells: Sequence[Cell], floor_alpha: float
-) -> Numbers:
+def _numbers(rows: Sequence[Row], rules: Rules, cells: Sequence[Cell]) -> Numbers:
     mean = effects.share(sum(row.success for row in rows), len(rows))
     low, high = full_run(rules.population, mean.episodes, mean.successes, edition=rules.edition)
     rates = [cell.share.successes / cell.share.episodes for cell in cells]
     overall = mean.successes / mean.episodes
     worst = min(zip(rates, cells, strict=True), key=lambda pair: (pair[0], pair[1].share.high))[1]
     best = max(zip(rates, cells, strict=True), key=lambda pair: (pair[0], pair[1].share.low))[1]
-    joint = 1 - 2 * floor_alpha / rules.cells
+    joint = 1 - 2 * rules.floor_alpha / rules.cells
     counts = [cell.share.episodes for cell in cells]
     chance = sqrt(float(np.mean([overall * (1 - overall) / n for n in counts])))
     return Numbers(

@@ -280,6 +280,7 @@ class Rules:
     cells: int
     episodes_per_cell: int
     floor: float | None = None
+    floor_alpha: float = 0.05
     edition: int = 2
 
 

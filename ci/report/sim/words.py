@@ -77,11 +77,8 @@ def claims(
     if paired is not None:
         said.append(_of_pairs(paired, rules))
     if rules.floor is not None:
-        below = [cell.name for cell in cells if cell.bad.startswith("proven")]
         said.append(
-            f"{len(below)} of {rules.cells} cells are proven to succeed in less than "
-            f"{percent(rules.floor, 0)} of episodes{': ' if below else '.'}"
-            f"{'; '.join(below[:5])}{' …' if len(below) > 5 else ''}"
+            _of_floor(rules, [cell.name for cell in cells if cell.bad.startswith("proven")])
         )
     return tuple(said)
 
@@ -135,6 +132,19 @@ def _of_pairs(paired: Paired, rules: Rules) -> str:
     return f"No regression against {c.baseline} is proven: {seen}."
 
 
+def _of_floor(rules: Rules, weak: Sequence[str]) -> str:
+    level = percent(rules.floor, 0)
+    chance = percent(rules.floor_alpha, 0)
+    error = f"the chance to list a cell where none is that weak is at most {chance}"
+    if not weak:
+        return f"No cell is proven to succeed in less than {level} of its episodes; {error}."
+    listed = "; ".join(weak[:5]) + (" …" if len(weak) > 5 else "")
+    return (
+        f"{len(weak)} of {many(rules.cells, 'cell')} are proven to succeed in less than {level} of "
+        f"their episodes; {error}. {listed}"
+    )
+
+
 def _certain(paired: Paired, rules: Rules) -> str:
     """What the scenes not yet compared can no longer change about the margin; "" if they can."""
     c = paired.counts
@@ -181,7 +191,7 @@ def of_cost(report: SimReport) -> str:
         rest += f", {duration(cost.saved_seconds)} at that rate"
     money = ""
     if cost.spent is not None and cost.kept is not None:
-        kept = "" if undecided else f", {cost.kept:.3g} saved"
+        kept = f", {cost.kept:.3g} saved" if cost.saved and not undecided else ""
         money = f" Cost: {cost.spent:.3g} spent{kept}, at {cost.price:g} a core-hour."
     return f"{played}. {rest}.{money}"
 

@@ -292,6 +292,7 @@ def test_a_floor_is_claimed_with_the_cells_below_it() -> None:
     weak = [cell.name for cell in report.cells if cell.bad]
     assert report.claims[-1].startswith(f"{len(weak)} of 100 cells are proven to succeed in less")
     assert weak[0] in report.claims[-1]
+    assert "at most 5 %" in report.claims[-1]
 
 
 def test_a_gate_of_ranges_only_has_curves_and_no_maps() -> None:
