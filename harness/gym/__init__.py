@@ -1,6 +1,6 @@
 """Any Gymnasium environment as the task of a simulation gate.
 
-    task: {gymnasium: "highway_env:exit-v0", success: is_success, axes: [config.vehicles_count]}
+    task: {gymnasium: "highway_env:exit-v1", success: is_success, axes: [config.vehicles_count]}
 
 How an environment is found: by Gymnasium's own ids, nothing else. `Name-v0` and `space/Name-v0` are
 those that Gymnasium and its installed plugins register (entry points `gymnasium.envs`);

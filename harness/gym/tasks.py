@@ -16,8 +16,9 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +40,8 @@ PROBE_STEPS = 20
 """Steps in which two runs from one seed are compared, and a first look at an axis is taken."""
 WHOLE_STEPS = 1_000
 """Steps of an episode that a second look at an axis takes."""
+CORNERS = 64
+"""How many corners of a grid are tried."""
 
 
 @dataclass(frozen=True)
@@ -162,55 +165,79 @@ class GymTask:
 def dead_axes(task: GymTask, axes: Mapping[str, Sequence[float]]) -> tuple[str, ...]:
     """The axes that change nothing: with equal seeds, each of their values plays the same.
 
-    An axis of one value is compared with the option left out. Raises ConfigError where the
-    environment breaks at a value, naming it.
+    The others stand at their first value meanwhile; an axis of one value is compared with its
+    option left out. Raises ConfigError where the environment breaks at values, naming them.
     """
-    for axis in axes:
-        task.option(axis)
     with contextlib.ExitStack() as stack:
         worlds = _Worlds(task, stack)
-        return tuple(axis for axis, values in axes.items() if not _alive(worlds, axis, values))
+        start = {axis: values[0] for axis, values in axes.items()}
+        for _ in worlds.corners(axes):
+            pass
+        return tuple(axis for axis in axes if not _alive(worlds, axis, axes[axis], start))
 
 
 class _Worlds:
-    """Environments to try axes on. One that was given an option is not used without it."""
+    """Environments to try axes on, one for each set of options: they may keep what they got."""
 
     def __init__(self, task: GymTask, stack: contextlib.ExitStack) -> None:
         self.task = task
         self._stack = stack
-        self._made: dict[str, World] = {}
+        self._made: dict[frozenset[str], World] = {}
 
-    def play(self, axis: str, value: float | None, seed: int, steps: int) -> Trace:
-        world = self._made.get("" if value is None else axis)
-        if world is None or self.task.remade:
-            world = self._stack.enter_context(contextlib.closing(self.task.make()))
-            self._made["" if value is None else axis] = world
-        values = {} if value is None else {self.task.option(axis): value}
+    def play(self, values: Mapping[str, float], seed: int, steps: int) -> Trace:
+        """`values` by axis. Raises ConfigError where the environment does not take them."""
+        task, axes = self.task, frozenset(values)
+        options = {task.option(axis): value for axis, value in values.items()}
+        world = self._made.get(axes)
+        if world is None or task.remade:
+            world = self._stack.enter_context(contextlib.closing(task.make()))
+            self._made[axes] = world
         try:
-            return trace(world, seed, values, steps)
+            return trace(world, seed, options, steps)
         except Exception as error:
+            said = ", ".join(f"{axis} = {value:g}" for axis, value in values.items())
+            field = f"{_parent(task.field)}axes" + (f".{min(axes)}" if len(axes) == 1 else "")
             raise ConfigError(
-                f"'{self.task.name}' refuses {axis} = {value if value is None else f'{value:g}'}",
-                where=self.task.where,
-                field=f"{_parent(self.task.field)}axes.{axis}: {type(error).__name__}: {error}",
-                hint=f"its reset option is {self.task.option(axis)!r}",
+                f"'{task.name}' refuses {said}",
+                where=task.where,
+                field=f"{field}: {type(error).__name__}: {error}",
+                hint=f"they are its reset options {', '.join(options)}",
             ) from error
 
-
-def _alive(worlds: _Worlds, axis: str, values: Sequence[float]) -> bool:
-    """First by a glance at each value, which also finds those refused, then by whole episodes."""
-    points: list[float | None] = list(values) if len(set(values)) > 1 else [None, *values]
-    return any(_differ(worlds, axis, points, seed, PROBE_STEPS) for seed in SEEDS) or _differ(
-        worlds, axis, points, SEEDS[0], WHOLE_STEPS
-    )
+    def corners(self, axes: Mapping[str, Sequence[float]]) -> Iterator[Trace]:
+        """A reset at each corner of the grid, where options that exclude each other show."""
+        ends = [sorted({min(values), max(values)}) for values in axes.values()]
+        for corner in itertools.islice(itertools.product(*ends), CORNERS):
+            yield self.play(dict(zip(axes, corner, strict=True)), SEEDS[0], 0)
 
 
-def _differ(
-    worlds: _Worlds, axis: str, points: Sequence[float | None], seed: int, steps: int
-) -> bool:
-    first, again, *others = (worlds.play(axis, p, seed, steps) for p in (points[0], *points))
-    told = first.infos == again.infos  # an info that holds the time of day says nothing
-    return any(one.states != first.states or (told and one.infos != first.infos) for one in others)
+def _alive(worlds: _Worlds, axis: str, values: Sequence[float], start: Mapping[str, float]) -> bool:
+    """First by a glance at each value, infos included, then by an episode of each.
+
+    Some infos hold the time of day or a random number. They count only where they were the same
+    each time that the first value was played.
+    """
+    points = [{**start, axis: value} for value in dict.fromkeys(values)]
+    if len(points) == 1:
+        points.insert(0, {other: value for other, value in start.items() if other != axis})
+    glances = [_plays(worlds, points, seed, PROBE_STEPS) for seed in SEEDS]
+    states = any(one.states != alike[0].states for alike, others in glances for one in others)
+    steady = all(one.infos == alike[0].infos for alike, _ in glances for one in alike)
+    infos = any(one.infos != alike[0].infos for alike, others in glances for one in others)
+    if states or (steady and infos):
+        return True
+    alike, others = _plays(worlds, points, SEEDS[0], WHOLE_STEPS)
+    return any(one.states != alike[0].states for one in others)
+
+
+def _plays(
+    worlds: _Worlds, points: Sequence[Mapping[str, float]], seed: int, steps: int
+) -> tuple[list[Trace], list[Trace]]:
+    """The first point played three times, and each of the others."""
+    alike = [worlds.play(points[0], seed, steps) for _ in range(3)]
+    if len({one.states for one in alike}) > 1:
+        raise _unsteady(worlds.task, "it differs when it is played again with the same options")
+    return alike, [worlds.play(point, seed, steps) for point in points[1:]]
 
 
 def _examined(task: GymTask) -> GymTask:
@@ -223,9 +250,10 @@ def _examined(task: GymTask) -> GymTask:
         from harness.gym.spaces import contract_for  # needs gymnasium, which `make` has found
 
         contract_for(world, task.name)
+        length = HORIZON if task.success.kind == "info" else WHOLE_STEPS
         try:
             first, fresh = (trace(each, SEEDS[0], {}, PROBE_STEPS) for each in (world, other))
-            end = trace(world, SEEDS[1], {}, HORIZON if task.success.kind == "info" else 1)
+            end = trace(world, SEEDS[1], {}, length)
             again = trace(world, SEEDS[0], {}, PROBE_STEPS)
         except Exception as error:
             raise ConfigError(
@@ -235,12 +263,7 @@ def _examined(task: GymTask) -> GymTask:
                 hint="gymnasium.utils.env_checker.check_env says more",
             ) from error
     if first.states != fresh.states:
-        raise ConfigError(
-            f"'{task.name}' does not follow from its seed: no episode could be played again",
-            where=task.where,
-            field=f"{gymnasium}: two of it differ within {PROBE_STEPS} steps from one seed",
-            hint="draw from self.np_random alone, and call super().reset(seed=seed)",
-        )
+        raise _unsteady(task, f"two of it differ within {PROBE_STEPS} steps from one seed")
     if task.success.kind == "info" and task.success.key not in end.info:
         told = ", ".join(sorted(map(str, end.info))) or "none"
         raise ConfigError(
@@ -253,6 +276,15 @@ def _examined(task: GymTask) -> GymTask:
     return GymTask(task.name, task.success, task.options, remade, task.where, task.field)
 
 
+def _unsteady(task: GymTask, found: str) -> ConfigError:
+    return ConfigError(
+        f"'{task.name}' does not follow from its seed: no episode could be played again",
+        where=task.where,
+        field=f"{task.field}.gymnasium: {found}",
+        hint="draw from self.np_random alone, and call super().reset(seed=seed)",
+    )
+
+
 def _options(data: object, where: str, field: str) -> tuple[tuple[str, str], ...] | None:
     if data is None:
         return None
@@ -260,7 +292,7 @@ def _options(data: object, where: str, field: str) -> tuple[tuple[str, str], ...
     if isinstance(data, Mapping):
         pairs = dict(data)
     elif isinstance(data, Sequence) and not isinstance(data, str):
-        pairs = {option: option for option in data}
+        pairs = {str(option): option for option in data}
     for axis, option in pairs.items():
         if not (isinstance(axis, str) and isinstance(option, str) and all(option.split("."))):
             raise ConfigError(f"{option!r} is no reset option", where=where, field=field)

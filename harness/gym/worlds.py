@@ -15,6 +15,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,14 +47,16 @@ def make(name: str, *, where: str = "gates.yaml", field: str = "sim.task.gymnasi
     try:
         with aside():
             return gymnasium.make(name, disable_env_checker=True)
-    except (gymnasium.error.UnregisteredEnv, ImportError) as error:
-        raise ConfigError(
-            f"there is no Gymnasium environment '{name}' here",
-            where=where,
-            field=f"{field}: {error}",
-            hint="install what registers it, or write `module:Name-v0` to import that first",
-        ) from error
     except Exception as error:
+        top = name.rpartition(":")[0].partition(".")[0]
+        missing = bool(top) and find_spec(top) is None
+        if missing or isinstance(error, gymnasium.error.UnregisteredEnv):
+            raise ConfigError(
+                f"there is no Gymnasium environment '{name}' here",
+                where=where,
+                field=f"{field}: {error}",
+                hint="install what registers it, or write `module:Name-v0` to import that first",
+            ) from error
         raise ConfigError(
             f"the Gymnasium environment '{name}' cannot be made",
             where=where,
@@ -96,8 +99,8 @@ def trace(world: World, seed: int, values: Mapping[str, float], steps: int) -> T
     """Plays to the episode's end or for `steps`, by random actions that the seed names."""
     states, infos = hashlib.sha256(), hashlib.sha256()
     with aside():
-        world.action_space.seed(seed)
         observation, info = world.reset(seed=seed, options=options_of(values))
+        world.action_space.seed(seed)  # after the reset, which may make the spaces anew
         feed(states, observation)
         feed(infos, info)
         ended = False
