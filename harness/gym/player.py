@@ -14,11 +14,12 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,14 +27,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.gym import spaces
+from harness.gym.engine import fingerprint
 from harness.gym.tasks import GymTask, succeeded
 from harness.gym.worlds import HORIZON, aside, feed, options_of
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from harness.sim.seeds import SCENE, rng
 from policies import SpacePolicy
+from policies.contract import FILE_NAME as CONTRACT_FILE
+from policies.formats.native import WEIGHTS_FILE
 from policies.loading import load_space_policy
 from policies.process import PolicyFailedError
 from registry.errors import ConfigError, ServiceFailed
+from registry.versions import digest_bytes, digest_of
 
 if TYPE_CHECKING:
     from harness.gym.worlds import World
@@ -51,39 +56,63 @@ class GymPlayer:
 
     def map(self, specs: Iterable[EpisodeSpec]) -> Generator[EpisodeRecord]:
         """One record for each spec, in their order, by one environment. Raises ConfigError."""
+        with contextlib.closing(self.make_player()) as stage:
+            yield from stage(specs)
+
+    def make_player(self) -> Stage:
+        """The same for specs that come in portions: policy and environment are loaded once."""
         policy = load_space_policy(self.folder)
-        yield from play(self.task, policy, specs, where=str(self.folder / "contract.json"))
+        return Stage(self.task, policy, where=str(self.folder / CONTRACT_FILE))
 
     def check(self) -> None:
         """Raises ConfigError where the checkpoint is not sound, or not for this environment."""
-        for _ in self.map(()):
-            raise AssertionError("an episode of no spec")
+        self.make_player().close()
+
+    @property
+    def digest(self) -> str:
+        """Names what is played: equal ones play equal specs to equal records."""
+        files = {
+            name: digest_bytes((self.folder / name).read_bytes())
+            for name in (CONTRACT_FILE, WEIGHTS_FILE)
+        }
+        return digest_of(
+            {"files": files, "task": self.task.digest, "engine": fingerprint(self.task)}
+        )
 
 
-def play(
-    task: GymTask,
-    policy: SpacePolicy,
-    specs: Iterable[EpisodeSpec],
-    *,
-    make: Callable[[], World] | None = None,
-    where: str = "contract.json",
-    clock: Callable[[], float] = time.perf_counter,
-) -> Generator[EpisodeRecord]:
-    """Plays `specs` one after another. `make` stands for the task's own environment."""
-    make = make or task.make
-    world, given = make(), frozenset[str]()
-    used = False
-    try:
-        spaces.fit(policy.contract, world, task.name, where=where)
+class Stage:
+    """One policy and one environment of its own, until it is closed."""
+
+    def __init__(
+        self,
+        task: GymTask,
+        policy: SpacePolicy,
+        *,
+        where: str = CONTRACT_FILE,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._task, self._policy, self._clock = task, policy, clock
+        self._world: World = task.make()
+        self._given: frozenset[str] | None = None
+        try:
+            spaces.fit(policy.contract, self._world, task.name, where=where)
+        except ConfigError:
+            self.close()
+            raise
+
+    def __call__(self, specs: Iterable[EpisodeSpec]) -> Iterator[EpisodeRecord]:
+        """Plays `specs` one after another."""
         for spec in specs:
             values = _values(spec)
-            if used and (task.remade or given != values.keys()):
-                world.close()
-                world = make()
-            used, given = True, frozenset(values)
-            yield _Episode(task, policy, world, spec, clock).play(values)
-    finally:
-        world.close()
+            used = self._given is not None
+            if used and (self._task.remade or self._given != values.keys()):
+                self._world.close()
+                self._world = self._task.make()
+            self._given = frozenset(values)
+            yield _Episode(self._task, self._policy, self._world, spec, self._clock).play(values)
+
+    def close(self) -> None:
+        self._world.close()
 
 
 def seed_of(spec: EpisodeSpec) -> int:

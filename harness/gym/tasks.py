@@ -4,8 +4,9 @@ Rules
 - `success` is one of: an info key, true at the step that ends the episode (what an info said
   before does not count); the word `terminated` or `truncated`, the way in which the episode ended;
   `{return: 195}`, at least so much reward in all.
-- `axes` names reset options: a list of them, or a mapping from an axis to its option. Without it
-  any axis of the gate is the option of its own name.
+- `axes` names reset options: a list of them, or a mapping from each axis to its option, or to its
+  values or term as in gates.yaml, whose `field` is the option where it has one. Without `axes` any
+  axis of the gate is the option of its own name.
 - A task has to follow from its seed, or nothing can be played again: two fresh environments that do
   not do the same from one seed are refused. One that remembers earlier episodes is made anew for
   each (`remade`), which is slower and as exact.
@@ -290,7 +291,7 @@ def _options(data: object, where: str, field: str) -> tuple[tuple[str, str], ...
         return None
     pairs: dict[Any, Any] = {}
     if isinstance(data, Mapping):
-        pairs = dict(data)
+        pairs = {axis: _option(axis, says) for axis, says in data.items()}
     elif isinstance(data, Sequence) and not isinstance(data, str):
         pairs = {str(option): option for option in data}
     for axis, option in pairs.items():
@@ -299,6 +300,12 @@ def _options(data: object, where: str, field: str) -> tuple[tuple[str, str], ...
     if not pairs and data != [] and data != {}:
         raise ConfigError(f"{data!r} is no list of reset options", where=where, field=field)
     return tuple(sorted(pairs.items()))
+
+
+def _option(axis: Any, says: Any) -> Any:
+    if isinstance(says, Mapping):
+        return says.get("field") or axis
+    return axis if isinstance(says, list | tuple) else says
 
 
 def _parent(field: str) -> str:

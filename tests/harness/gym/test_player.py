@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 from gym_policies import write_constant, write_linear
 
-from harness.gym.player import LATE, GymPlayer, play
+from harness.gym.player import LATE, GymPlayer, Stage
 from harness.gym.tasks import GymTask
 from harness.sim.episode import Change, EpisodeRecord, EpisodeSpec
 from policies.space import SpaceContract
@@ -134,10 +134,24 @@ def test_the_digest_covers_actions_and_rewards(tmp_path: Path) -> None:
     assert one.digest != other.digest
 
 
-def test_a_player_travels_by_pickle(tmp_path: Path) -> None:
+def test_a_worker_plays_portions_as_if_they_were_one(tmp_path: Path) -> None:
     pole = task(POLE)
-    player = balancer(tmp_path, pole)
-    assert pickle.loads(pickle.dumps(player)) == player  # noqa: S301 - our own bytes
+    player: GymPlayer = pickle.loads(pickle.dumps(balancer(tmp_path, pole)))  # noqa: S301
+    wanted = specs(pole, 2, high=0.2) + specs(pole, 2)
+    stage = player.make_player()
+    portions = [*stage(wanted[::2]), *stage(wanted[1::2])]
+    stage.close()
+    assert everything(portions) == everything(list(player.map(wanted)))
+
+
+def test_what_is_played_is_named_by_weights_and_task(tmp_path: Path) -> None:
+    pole = task(POLE)
+    player = balancer(tmp_path / "one", pole)
+    assert balancer(tmp_path / "two", pole).digest == player.digest
+    other = write_constant(tmp_path / "three", pole.contract(), [0, 1])
+    names = {player.digest, GymPlayer(other, pole).digest}
+    names.add(GymPlayer(player.folder, task(POLE | {"success": {"return": 400}})).digest)
+    assert len(names) == 3
 
 
 class Scripted:
@@ -170,7 +184,7 @@ def test_a_policy_that_misbehaves_fails_its_episode_in_its_own_mode(
     act: Callable[[Rows], Any], mode: str, detail: str
 ) -> None:
     pole = task(POLE)
-    records = list(play(pole, Scripted(pole.contract(), act), specs(pole, 2)))
+    records = list(Stage(pole, Scripted(pole.contract(), act))(specs(pole, 2)))
     assert [(r.success, r.failure_mode, r.steps) for r in records] == [(False, mode, 0)] * 2
     assert detail in records[0].detail
 
@@ -189,7 +203,7 @@ def test_late_is_slower_than_the_control_period_again_and_again(slow: range, mod
         return observation @ np.array(BALANCE, dtype=np.float32).T
 
     policy = Scripted(pole.contract(), act)
-    (record,) = play(pole, policy, specs(pole, 1), clock=lambda: now)
+    (record,) = Stage(pole, policy, clock=lambda: now)(specs(pole, 1))
     assert record.failure_mode == mode
     assert record.steps == (20 + LATE // 2 if mode else 500)
 

@@ -127,6 +127,20 @@ def test_an_axis_that_the_task_does_not_have_is_named_with_those_it_has() -> Non
     assert error.value.hint == "axes of this task: high, low"
 
 
+@pytest.mark.parametrize(
+    "axes",
+    [
+        ["far"],
+        {"far": "far"},
+        {"far": [1.0, 2.0]},
+        {"far": {"range": [1.0, 2.0]}},
+        {"far": {"target": "reset", "field": "far", "operation": "set", "values": [1.0]}},
+    ],
+)
+def test_axes_may_stand_with_their_values(axes: Any) -> None:
+    assert task(LEVER | {"axes": axes}).options == (("far", "far"),)
+
+
 def test_axes_become_reset_options() -> None:
     (change,) = task(LEVER | {"axes": {"stiffness": "spring.stiff"}}).changes({"stiffness": 0.5})
     assert (change.target, change.field, change.operation) == ("reset", "spring.stiff", "set")
