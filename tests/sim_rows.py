@@ -64,7 +64,7 @@ def play(
     baseline: dict[str, Row] = {}
     wins = 0
     for number in map(int, order(NONCE, gate.population)):
-        row = _row(grid, number, rate, dice, gravities, ease, detail if drawn_axis else "")
+        row = _row(grid, number, rate, dice, gravities, ease, detail)
         if not drawn_axis:
             row = replace(row, values={k: v for k, v in row.values.items() if k != "gravity"})
         rows.append(row)

@@ -72,17 +72,21 @@ class ProgressLine:
             self._write(self.line(progress) + "\n")
 
     def line(self, progress: Progress) -> str:
-        """`box-grasp v12: 412/450 of 5000 episodes, inconclusive, 38.2 a second, about 8 s left`"""
+        """`box-grasp v12: 412/450 of 5000 episodes, inconclusive, 38.2/s, about 8 s left`
+
+        A terminal's line does without some words, to fit 80 columns.
+        """
+        drawn, unit = progress.drawn, "" if self._live else " episodes"
         parts = [
-            f"{self._ref}: {progress.successes}/{progress.drawn} of {progress.population} episodes",
+            f"{self._ref}: {progress.successes}/{drawn} of {progress.population}{unit}",
             str(progress.verdict.outcome),
         ]
         rate = self.rate()
         if rate:
-            parts.append(f"{rate:.1f} a second")
+            parts.append(f"{rate:.1f}/s")
             left = self._left(progress)
             if left:
-                parts.append(f"about {_time(left / rate)} left")
+                parts.append(f"{'' if self._live else 'about '}{_time(left / rate)} left")
         return ", ".join(parts)
 
     def rate(self) -> float:

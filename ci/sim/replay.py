@@ -127,7 +127,7 @@ def _row(
         raise NotFound(
             f"{grid.key(number)} was not played",
             evidence=f"{evidence.drawn} of {evidence.population} episodes were drawn",
-            hint=f"policyctl gate run sim '{version}' --full plays all of them",
+            hint=f"policyctl gate run sim '{version}' --full",
         )
     return row
 

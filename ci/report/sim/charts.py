@@ -47,7 +47,7 @@ def e_paths(paths: Sequence[Path]) -> str:
 def curve(data: Curve) -> str:
     """Success over the bins of a random axis, each with its interval and count."""
     with rc_context(_STYLE):
-        figure = Figure(figsize=(3.6, 2.4))
+        figure = Figure(figsize=(3.0, 2.1))
         axes = figure.subplots()
         middles = [(low + high) / 2 for low, high, _ in data.bins]
         rates = [s.successes / s.episodes for _, _, s in data.bins]

@@ -13,14 +13,15 @@ of them that were drawn so far.
 2. A random axis has one value a scene, so scenes, not episodes, are counted: Spearman's rank
    correlation of a scene's value with its success rate.
 3. `points` is the range of success rates between the axis's values (or bins). Chance alone makes
-   it positive, hence the p-value beside it.
+   it positive, more so with many bins, hence the p-value beside it; the ranking puts axes that
+   chance alone explains behind the others.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -33,6 +34,9 @@ from harness.sim.results import Row
 
 BINS, PER_BIN = 8, 3
 """A random axis is shown in at most so many bins of at least so many of its values."""
+
+LEVEL = 0.05
+"""Significance at which the ranking tells an axis from chance, all axes together."""
 
 SLOTS = "values shuffled within a scene, all else equal"
 SCENES = "rank correlation over scenes"
@@ -144,10 +148,12 @@ def modes_by_axis(
 def sensitivity(
     episodes: Episodes, by_axis: Sequence[Marginal], by_bin: Sequence[Curve]
 ) -> tuple[Sensitivity, ...]:
-    """Every axis, the one that moves success most first."""
-    ranked = [_of_grid(episodes, marginal) for marginal in by_axis]
-    ranked += [_of_random(episodes, curve) for curve in by_bin]
-    return tuple(sorted(ranked, key=lambda each: (-each.points, each.axis)))
+    """Every axis, the one that moves success most first; behind, those that chance explains."""
+    found = [_of_grid(episodes, marginal) for marginal in by_axis]
+    found += [_of_random(episodes, curve) for curve in by_bin]
+    level = LEVEL / max(1, len(found))
+    ranked = [replace(each, told=each.p is not None and each.p < level) for each in found]
+    return tuple(sorted(ranked, key=lambda each: (not each.told, -each.points, each.axis)))
 
 
 def slot_test(outcomes: Floats) -> tuple[float, float] | None:

@@ -160,6 +160,8 @@ class Curve:
 class Sensitivity:
     """How far one axis moves success: from its worst value to its best.
 
+    `told` where the p-value stays below 5 % after Bonferroni's correction for all axes.
+
     Grid axes also count the scenes played at both of these values, all else equal, in which only
     one of them succeeded (`only_best`, `only_worst`, of `pairs`).
     """
@@ -174,6 +176,7 @@ class Sensitivity:
     pairs: int = 0
     only_best: int = 0
     only_worst: int = 0
+    told: bool = False
 
 
 @dataclass(frozen=True)

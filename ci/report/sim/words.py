@@ -41,6 +41,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5970 else f"{seconds / 3600:.1f} h"
 
 
+def many(count: int, noun: str) -> str:
+    """`1 episode`, `5,000 episodes`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def exit_meaning(verdict: Verdict) -> str:
     return f"exit status {EXIT_STATUS[verdict.outcome]}: {MEANING[verdict.outcome]}"
 
@@ -56,7 +61,7 @@ def claims(
     """What each test of the gate proves, in one sentence each."""
     said = [_of_mean(rules, verdict, drawn, successes)]
     if paired is not None:
-        said.append(_of_pairs(paired))
+        said.append(_of_pairs(paired, rules))
     if rules.floor is not None:
         below = [cell.name for cell in cells if cell.bad.startswith("proven")]
         said.append(
@@ -69,12 +74,12 @@ def claims(
 
 def _of_mean(rules: Rules, verdict: Verdict, drawn: int, successes: int) -> str:
     answer = grid.decide(rules.population, rules.threshold, rules.alpha, drawn, successes)
-    full, level = f"{rules.population:,} episodes", percent(rules.threshold, 0)
+    full, level = many(rules.population, "episode"), percent(rules.threshold, 0)
     if answer is None:
         more = f" About {verdict.more:,} more would decide." if verdict.more else ""
         return (
-            f"The {drawn:,} episodes played do not yet tell whether the full run of {full} would "
-            f"succeed in more than {level} of them.{more}"
+            f"{many(drawn, 'episode')} in random order do not yet tell whether the full run of "
+            f"{full} would succeed in more than {level} of them.{more}"
         )
     if drawn == rules.population:
         return (
@@ -84,12 +89,12 @@ def _of_mean(rules: Rules, verdict: Verdict, drawn: int, successes: int) -> str:
     side = "more" if answer else "no more"
     return (
         f"The full run of {full} would succeed in {side} than {level} of them. "
-        f"{drawn:,} episodes in random order were enough to say so; the chance that the full run "
-        f"says otherwise is at most {percent(rules.alpha, 0)}."
+        f"{many(drawn, 'episode')} in random order told; the chance that the full run says "
+        f"otherwise is at most {percent(rules.alpha, 0)}."
     )
 
 
-def _of_pairs(paired: Paired) -> str:
+def _of_pairs(paired: Paired, rules: Rules) -> str:
     c = paired.counts
     seen = (
         f"in {c.pairs:,} scenes that both versions played, {c.regressions} regressed and "
@@ -100,14 +105,31 @@ def _of_pairs(paired: Paired) -> str:
     if c.regression_e is not None and c.regression_e >= 1 / c.alpha:
         return (
             f"It is worse than {c.baseline}: {seen}; the chance to say so of a version that is no "
-            f"worse is at most {percent(c.alpha, 0)}."
+            f"worse over the full run's scenes is at most {percent(c.alpha, 0)}."
         )
+    certain = _certain(paired, rules)
+    if certain:
+        return f"{certain}: {seen}; the scenes left cannot change that."
     if c.sound_e is not None and c.margin is not None and c.sound_e >= 1 / c.alpha:
         return (
             f"It is at most {100 * c.margin:g} points worse than {c.baseline}: {seen}; the chance "
-            f"to say so of a version that is worse by more is at most {percent(c.alpha, 0)}."
+            f"to say so of a version that is worse by more over the full run's scenes is at most "
+            f"{percent(c.alpha, 0)}."
         )
     return f"No regression against {c.baseline} is proven: {seen}."
+
+
+def _certain(paired: Paired, rules: Rules) -> str:
+    """What the scenes not yet compared can no longer change about the margin; "" if they can."""
+    c = paired.counts
+    if c.margin is None:
+        return ""
+    left, allowed = rules.population - c.pairs, c.margin * rules.population + 1e-9
+    lost = c.regressions - c.fixes
+    points = f"{100 * c.margin:g} points worse than {c.baseline}"
+    if lost - left > allowed:
+        return f"It is more than {points} over the full run's scenes"
+    return "" if lost + left > allowed else f"It is at most {points} over the full run's scenes"
 
 
 def of_lineage(lineage: Lineage, alpha: float, error: float) -> str:
@@ -126,23 +148,23 @@ def of_lineage(lineage: Lineage, alpha: float, error: float) -> str:
 
 
 def of_cost(report: SimReport) -> str:
+    """Time and money spent and saved; of an undecided run, what the rest would take."""
     cost = report.cost
-    known = cost.drawn - cost.played
-    words = f"{cost.played:,} episodes were played in {duration(cost.seconds)}"
+    played = f"{many(cost.played, 'episode')} played in {duration(cost.seconds)}"
     if cost.rate:
-        words += (
-            f" ({cost.rate:.1f} a second on {cost.cores} {'core' if cost.cores == 1 else 'cores'})"
-        )
-    if known:
-        words += f"; {known:,} came from the record"
-    words += f". {cost.saved:,} of the full run's {report.rules.population:,} were not needed"
+        played += f" ({cost.rate:.1f} a second on {many(cost.cores, 'core')})"
+    if cost.drawn > cost.played:
+        played += f"; {cost.drawn - cost.played:,} came from the record"
+    undecided = report.verdict.outcome is Outcome.INCONCLUSIVE
+    rest = "are not played yet" if undecided else "were not needed"
+    rest = f"{cost.saved:,} of the full run's {report.rules.population:,} {rest}"
     if cost.saved and cost.rate:
-        words += f", {duration(cost.saved_seconds)} at that rate"
+        rest += f", {duration(cost.saved_seconds)} at that rate"
+    money = ""
     if cost.spent is not None and cost.kept is not None:
-        words += (
-            f". Cost: {cost.spent:.3g} spent, {cost.kept:.3g} saved, at {cost.price:g} a core-hour"
-        )
-    return words + "."
+        kept = "" if undecided else f", {cost.kept:.3g} saved"
+        money = f" Cost: {cost.spent:.3g} spent{kept}, at {cost.price:g} a core-hour."
+    return f"{played}. {rest}.{money}"
 
 
 def of_spread(report: SimReport) -> str:

@@ -141,9 +141,7 @@ class _Crew:
             return Lost(f"the actor was lost: {' '.join(str(error).split())}")
         except self._ray.exceptions.RayError as error:
             return error
-        if isinstance(told, Raised):
-            return told.error()
-        return told
+        return told.error() if isinstance(told, Raised) else told
 
     def dismiss(self, worker: _Actor) -> None:
         self._ray.kill(worker.handle)
