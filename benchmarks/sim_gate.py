@@ -26,8 +26,10 @@ from shared.figures import line
 
 from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeSpec
-from harness.sim.gate import Contestant, SimRun, run_sim_gate
+from harness.sim.executors.threads import InProcess
+from harness.sim.gate import SimRun, run_sim_gate
 from harness.sim.runner import play
+from harness.sim.simulation import Contestant
 from policies import Policy
 from policies.loading import load_policy
 from registry.config import load_gates_yaml
@@ -101,7 +103,7 @@ def main() -> int:
     runs = [
         run_sim_gate(
             SimRun(Contestant(given.checkpoint, subject), gate, f"order {repeat}"),
-            threads=given.threads,
+            executor=lambda job: InProcess.of(job, workers=given.threads),
         )
         for repeat in range(given.repeats)
     ]

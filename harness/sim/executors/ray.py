@@ -140,7 +140,7 @@ class _Crew:
         except self._ray.exceptions.RayActorError as error:
             return Lost(f"the actor was lost: {' '.join(str(error).split())}")
         except self._ray.exceptions.RayError as error:
-            return error
+            return cast("Exception", error)
         return told.error() if isinstance(told, Raised) else told
 
     def dismiss(self, worker: _Actor) -> None:
