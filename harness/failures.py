@@ -11,7 +11,8 @@ Columns are the vocabularies of
 
 A name is empty where that source has no word for the mode. The mapping is many to one, so counts
 in a source's words are sums of ours; it is never read backwards. A mode that is not in the table
-is reported under its own name with no names beside it, never dropped.
+is reported under its own name with no names beside it, never dropped. Some modes only a person or
+a trace tells (`wrong_object`, `overshoot`, `oscillation`); the simulation never gives those.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ FAILURES: Mapping[str, Names] = {
     "collision": Names(
         "collision", "trajectory", "collision", "", "the arm or object hit what it must not touch"
     ),
-    "force": Names(
-        "collision", "trajectory", "collision", "", "contact force above the task's limit"
+    "excess_force": Names(
+        "collision", "trajectory", "collision", "", "more contact force than the task allows"
     ),
-    "speed": Names(
+    "overspeed": Names(
         "", "trajectory", "", "motor overshoot", "a joint moved faster than the task allows"
     ),
     "overshoot": Names(
@@ -60,11 +61,18 @@ FAILURES: Mapping[str, Names] = {
     "wrong_object": Names(
         "wrong_position", "grasp", "", "visual confusion", "the policy acted on the wrong thing"
     ),
-    "policy_fault": Names("", "", "", "", "the policy crashed, or its action was not finite"),
-    "policy_late": Names("", "", "", "", "the policy answered later than its control period"),
-    "late": Names("", "", "", "", "the policy answered later than its control period"),
-    "unstable": Names("", "", "", "", "the physics blew up under the policy's commands"),
-    "agent_lost": Names("", "", "", "", "the robot's program died in mid-attempt"),
+    "policy_fault": Names(meaning="the policy crashed, or its action was not finite"),
+    "policy_load": Names(meaning="the policy could not be loaded"),
+    "policy_reset": Names(meaning="the policy failed to begin an episode"),
+    "policy_crash": Names(meaning="the policy raised an error, or its process died"),
+    "policy_nan": Names(meaning="the policy's action held numbers that are not finite"),
+    "policy_shape": Names(meaning="the policy's action had another shape than its contract says"),
+    "policy_limits": Names(meaning="the policy's action was outside its contract's limits"),
+    "policy_late": Names(meaning="the policy answered later than its control period"),
+    "late": Names(meaning="the policy answered later than its control period"),
+    "operator_stop": Names(meaning="a person stopped the arm or took over"),
+    "unstable": Names(meaning="the physics blew up under the policy's commands"),
+    "agent_lost": Names(meaning="the robot's program died in mid-attempt"),
 }
 
 

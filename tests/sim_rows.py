@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 
@@ -52,21 +53,20 @@ def play(
     detail: str = "",
 ) -> Run:
     """Rows in the drawn order; without `full` up to the verdict."""
-    terms: dict[str, Term] = {name: Term(values) for name, values in axes.items()}
+    terms = {name: Term(values) for name, values in axes.items()}
     if drawn_axis:
-        terms["gravity"] = Term((), (9.3, 10.3))
+        terms["gravity"] = Term((), (0.95, 1.05))
     gate = GridGate("box-grasp", terms, episodes_per_cell=episodes_per_cell)
-    grid = Grid("box-grasp", tuple(sorted(gate.grid.items())), episodes_per_cell)
+    grid = Grid.of("box-grasp", gate.axes, episodes_per_cell)
     dice = random.Random(seed)
-    gravities = [dice.uniform(9.3, 10.3) for _ in range(episodes_per_cell)]
-    ease = [dice.gauss(0, 1.2) for _ in range(episodes_per_cell)]
+    shares = ((i + 0.5) / episodes_per_cell for i in range(episodes_per_cell))
+    ease = [NormalDist(0, 1.2).inv_cdf(share) for share in shares]
+    dice.shuffle(ease)
     rows: list[Row] = []
     baseline: dict[str, Row] = {}
     wins = 0
     for number in map(int, order(NONCE, gate.population)):
-        row = _row(grid, number, rate, dice, gravities, ease, detail)
-        if not drawn_axis:
-            row = replace(row, values={k: v for k, v in row.values.items() if k != "gravity"})
+        row = _row(grid, number, rate, dice, ease, detail)
         rows.append(row)
         baseline[row.key] = _other(row, dice) if dice.random() < flips else row
         wins += row.success
@@ -95,13 +95,12 @@ def _row(
     number: int,
     rate: float,
     dice: random.Random,
-    gravities: list[float],
     ease: list[float],
     detail: str,
 ) -> Row:
     cell, episode = grid.place(number)
-    values = cell.values
-    odds = np.log(rate / (1 - rate)) + 1.0 + ease[episode] - 0.8 * (gravities[episode] - 9.8)
+    values = grid.values(number)
+    odds = np.log(rate / (1 - rate)) + 1.0 + ease[episode] - 8 * (values.get("gravity", 1.0) - 1)
     odds += 2.2 * np.log(values.get("friction", 0.8) / 0.8)
     odds -= 0.8 * np.log(values.get("mass", 1.0)) + 0.3 * values.get("delay", 1)
     success = dice.random() < 1 / (1 + np.exp(-odds))
@@ -111,7 +110,7 @@ def _row(
     return Row(
         key=grid.key(number),
         cell=cell.name,
-        values={**values, "gravity": gravities[episode]},
+        values=values,
         episode=episode,
         outcome="success" if success else "failure",
         failure_mode=mode,

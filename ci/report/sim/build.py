@@ -7,7 +7,8 @@ evidence's is refused, so that what it shows is what the verdict was computed fr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from math import log, sqrt
 
 import numpy as np
@@ -34,12 +35,13 @@ from ci.report.sim.model import (
     SuiteResult,
     VersionLike,
 )
-from ci.report.sim.words import claims
+from ci.report.sim.words import claims, replay
 from harness.failures import names
 from harness.sim.results import Row, failure_modes
 from registry.evidence import GridEvidence
 from registry.gates import GridGate
 from registry.statistics import grid
+from registry.statistics.cells import below
 from registry.verdicts import Outcome, Verdict
 
 POINTS = 200
@@ -67,7 +69,6 @@ def build(
     log_regression: LogE | None = None,
     floor: float | None = None,
     floor_alpha: float = 0.05,
-    failed_cells: Sequence[str] = (),
     played: int | None = None,
     cores: int = 1,
     price: float | None = None,
@@ -76,8 +77,8 @@ def build(
     """The report. ValueError where the rows are not those that `evidence` counts.
 
     `seconds` and `played` (all drawn, if None) are wall time and episodes of the run itself on
-    `cores`; `price` is that of a core-hour. `failed_cells` names the cells that the verdict found
-    below `floor`. `written` is the time to print, already in words.
+    `cores`; `price` is that of a core-hour. `floor` is the gate's for each cell, all together at
+    `floor_alpha`. `written` is the time to print, already in words.
     """
     wins = sum(row.success for row in rows)
     if (len(rows), wins) != (evidence.drawn, evidence.successes):
@@ -96,15 +97,16 @@ def build(
         threshold=gate.threshold,
         alpha=gate.alpha,
         population=gate.population,
-        cells=gate.population // gate.episodes_per_cell,
+        cells=gate.cells,
         episodes_per_cell=gate.episodes_per_cell,
         floor=floor,
+        edition=gate.edition,
     )
     episodes = effects.Episodes.of(rows, axes)
     by_axis, by_bin = effects.marginals(episodes), effects.curves(episodes)
-    cells = _cells(rows, rules, verdict, failed_cells, floor_alpha)
+    cells = _cells(rows, rules, verdict, weak_cells(evidence, rules, floor_alpha), floor_alpha)
     modes = _modes(rows)
-    pairs = _paired(rows, baseline_rows, paired, f"v{version.number}")
+    pairs = _paired(rows, baseline_rows, paired, rules, version.number)
     return SimReport(
         policy=version.policy,
         number=version.number,
@@ -142,16 +144,24 @@ def build(
             ("executor", executor),
             ("robot class", evidence.robot_class),
         ),
-        rows=tuple(rows),
+        rows=tuple(replace(row, actions="") for row in rows),
         clips=tuple(clips.items()),
     )
+
+
+def weak_cells(evidence: GridEvidence, rules: Rules, alpha: float) -> frozenset[str]:
+    """The cells that are proven below the floor, as the verdict counts them."""
+    if rules.floor is None:
+        return frozenset()
+    tallies = [(tally.success, tally.failure) for _, tally in evidence.cells]
+    return frozenset(evidence.cells[i][0] for i in below(tallies, rules.floor, alpha, rules.cells))
 
 
 def _cells(
     rows: Sequence[Row],
     rules: Rules,
     verdict: Verdict,
-    failed: Sequence[str],
+    weak: Collection[str],
     floor_alpha: float,
 ) -> tuple[Cell, ...]:
     """Every cell that was drawn from, in the grid's order."""
@@ -163,8 +173,8 @@ def _cells(
         coordinates = tuple(int(i) for i in mine[0].key.split(":")[-2].split(".") if i != "-")
         share = effects.share(sum(row.success for row in mine), len(mine))
         bad = ""
-        if name in failed:
-            bad = f"proven below the floor {rules.floor:g}" if rules.floor else "proven too low"
+        if name in weak:
+            bad = f"proven below the floor {rules.floor:g}"
         elif verdict.outcome is Outcome.FAIL:
             joint = 1 - 2 * floor_alpha / rules.cells
             _, high = clopper_pearson(share.successes, share.episodes, joint)
@@ -180,7 +190,7 @@ def _numbers(
     rows: Sequence[Row], rules: Rules, cells: Sequence[Cell], floor_alpha: float
 ) -> Numbers:
     mean = effects.share(sum(row.success for row in rows), len(rows))
-    low, high = full_run(rules.population, mean.episodes, mean.successes)
+    low, high = full_run(rules.population, mean.episodes, mean.successes, edition=rules.edition)
     rates = [cell.share.successes / cell.share.episodes for cell in cells]
     overall = mean.successes / mean.episodes
     worst = min(zip(rates, cells, strict=True), key=lambda pair: (pair[0], pair[1].share.high))[1]
@@ -216,7 +226,8 @@ def _paired(
     rows: Sequence[Row],
     baseline: Mapping[str, Row],
     recorded: PairedCounts | None,
-    version: str,
+    rules: Rules,
+    number: int,
 ) -> Paired | None:
     """The comparison: flips from the rows, counts as recorded where they were."""
     known = [(row, baseline[row.key]) for row in rows if row.key in baseline]
@@ -228,7 +239,7 @@ def _paired(
             key=row.key,
             cell=row.cell,
             mode=old.failure_mode if row.success else row.failure_mode,
-            command=f"policyctl replay {row.key} --version {version}",
+            command=replay(row.key, number, rules.gate),
         )
         for row, old in known
         if row.success != old.success
@@ -261,9 +272,9 @@ def _paths(
     passing, failing = [], []
     for n in drawn:
         k = int(wins[n])
-        passing.append(CUT if k > s0 else _log10(grid.log_pass(total, s0, n, k)))
+        passing.append(CUT if k > s0 else _log10(grid.log_pass(total, s0, n, k, gate.edition)))
         lost = n - k >= total - s0
-        failing.append(CUT if lost else _log10(grid.log_fail(total, s0, n, k)))
+        failing.append(CUT if lost else _log10(grid.log_fail(total, s0, n, k, gate.edition)))
     decides = -log(gate.alpha) / log(10)
     paths = [
         Path(f"mean above {gate.threshold:g}", drawn, tuple(passing), decides),

@@ -76,9 +76,8 @@ def _cells_suite(report: SimReport) -> ET.Element:
     drawn = {cell.coordinates: cell for cell in report.cells}
     axes = sorted((axis.name, axis.values) for axis in report.axes if axis.values)
     for point in product(*(range(len(values)) for _, values in axes)):
-        name = " ".join(
-            f"{axis}={values[i]:g}" for (axis, values), i in zip(axes, point, strict=True)
-        )
+        named = zip(axes, point, strict=True)
+        name = " ".join(f"{axis}={values[i]:g}" for (axis, values), i in named) or "nominal"
         cell = drawn.get(point)
         case = _case(suite, report, name, report.cost.seconds * cell.steps / steps if cell else 0.0)
         if cell is None:
@@ -116,7 +115,7 @@ def _seen(cell: Cell) -> str:
 def _replays(report: SimReport, cell: Cell) -> str:
     failed = [row for row in report.rows if row.cell == cell.name and not row.success]
     lines = [
-        f"{row.failure_mode}: policyctl replay {row.key} --version v{report.number}"
+        f"{row.failure_mode}: {words.replay(row.key, report.number, report.rules.gate)}"
         for row in failed[:SHOWN]
     ]
     return "\n".join(lines)
@@ -132,7 +131,7 @@ def _summary_parts(report: SimReport) -> list[str]:
     title = f"{MARKS[verdict.outcome]} {report.name} · {verdict.gate} · {verdict.outcome}"
     facts = [
         ("mean success", _share(n.mean)),
-        ("full run's mean, 95 %", f"{100 * n.full_low:.1f}–{100 * n.full_high:.1f} %"),
+        ("full run's mean, 95 %", words.full_run(n.full_low, n.full_high)),
         ("worst cell", f"{n.worst.name}: {_share(n.worst.share)}"),
         ("best cell", f"{n.best.name}: {_share(n.best.share)}"),
         ("std over cells", f"{100 * n.spread:.1f} points, {100 * n.chance:.1f} by chance alone"),

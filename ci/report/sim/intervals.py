@@ -12,9 +12,8 @@ from __future__ import annotations
 from functools import lru_cache
 from math import log
 
-from scipy.special import betaincinv
-
-from registry.statistics.grid import log_fail, log_pass
+from registry.statistics.cells import interval
+from registry.statistics.grid import EDITION, log_fail, log_pass
 
 COVERAGE = 0.95
 
@@ -26,27 +25,26 @@ def clopper_pearson(
     """The exact two-sided interval of a rate; (0, 1) where nothing was seen."""
     if not 0 <= successes <= episodes:
         raise ValueError(f"{successes} successes in {episodes} episodes")
-    tail = (1 - coverage) / 2
-    low = betaincinv(successes, episodes - successes + 1, tail) if successes else 0.0
-    high = (
-        betaincinv(successes + 1, episodes - successes, 1 - tail) if successes < episodes else 1.0
-    )
-    return float(low), float(high)
+    return interval(successes, episodes - successes, 1 - coverage)
 
 
 def full_run(
-    population: int, drawn: int, successes: int, coverage: float = COVERAGE
+    population: int,
+    drawn: int,
+    successes: int,
+    coverage: float = COVERAGE,
+    edition: int = EDITION,
 ) -> tuple[float, float]:
     """Bounds of the full run's success share, valid whenever the run stopped.
 
-    Each side misses with at most half of 1 − coverage.
+    Each side misses with at most half of 1 − coverage. `edition` is that of the gate's test.
     """
     if not 0 <= successes <= drawn <= population:
         raise ValueError(f"{successes} successes in {drawn} draws of {population}")
     decides = log(2 / (1 - coverage))
     low, high = successes, population - (drawn - successes)
-    while low < high and log_pass(population, low, drawn, successes) >= decides:
+    while low < high and log_pass(population, low, drawn, successes, edition) >= decides:
         low += 1
-    while high > low and log_fail(population, high - 1, drawn, successes) >= decides:
+    while high > low and log_fail(population, high - 1, drawn, successes, edition) >= decides:
         high -= 1
     return low / population, high / population

@@ -280,6 +280,7 @@ class Rules:
     cells: int
     episodes_per_cell: int
     floor: float | None = None
+    edition: int = 2
 
 
 @dataclass(frozen=True)

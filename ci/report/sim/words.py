@@ -47,7 +47,21 @@ def many(count: int, noun: str) -> str:
 
 
 def exit_meaning(verdict: Verdict) -> str:
-    return f"exit status {EXIT_STATUS[verdict.outcome]}: {MEANING[verdict.outcome]}"
+    """What a script learns from the verdict; a suite (`sim:NAME`) is a report only."""
+    suite = verdict.gate.startswith("sim:")
+    meaning = "a suite reports, it holds no version back" if suite else MEANING[verdict.outcome]
+    return f"exit status {EXIT_STATUS[verdict.outcome]}: {meaning}"
+
+
+def full_run(low: float, high: float) -> str:
+    """Bounds of the full run's mean; one number where all of it was played."""
+    return percent(low) if low == high else f"{100 * low:.1f}–{100 * high:.1f} %"
+
+
+def replay(key: str, number: int, gate: str) -> str:
+    """The command that plays one episode of a gate, or of a suite, again."""
+    suite = f" --suite {gate.removeprefix('sim:')}" if gate.startswith("sim:") else ""
+    return f"policyctl replay {key} --version v{number}{suite}"
 
 
 def claims(
@@ -73,7 +87,9 @@ def claims(
 
 
 def _of_mean(rules: Rules, verdict: Verdict, drawn: int, successes: int) -> str:
-    answer = grid.decide(rules.population, rules.threshold, rules.alpha, drawn, successes)
+    answer = grid.decide(
+        rules.population, rules.threshold, rules.alpha, drawn, successes, rules.edition
+    )
     full, level = many(rules.population, "episode"), percent(rules.threshold, 0)
     if answer is None:
         more = f" About {verdict.more:,} more would decide." if verdict.more else ""
@@ -134,9 +150,10 @@ def _certain(paired: Paired, rules: Rules) -> str:
 
 def of_lineage(lineage: Lineage, alpha: float, error: float) -> str:
     """How often something like this was tried, and what that does to the error."""
-    since = f"since {lineage.of} became the fleet's" if lineage.of else "of this policy so far"
-    count = "1 version was" if lineage.attempts == 1 else f"{lineage.attempts} versions were"
-    first = f"{count} judged by this gate {since}, this one included."
+    since = f"since {lineage.of} became the fleet's" if lineage.of else "since the policy began"
+    verb = "was" if lineage.attempts == 1 else "were"
+    count = many(lineage.attempts, "version")
+    first = f"{count} {verb} judged by this gate {since}, this one included."
     if lineage.attempts <= 1:
         return f"{first} A version that is not good enough passes with at most {percent(alpha, 0)}."
     return (
@@ -158,6 +175,8 @@ def of_cost(report: SimReport) -> str:
     undecided = report.verdict.outcome is Outcome.INCONCLUSIVE
     rest = "are not played yet" if undecided else "were not needed"
     rest = f"{cost.saved:,} of the full run's {report.rules.population:,} {rest}"
+    if not cost.saved:
+        rest = "That is the full run" if cost.played == cost.drawn else "The full run is complete"
     if cost.saved and cost.rate:
         rest += f", {duration(cost.saved_seconds)} at that rate"
     money = ""

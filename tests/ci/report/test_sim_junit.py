@@ -11,6 +11,7 @@ from sim_rows import SUBJECT, Run, play
 from ci.report.sim.build import build
 from ci.report.sim.files import as_junit
 from ci.report.sim.model import Lineage
+from registry.statistics.cells import below
 
 KNOWN = {
     "testsuites": {"name", "tests", "failures", "errors", "skipped", "time"},
@@ -25,7 +26,7 @@ KNOWN = {
 }
 
 
-def junit(run: Run, *, failed: tuple[str, ...] = (), floor: float | None = None) -> ET.Element:
+def junit(run: Run, floor: float | None = None) -> ET.Element:
     report = build(
         version=SUBJECT,
         gate=run.gate,
@@ -38,7 +39,6 @@ def junit(run: Run, *, failed: tuple[str, ...] = (), floor: float | None = None)
         executor="in-process",
         lineage=Lineage(1),
         clips={},
-        failed_cells=failed,
         floor=floor,
     )
     return ET.fromstring(as_junit(report))
@@ -79,7 +79,7 @@ def test_a_passed_gate_has_a_case_a_cell_and_nothing_red() -> None:
 
 
 def test_a_failed_gate_fails_and_names_the_cells_that_are_low_beyond_chance() -> None:
-    run = play(rate=0.9)
+    run = play(rate=0.8)
     root = junit(run)
     check_shape(root)
     failure = verdict_case(root).find("failure")
@@ -103,12 +103,21 @@ def test_an_undecided_gate_is_an_error_and_cells_without_episodes_are_skipped() 
 
 
 def test_a_cell_below_the_floor_fails_though_the_mean_passes() -> None:
-    run = play(rate=0.96)
-    cell = run.rows[0].cell
-    root = junit(run, failed=(cell,), floor=0.6)
+    run = play(rate=0.93)
+    tallies = [(tally.success, tally.failure) for _, tally in run.evidence.cells]
+    floor = 0.85
+    weak = [run.evidence.cells[i][0] for i in below(tallies, floor, 0.05, 100)]
+    assert 0 < len(weak) < 10
+    root = junit(run, floor)
     check_shape(root)
     red = [case.get("name") for case in root.iter("testcase") if case.find("failure") is not None]
-    assert red == [cell]
+    assert sorted(map(str, red)) == sorted(weak)
+
+
+def test_a_gate_of_ranges_only_is_one_nominal_cell() -> None:
+    root = junit(play(axes={}, episodes_per_cell=60))
+    check_shape(root)
+    assert [case.get("name") for case in root.iter("testcase")] == ["verdict", "nominal"]
 
 
 def test_characters_that_xml_cannot_carry_do_not_break_it() -> None:

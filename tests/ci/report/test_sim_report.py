@@ -32,6 +32,7 @@ from ci.report.sim.model import (
 )
 from ci.report.sim.words import HEADLINE
 from harness.failures import FAILURES, names
+from harness.hil.model import AGENT_LOST, OPERATOR_STOP, POLICY_MODES
 from registry.statistics.grid import decide, limit, log_fail, log_pass
 from registry.verdicts import Outcome
 
@@ -145,7 +146,10 @@ def test_modes_by_axis_sum_to_the_modes(full: SimReport) -> None:
 
 def test_an_axis_that_was_not_drawn_per_row_is_left_out() -> None:
     run = play(axes=SMALL, episodes_per_cell=5)
-    bare = [replace(row, values=dict(list(row.values.items())[:-1])) for row in run.rows]
+    bare = [
+        replace(row, values={"mass": row.values["mass"], "friction": row.values["friction"]})
+        for row in run.rows
+    ]
     assert report_on(replace(run, rows=tuple(bare)), baseline_rows={}).curves == ()
 
 
@@ -282,11 +286,52 @@ def test_interventions_keep_shaping_and_protection_apart(full: SimReport) -> Non
     assert told["protection", "velocity"].per_episode == pytest.approx(total / 5000)
 
 
+def test_a_floor_is_claimed_with_the_cells_below_it() -> None:
+    run = play(rate=0.93)
+    report = report_on(run, floor=0.85)
+    weak = [cell.name for cell in report.cells if cell.bad]
+    assert report.claims[-1].startswith(f"{len(weak)} of 100 cells are proven to succeed in less")
+    assert weak[0] in report.claims[-1]
+
+
+def test_a_gate_of_ranges_only_has_curves_and_no_maps() -> None:
+    report = report_on(play(axes={}, episodes_per_cell=60))
+    assert (report.maps, report.marginals) == ((), ())
+    assert [each.axis for each in report.sensitivity] == ["gravity"]
+    assert "There are no two axes" in render(report)
+
+
+def test_an_older_edition_of_the_test_is_drawn_as_it_was() -> None:
+    run = play(rate=0.96, full=False)
+    gate = replace(run.gate, edition=1)
+    path = report_on(run, gate=gate).paths[0]
+    n, k = len(run.rows), run.evidence.successes
+    expected = log_pass(5000, limit(0.85, 5000), n, k, 1)
+    assert path.log10_e[-1] == pytest.approx(expected / log(10))
+
+
+def test_a_suites_episodes_are_played_again_in_the_suite() -> None:
+    run = play(axes=SMALL, episodes_per_cell=20, flips=0.3)
+    report = report_on(run, gate=replace(run.gate, name="sim:camera"))
+    assert report.paired is not None
+    assert report.paired.flips[0].command.endswith("--version v12 --suite camera")
+
+
+def test_logs_of_actions_stay_out_of_the_report() -> None:
+    run = play(axes=SMALL, episodes_per_cell=5)
+    rows = tuple(replace(row, actions="QUFB" * 100) for row in run.rows)
+    assert "QUFB" not in files.as_json(report_on(replace(run, rows=rows)))
+
+
 # what it calls things
 
 
 def test_every_mode_of_the_simulation_has_its_names() -> None:
-    for mode in ("miss_grasp", "dropped", "timeout", "collision", "policy_fault", "unstable"):
+    simulated = (
+        "miss_grasp", "dropped", "timeout", "collision", "frozen", "unstable", "wrong_position",
+        "excess_force", "overspeed", "policy_nan", "policy_shape", "policy_late", "policy_crash",
+    )  # fmt: skip
+    for mode in (*simulated, *POLICY_MODES, OPERATOR_STOP, AGENT_LOST):
         assert FAILURES[mode].meaning
     words = {name for row in FAILURES.values() for name in (row.manipulation, row.deployment)}
     assert {"miss_grasp", "wrong_position", "timeout", "collision"} <= words
