@@ -174,6 +174,18 @@ def test_the_verdict_survives_its_json() -> None:
     assert Verdict.from_json(verdict.to_json()) == verdict
 
 
+def test_verdicts_agree_where_only_the_last_digits_of_a_number_differ() -> None:
+    verdict = judge(GATE, seen(300, 285, pairs(300, 3, 4, 200)))
+    numbers = dict(verdict.numbers)
+    floor_e = numbers["floor_e"]
+    assert floor_e is not None
+    assert verdict.agrees(replace(verdict, numbers=numbers | {"floor_e": floor_e * (1 + 1e-12)}))
+    assert not verdict.agrees(replace(verdict, numbers=numbers | {"floor_e": floor_e * 1.001}))
+    assert not verdict.agrees(replace(verdict, numbers=numbers | {"floor_e": None}))
+    assert not verdict.agrees(replace(verdict, numbers=numbers | {"other": 1}))
+    assert not verdict.agrees(replace(verdict, outcome=Outcome.FAIL))
+
+
 @st.composite
 def counts(draw: st.DrawFn) -> tuple[int, int, list[Tally], Paired | None]:
     cells = [
