@@ -122,8 +122,8 @@ class GridGate:
         require(0 < self.alpha < 0.5, "alpha lies between 0 and .5")
         require(self.floor is None or 0 < self.floor < 1, "floor lies between 0 and 1")
         require(0 < self.floor_alpha < 0.5, "floor_alpha lies between 0 and .5")
-        success = (self.gymnasium or {"success": "key"}).get("success")
-        require(bool(success), "gymnasium says under success which key of info tells it")
+        told = self.gymnasium is None or bool(self.gymnasium.get("success"))
+        require(told, "gymnasium says under success which key of info tells it")
         require(self.edition in (1, 2), f"no such edition of the rules: {self.edition}")
         plain = self.regression is None and self.floor is None
         require(self.edition > 1 or plain, "edition 1 knows neither regression nor floor")

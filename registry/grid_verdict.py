@@ -142,23 +142,21 @@ def _compare(regression: Regression, population: int, paired: Paired) -> tuple[b
 
 
 def _more(gate: GridGate, drawn: int, successes: int, paired: Paired | None) -> int:
-    """Draws that would still decide if all went on as seen; each question open adds its own."""
+    """Draws that would still decide if all went on as seen: the most that an open question needs.
+
+    Once all are drawn, the episodes that the baseline has still to play.
+    """
     from registry.statistics import grid
     from registry.statistics.paired import more_pairs
 
     absolute = (gate.population, gate.threshold, gate.alpha, drawn, successes, gate.edition)
-    needs = [grid.more_draws(*absolute)] if grid.decide(*absolute) is None else [0]
-    regression = gate.regression
-    if regression is not None and paired is not None:
-        open_ = _compare(regression, gate.population, paired)[0] is None
-        if open_:
-            pairs, worse, better = paired.pairs, paired.regressions, paired.fixes
-            needs.append(
-                more_pairs(
-                    gate.population, pairs, worse, better, regression.margin, regression.alpha
-                )
-            )
-    return max(min(max(needs), gate.population - drawn), 1 if drawn < gate.population else 0)
+    more = grid.more_draws(*absolute) if grid.decide(*absolute) is None else 0
+    asked = gate.regression
+    if asked and paired and _compare(asked, gate.population, paired)[0] is None:
+        counts = (gate.population, paired.pairs, paired.regressions, paired.fixes)
+        more = max(more, more_pairs(*counts, asked.margin, asked.alpha))
+    left = gate.population - drawn
+    return min(max(more, 1), left) if left else more
 
 
 def _absolute_numbers(gate: GridGate, drawn: int, successes: int) -> dict[str, Number]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from math import exp
+from math import exp, isclose
 from typing import Any
 
 from registry.evidence import Evidence
@@ -47,9 +47,22 @@ class Verdict:
             "gate_digest": self.gate_digest,
         }
 
+    def agrees(self, other: Verdict) -> bool:
+        """The same verdict, its numbers to one in a million: the last digits are a library's."""
+        mine, theirs = self.numbers, other.numbers
+        return replace(self, numbers={}) == replace(other, numbers={}) and (
+            mine.keys() == theirs.keys() and all(_close(mine[name], theirs[name]) for name in mine)
+        )
+
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Verdict:
         return Verdict(**{**data, "outcome": Outcome(data["outcome"])})
+
+
+def _close(first: Number, second: Number) -> bool:
+    if first is None or second is None:
+        return first is second
+    return isclose(first, second, rel_tol=1e-6)
 
 
 def shown_e(log_value: float) -> float:

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
-from harness.sim.gate import Contestant, SimResult, SimRun, run_sim_gate
+from harness.sim.executors import Job
+from harness.sim.executors.threads import LockStep
+from harness.sim.gate import SimResult, SimRun, run_sim_gate
+from harness.sim.simulation import Contestant
 from registry.evidence import Subject
 from registry.gates import GridGate
 
@@ -83,4 +86,10 @@ def try_gate(
         Contestant(checkpoint, subject(2)), gate, options.pop("nonce", "a nonce"), baseline,
         **options,
     )  # fmt: skip
-    return run_sim_gate(run, executor=lambda who: coins[who.subject.number], **told)
+    by_digest = {subject(number).digest: coin for number, coin in coins.items()}
+
+    def executor(job: Job) -> Coin:
+        assert isinstance(job, LockStep)
+        return by_digest[job.digest]
+
+    return run_sim_gate(run, executor=executor, **told)

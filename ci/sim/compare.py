@@ -11,15 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from ci.pipeline import PolicyGates
 from ci.sim.contest import Hands, bench, sim_gate
-from harness.sim.engine import fingerprint
-from harness.sim.gate import task_digest
-from harness.sim.grid import Grid
-from harness.sim.population import Population, episodes_key
-from harness.tasks import find_task
+from harness.sim.population import Population
+from harness.sim.simulation import drawer, simulation_of
 from registry.errors import Interrupted, UsageError
 from registry.service import Registry
 from registry.statistics.compare import Comparison, compare_all
@@ -71,20 +69,17 @@ def compare(
     if not 2 <= len(versions) <= MOST:
         raise UsageError(f"{len(versions)} versions cannot be compared", hint=f"name 2 to {MOST}")
     gate = sim_gate(gates, versions[0])
-    grid = Grid.of(gate.task, gate.axes, gate.episodes_per_cell, where=str(gates.path))
+    simulation = simulation_of(gate, str(gates.path))
+    grid = simulation.grid
     drawn = digest_of({"compare": sorted(v.digest for v in versions), "gate": gate.digest})
     numbers = [int(n) for n in order(drawn, grid.population)][: min(episodes, grid.population)]
-    engine, task = fingerprint(), task_digest(find_task(gate.task))
     outcomes: dict[str, list[bool]] = {}
     with bench(registry) as table:
         for version in versions:
             who = table.contestant(version)
-            population = Population(
-                grid,
-                episodes_key(version.digest, task, grid, engine),
-                lambda who=who: hands.of(who),  # type: ignore[misc]
-                registry,
-            )
+            simulation.examine(who)
+            job, key = simulation.job(who), drawer(simulation, version.digest)
+            population = Population(grid, key, partial(hands.of, job), registry)
             try:
                 rows = list(population.rows(numbers))
             except KeyboardInterrupt as interrupt:
@@ -94,4 +89,4 @@ def compare(
                 ) from interrupt
             outcomes[f"v{version.number}"] = [row.success for row in rows]
     standings = tuple(Standing(name, sum(won), len(won)) for name, won in outcomes.items())
-    return Compared(standings, compare_all(outcomes, alpha), alpha, engine)
+    return Compared(standings, compare_all(outcomes, alpha), alpha, simulation.engine)

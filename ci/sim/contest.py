@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ci.pipeline import PolicyGates, applicable
-from harness.sim.executors import Executor, executor
-from harness.sim.executors.threads import LockStep
-from harness.sim.gate import Contestant
+from harness.sim.executors import Executor, Job, executor
+from harness.sim.simulation import Contestant
 from registry.errors import UsageError
 from registry.gates import GridGate
 from registry.service import Registry, VersionRecord
@@ -30,8 +29,7 @@ class Hands:
     workers: int = 2
     address: str | None = None
 
-    def of(self, contestant: Contestant) -> Executor:
-        job = LockStep(contestant.folder, contestant.subject.digest)
+    def of(self, job: Job) -> Executor:
         return executor(self.executor, job, workers=self.workers, address=self.address)
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 from ci.pipeline import PolicyGates
 from ci.sim.contest import baseline_of, bench, sim_gate
-from harness.sim.grid import Grid
-from harness.sim.plan import AxisReport, refuse_dead, try_axes
-from policies.loading import load_policy
+from harness.sim.plan import AxisReport, refuse_dead
+from harness.sim.simulation import simulation_of
 from registry.service import Registry
 from registry.statistics.grid import more_draws
 from registry.versions import VersionRef
@@ -40,10 +39,12 @@ def plan_sim(
     version = registry.version(ref)
     gate = sim_gate(gates, version, suite)
     where = str(gates.path)
-    grid = Grid.of(gate.task, gate.axes, gate.episodes_per_cell, where=where)
+    simulation = simulation_of(gate, where)
+    grid = simulation.grid
     with bench(registry) as table:
-        policy = load_policy(table.contestant(version).folder)
-    axes = try_axes(policy, grid)
+        who = table.contestant(version)
+        simulation.examine(who)
+        axes = simulation.try_axes(who)
     refuse_dead(axes, where)
     baseline = baseline_of(registry, version, gate)
     return SimPlan(

@@ -10,15 +10,13 @@ from ci.sim.contest import bench
 from harness.episodes.log import write_log
 from harness.sim.engine import fingerprint
 from harness.sim.env import BatchEnv
-from harness.sim.gate import task_digest
-from harness.sim.grid import Grid
-from harness.sim.population import Population, episodes_key
+from harness.sim.population import Population
 from harness.sim.recorder import Recorder
 from harness.sim.replay import Replay, replay, replay_log
 from harness.sim.results import Row
-from harness.tasks import find_task
+from harness.sim.simulation import RobotSimulation, drawer_at, simulation_of
 from policies.loading import load_policy
-from registry.errors import Corrupt, NotFound
+from registry.errors import Corrupt, NotFound, UsageError
 from registry.evidence import GridEvidence
 from registry.gates import GridGate
 from registry.service import Registry, VersionRecord
@@ -70,10 +68,16 @@ def replay_episode(
     """
     version = registry.version(ref)
     gate, evidence = _judged(registry, version, "sim" if suite is None else f"sim:{suite}")
-    grid = Grid.of(gate.task, gate.axes, gate.episodes_per_cell, where="the gate as recorded")
-    number = grid.number(key)
-    row = _row(registry, version, gate, grid, evidence, number)
-    spec = grid.spec(number)
+    simulation = simulation_of(gate, "the gate as recorded")
+    if not isinstance(simulation, RobotSimulation):
+        raise UsageError(
+            "episodes of Gymnasium tasks are not replayed one by one",
+            evidence=f"the task is {gate.task}",
+            hint=f"policyctl gate run sim '{version}' plays them again by their seeds",
+        )
+    number = simulation.grid.number(key)
+    row = _row(registry, version, simulation, evidence, number)
+    spec = simulation.grid.spec(number)
     recorders: list[Recorder] = []
 
     def watch(env: BatchEnv) -> None:
@@ -116,18 +120,18 @@ def _judged(registry: Registry, version: VersionRecord, gate: str) -> tuple[Grid
 def _row(
     registry: Registry,
     version: VersionRecord,
-    gate: GridGate,
-    grid: Grid,
+    simulation: RobotSimulation,
     evidence: GridEvidence,
     number: int,
 ) -> Row:
-    key = episodes_key(version.digest, task_digest(find_task(gate.task)), grid, evidence.engine)
+    grid = simulation.grid
+    key = drawer_at(simulation, version.digest, evidence.engine)
     row = Population(grid, key, _nobody, registry).known(number)
     if row is None:
         raise NotFound(
             f"{grid.key(number)} was not played",
             evidence=f"{evidence.drawn} of {evidence.population} episodes were drawn",
-            hint=f"policyctl gate run sim '{version}' --full plays all of them",
+            hint=f"policyctl gate run sim '{version}' --full",
         )
     return row
 

@@ -33,7 +33,7 @@ from harness.sim.episode import Change, EpisodeRecord, EpisodeSpec
 from harness.sim.scene import BASE_HEIGHT, Scene, SceneConfig, build_scene
 from harness.sim.signals import Signals
 from harness.sim.world import World
-from harness.tasks import find_task
+from harness.tasks import TASKS
 from harness.tasks.detector import Detector, DetectorModel
 from harness.tasks.task import Course, Placement, Task, Truth
 from policies import actions
@@ -71,7 +71,7 @@ class BatchEnv:
         protection: Literal["servo", "policy"] = "servo",
     ) -> None:
         self.contract, self.size = contract, size
-        self.task: Task = task or find_task(contract.task)
+        self.task: Task = task or _task_of(contract)
         if contract.task != self.task.name:
             raise ConfigError(
                 "the policy's contract does not fit: task",
@@ -382,6 +382,17 @@ class BatchEnv:
             distance=float(self._distance[slot]),
         )
         return self.task.failure_mode(course), ""
+
+
+def _task_of(contract: Contract) -> Task:
+    if contract.task not in TASKS:
+        raise ConfigError(
+            "the policy's contract names no task that is simulated",
+            where="contract.json",
+            field=f"task is {contract.task}",
+            hint=f"tasks: {', '.join(TASKS)}",
+        )
+    return TASKS[contract.task]
 
 
 def _whole(ratio: float, what: str) -> int:

@@ -22,24 +22,17 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from harness.sim.engine import JUDGE, fingerprint
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
-from harness.sim.executors import Executor, InProcess
-from harness.sim.grid import Grid
-from harness.sim.plan import refuse_dead, try_axes
-from harness.sim.population import EpisodeStore, Forgetful, Population, episodes_key
+from harness.sim.executors import Executor, InProcess, Job
+from harness.sim.plan import refuse_dead
+from harness.sim.population import EpisodeStore, Forgetful, Population
 from harness.sim.results import Row, digest_rows, failure_modes, tally_cells
-from harness.sim.runner import lateness
-from harness.tasks import TASKS
-from harness.tasks.task import Task
-from policies import Policy
-from policies.loading import load_policy
-from registry.errors import ConfigError, Interrupted
-from registry.evidence import GridEvidence, Paired, Subject, Tally, evidence_from_json
+from harness.sim.simulation import Contestant, Simulation, drawer, simulation_of
+from registry.errors import Interrupted
+from registry.evidence import GridEvidence, Paired, Tally, evidence_from_json
 from registry.gates import GridGate
 from registry.grid_verdict import undecided
 from registry.statistics.grid import order, order_digest
@@ -56,14 +49,6 @@ class Keeper(EpisodeStore, Protocol):
     def cached_result(self, key: str) -> dict[str, Any] | None: ...
 
     def store_result(self, key: str, result: dict[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """A version and the folder its files lie in."""
-
-    folder: Path
-    subject: Subject
 
 
 @dataclass(frozen=True)
@@ -97,7 +82,7 @@ class SimResult:
         return failure_modes(self.rows)
 
 
-MakeExecutor = Callable[[Contestant], Executor]
+MakeExecutor = Callable[[Job], Executor]
 
 
 @dataclass(frozen=True)
@@ -119,15 +104,15 @@ class SimRun:
     def paired(self) -> bool:
         return self.baseline is not None and self.gate.regression is not None
 
-    def key(self, engine: str) -> str:
-        """Names the verdict by all that it follows from."""
+    def key(self, task: str, engine: str) -> str:
+        """Names the verdict by all that it follows from; `task` is the task's digest."""
         subject, baseline = self.candidate.subject, self.baseline
         return digest_of(
             {
                 "policy": subject.digest,
                 "number": [subject.policy, subject.number],
                 "baseline": baseline.subject.to_json() if baseline and self.paired else None,
-                "task": task_digest(TASKS[self.gate.task]),
+                "task": task,
                 "gate": self.gate.digest,
                 "nonce": self.nonce,
                 "engine": engine,
@@ -140,7 +125,6 @@ def run_sim_gate(
     run: SimRun,
     *,
     executor: MakeExecutor | None = None,
-    threads: int = 2,
     progress: Callable[[Progress], None] | None = None,
     keeper: Keeper | None = None,
 ) -> SimResult:
@@ -149,16 +133,8 @@ def run_sim_gate(
     Raises ConfigError before anything is played where the gate, the task and the policy's contract
     do not fit, and Interrupted on ctrl-C.
     """
-    gate = run.gate
-    if gate.task not in TASKS:
-        raise ConfigError(
-            f"there is no task '{gate.task}'",
-            where=run.where,
-            field="sim.task",
-            hint=f"tasks: {', '.join(TASKS)}",
-        )
-    grid = Grid.of(gate.task, gate.axes, gate.episodes_per_cell, where=run.where)
-    trial = _Trial(run, grid, fingerprint(), executor or _threads(threads), keeper)
+    simulation = simulation_of(run.gate, run.where)
+    trial = _Trial(run, simulation, executor or (lambda job: InProcess.of(job, workers=2)), keeper)
     stored = trial.stored()
     if stored is not None:
         return stored
@@ -177,17 +153,6 @@ def run_sim_gate(
     return trial.result(time.perf_counter() - began)
 
 
-def task_digest(task: Task) -> str:
-    """Names a task by its numbers."""
-    if not is_dataclass(task) or isinstance(task, type):
-        raise TypeError(f"{task.name} is no dataclass of numbers")
-    return digest_of(asdict(task))
-
-
-def _threads(threads: int) -> MakeExecutor:
-    return lambda contestant: InProcess(load_policy(contestant.folder), threads=threads)
-
-
 class _Late:
     """Every episode of a policy that is slower than its control period."""
 
@@ -203,11 +168,12 @@ class _Trial:
     """One run: the counts so far, and where its episodes come from."""
 
     def __init__(
-        self, run: SimRun, grid: Grid, engine: str, executor: MakeExecutor, keeper: Keeper | None
+        self, run: SimRun, simulation: Simulation, executor: MakeExecutor, keeper: Keeper | None
     ) -> None:
-        self._run, self._grid, self._engine, self._keeper = run, grid, engine, keeper
+        self._run, self._simulation, self._keeper = run, simulation, keeper
+        self._grid, self._engine = simulation.grid, simulation.engine
         self._executor = executor
-        self._numbers = [int(n) for n in order(run.nonce, grid.population)]
+        self._numbers = [int(n) for n in order(run.nonce, self._grid.population)]
         self._rows: list[Row] = []
         self._baseline_rows: dict[str, Row] = {}
         self._successes = 0
@@ -217,13 +183,17 @@ class _Trial:
         self._played = 0
 
     @property
+    def _key(self) -> str:
+        return self._run.key(self._simulation.task_digest, self._engine)
+
+    @property
     def drawn(self) -> int:
         return len(self._rows)
 
     def stored(self) -> SimResult | None:
         """The answer, where the same was judged before and its episodes are still known."""
         keeper, run = self._keeper, self._run
-        found = keeper.cached_result(run.key(self._engine)) if keeper else None
+        found = keeper.cached_result(self._key) if keeper else None
         if found is None:
             return None
         evidence = evidence_from_json(found["evidence"])
@@ -249,17 +219,12 @@ class _Trial:
         population = self._population(contestant)
         return [population.known(number) for number in numbers]
 
-    def _population(self, contestant: Contestant, late: str = "") -> Population:
-        key = episodes_key(
-            contestant.subject.digest,
-            task_digest(TASKS[self._run.gate.task]),
-            self._grid,
-            self._engine,
-        )
+    def _population(self, who: Contestant, late: str = "") -> Population:
+        key = drawer(self._simulation, who.subject.digest)
         if late:
             return Population(self._grid, key, lambda: _Late(late), Forgetful())
-        make = self._executor
-        return Population(self._grid, key, lambda: make(contestant), self._keeper or Forgetful())
+        make, job = self._executor, self._simulation.job
+        return Population(self._grid, key, lambda: make(job(who)), self._keeper or Forgetful())
 
     def play(self, progress: Callable[[Progress], None] | None) -> None:
         """Episodes in drawn order until the verdict, or the budget's end."""
@@ -287,37 +252,20 @@ class _Trial:
         if progress:
             progress(self._progress())
 
-    def _check(self, contestant: Contestant) -> str:
-        """How the policy is late, "" where it is not. ConfigError where it is of another task."""
-        run, policy = self._run, load_policy(contestant.folder)
-        if policy.contract.task != run.gate.task:
-            raise ConfigError(
-                "the policy's contract does not fit: task",
-                where=run.where,
-                field=f"sim.task is {run.gate.task}, the policy was made for "
-                f"{policy.contract.task}",
-                hint="simulate the policy on the task it was trained for",
-            )
-        late = lateness(policy)
-        if contestant is run.candidate:
-            self._robot_class = policy.contract.robot_class
-            if not late:
-                self._refuse_dead_axes(policy)
-        return late
+    def _check(self, who: Contestant) -> str:
+        """How the policy is late, "" where it is not. ConfigError where it does not fit."""
+        found = self._simulation.examine(who)
+        if who is self._run.candidate:
+            self._robot_class = found.robot_class
+            if not found.late:
+                self._refuse_dead_axes(who, found.axes_key)
+        return found.late
 
-    def _refuse_dead_axes(self, policy: Policy) -> None:
+    def _refuse_dead_axes(self, who: Contestant, key: str) -> None:
         keeper = self._keeper
-        key = digest_of(
-            {
-                "axes": self._run.gate.to_json()["axes"],
-                "contract": policy.contract.to_json(),
-                "task": task_digest(TASKS[self._run.gate.task]),
-                "engine": self._engine,
-            }
-        )
         if keeper and keeper.cached_result(key):
             return
-        refuse_dead(try_axes(policy, self._grid), self._run.where)
+        refuse_dead(self._simulation.try_axes(who), self._run.where)
         if keeper:
             keeper.store_result(key, {"axes": "alive"})
 
@@ -371,7 +319,7 @@ class _Trial:
         complete = self.drawn == self._grid.population or not self._undecided()
         if self._keeper and complete and not late:
             self._keeper.store_result(
-                run.key(self._engine),
+                self._key,
                 {
                     "evidence": evidence.to_json(),
                     "verdict": result.verdict.to_json(),
@@ -388,7 +336,7 @@ class _Trial:
             gate_digest=run.gate.digest,
             robot_class=self._robot_class,
             engine=self._engine,
-            judge=JUDGE,
+            judge=self._simulation.judge,
             attempts_digest=attempts_digest,
             population=population,
             drawn=self.drawn,

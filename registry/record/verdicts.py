@@ -46,7 +46,7 @@ class Verdicts:
         """
         self._desk.actor.require("record_verdict")
         again = judge(gate, evidence)
-        if again != verdict:
+        if not again.agrees(verdict):
             raise Refused(
                 f"the verdict is not what the {gate.name} gate says on this evidence",
                 evidence=f"given {verdict.outcome}, computed {again.outcome}: {again.reason}",
@@ -150,7 +150,7 @@ class Verdicts:
                     problems.append(f"{entry.path}: {size} bytes, was {entry.size}")
         for one in self.of(ref):
             again = judge(one.gate, one.evidence)
-            if again != one.verdict:
+            if not again.agrees(one.verdict):
                 problems.append(
                     f"{one.verdict.gate}: the evidence gives {again.outcome}, "
                     f"the record says {one.verdict.outcome}"

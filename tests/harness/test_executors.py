@@ -1,4 +1,4 @@
-"""Wherever episodes are played: the same records, none lost or doubled, nothing left running."""
+"""Wherever episodes are played: equal records, none lost or doubled, nothing left running."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,27 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         os.sched_yield()
 
 
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[str]:
+    """A cluster of two cores that maps of this process use as it is; its address."""
+    import ray
+
+    from harness.sim.executors.ray import cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), *sys.path]))
+        with cluster(ray, None, 2):
+            yield ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture(autouse=True)
+def _one_cluster(request: pytest.FixtureRequest) -> None:
+    """Tests on Ray share a cluster, but for those that start a program."""
+    callspec = getattr(request.node, "callspec", None)
+    if callspec and callspec.params.get("name") == "ray" and "whom" not in callspec.params:
+        request.getfixturevalue("ray_cluster")
+
+
 # -- equal results ---------------------------------------------------------------------------------
 
 
@@ -84,28 +105,21 @@ def test_results_do_not_depend_on_slots_or_threads(alone: str, slots: int, threa
 @pytest.mark.parametrize("name", ["threads", *WORKERS])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_do_not_depend_on_the_executor(alone: str, name: str, workers: int) -> None:
-    if name == "ray" and workers == 1:
-        return  # a cluster takes its seconds; two actors tell more
     job = ExpertJob(slots=5)
     assert digest(executor(name, job, workers=workers).map(specs())) == alone
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", WORKERS)
 @pytest.mark.parametrize("fault", ["raise", "nan", "shape"])
-def test_a_policy_that_fails_fails_in_the_same_episodes_everywhere(fault: str) -> None:
+def test_a_policy_that_fails_fails_in_the_same_episodes_everywhere(name: str, fault: str) -> None:
     here = InProcess(Faulty(fault), slots=7, threads=2).map(specs())
     records = {record.spec: record for record in here}
-    there = executor("processes", ExpertJob(5, fault), workers=2).map(specs(backwards=True))
+    there = executor(name, ExpertJob(5, fault), workers=2).map(specs(backwards=True))
     assert digest(there) == digest(records.values())
     faults = [record.failure_mode == "policy_fault" for record in records.values()]
     assert any(faults)
     assert not all(faults)
-
-
-@pytest.mark.parametrize("marked", [pytest.param("ray", marks=needs_ray)])
-def test_a_policy_that_fails_fails_alike_on_ray(marked: str) -> None:
-    here = InProcess(Faulty("raise"), slots=7, threads=2).map(specs())
-    assert digest(executor(marked, ExpertJob(5, "raise"), workers=2).map(specs())) == digest(here)
 
 
 @pytest.mark.slow
@@ -261,7 +275,8 @@ def test_closing_a_map_ends_its_workers(name: str, tmp_path: Path) -> None:
         wait_for((tmp_path / "waiting").exists, "no worker waits")
     assert job.workers()
     assert_gone(job)
-    assert psutil.Process().children(recursive=True) == []
+    if name == "processes":
+        assert psutil.Process().children() == []
 
 
 PROGRAM = """
@@ -271,28 +286,35 @@ from sim_jobs import ScriptedJob
 from harness.sim.episode import EpisodeSpec
 from harness.sim.executors import executor
 signal.signal(signal.SIGINT, signal.default_int_handler)
-job = ScriptedJob(Path(sys.argv[2]), waits_at=10)
+name, folder, waits_at, *address = sys.argv[1:]
+job = ScriptedJob(Path(folder), waits_at=int(waits_at))
+made = executor(name, job, workers=2, address=address[0] if address else None)
 try:
-    list(executor(sys.argv[1], job, workers=2).map([EpisodeSpec((), e) for e in range(100)]))
+    print(len(list(made.map([EpisodeSpec((), e) for e in range(100)]))))
 except KeyboardInterrupt:
     sys.exit(130)
 """
 
 
-def program(name: str, folder: Path) -> subprocess.Popen[str]:
-    """A program that plays until one of its workers waits, in a folder like a user's own."""
+def program(name: str, folder: Path, *options: str) -> subprocess.Popen[str]:
+    """A program that plays, in a folder like a user's own."""
     repository = folder / "repository"
     (repository / "policies").mkdir(parents=True)
     (repository / "policies/__init__.py").write_text("raise ImportError('the user\\'s own')")
-    path = os.pathsep.join([str(TESTS), *sys.path])
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", PROGRAM, name, folder],
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", PROGRAM, name, folder, *options],
         cwd=repository,
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         process_group=0,
     )
+
+
+def waiting_program(name: str, folder: Path) -> subprocess.Popen[str]:
+    """A program one of whose workers waits to be ended."""
+    process = program(name, folder, "10")
     waiting = (folder / "waiting").exists
     wait_for(lambda: waiting() or process.poll() is not None, "no worker waits")
     assert process.poll() is None, process.communicate()[1]
@@ -307,7 +329,7 @@ def family(pid: int) -> list[psutil.Process]:
 @pytest.mark.parametrize("whom", ["process", "group"])
 @pytest.mark.parametrize("name", WORKERS)
 def test_ctrl_c_leaves_no_child(name: str, whom: str, tmp_path: Path) -> None:
-    process = program(name, tmp_path)
+    process = waiting_program(name, tmp_path)
     children = family(process.pid)
     (os.killpg if whom == "group" else os.kill)(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -318,14 +340,34 @@ def test_ctrl_c_leaves_no_child(name: str, whom: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WORKERS)
-def test_a_killed_program_leaves_no_child(name: str, tmp_path: Path) -> None:
-    process = program(name, tmp_path)
+def test_a_killed_program_leaves_no_child(tmp_path: Path) -> None:
+    process = waiting_program("processes", tmp_path)
     children = family(process.pid)
     process.kill()
     process.communicate(timeout=60)
-    assert children
+    assert len(children) == 2
     wait_for(lambda: not any(running(child.pid) for child in children), "a child is left")
+
+
+@pytest.mark.parametrize("name", [pytest.param("ray", marks=needs_ray)])
+def test_a_program_joins_a_cluster_and_leaves_it_as_it_was(
+    name: str, ray_cluster: str, tmp_path: Path
+) -> None:
+    import ray
+
+    before = ray.cluster_resources()["CPU"]
+    process = program(name, tmp_path, "-1", ray_cluster)
+    said, erred = process.communicate(timeout=120)
+    assert (process.returncode, said.strip()) == (0, "100"), erred
+    assert ray.cluster_resources()["CPU"] == before
+    assert_gone(ScriptedJob(tmp_path))
+
+
+@pytest.mark.parametrize("name", [pytest.param("ray", marks=needs_ray)])
+def test_an_address_without_a_cluster_is_an_error_of_the_service(name: str, tmp_path: Path) -> None:
+    process = program(name, tmp_path, "-1", "127.0.0.1:1")
+    _, erred = process.communicate(timeout=60)
+    assert "there is no Ray cluster to play on" in erred
 
 
 def test_ctrl_c_ends_the_threads_at_once() -> None:

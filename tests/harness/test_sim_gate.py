@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from sim_gate import AXES, GATE, Coin, Memory, subject, try_gate
 from sim_policies import write_overflowing, write_still
 
-from harness.sim.gate import Contestant, Progress, SimRun, run_sim_gate
+from harness.sim.gate import Progress, SimRun, run_sim_gate
 from harness.sim.grid import Grid
 from harness.sim.results import digest_rows, to_csv
+from harness.sim.simulation import Contestant
 from registry.errors import ConfigError, Interrupted
 from registry.evidence import evidence_from_json
 from registry.gates import Regression
@@ -168,7 +169,7 @@ def test_whatever_makes_a_verdict_is_in_its_key(checkpoint: Path, change: dict[s
         who = Contestant(checkpoint, subject(candidate))
         against = Contestant(checkpoint, subject(baseline)) if baseline else None
         nonce = options.pop("nonce", "a nonce")
-        return SimRun(who, gate, nonce, against, **options).key("engine")
+        return SimRun(who, gate, nonce, against, **options).key("task", "engine")
 
     assert key() == key()
     assert key(**change) != key()
@@ -207,7 +208,7 @@ def test_a_budget_ends_a_run_undecided_with_what_is_still_needed(checkpoint: Pat
 def test_a_policy_without_answers_fails_every_episode_at_once(tmp_path: Path) -> None:
     folder = write_overflowing(tmp_path / "checkpoint")
     gate = replace(GATE, axes={"friction": (0.5,)}, episodes_per_cell=100)
-    result = run_sim_gate(SimRun(Contestant(folder, subject(2)), gate, "a nonce"), threads=1)
+    result = run_sim_gate(SimRun(Contestant(folder, subject(2)), gate, "a nonce"))
     assert result.verdict.outcome is Outcome.FAIL
     assert set(result.failure_modes) == {"policy_nan"}
     assert {each.steps for each in result.rows} == {1}
@@ -216,7 +217,7 @@ def test_a_policy_without_answers_fails_every_episode_at_once(tmp_path: Path) ->
 def test_a_policy_slower_than_its_period_fails_and_nothing_is_kept(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.sim.gate.lateness", lambda policy: "31.0 ms a step")
+    monkeypatch.setattr("harness.sim.simulation.lateness", lambda policy: "31.0 ms a step")
     memory, coin = Memory(), Coin(1.0)
     result = try_gate(checkpoint, {2: coin}, keeper=memory)
     assert result.verdict.outcome is Outcome.FAIL
@@ -238,7 +239,7 @@ def test_a_dead_axis_is_refused_before_anything_is_played(checkpoint: Path) -> N
 
 def test_the_self_test_of_axes_runs_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     memory, asked = Memory(), []
-    monkeypatch.setattr("harness.sim.gate.try_axes", lambda *given: asked.append(given) or ())
+    monkeypatch.setattr("harness.sim.simulation.try_axes", lambda *given: asked.append(given) or ())
     for nonce in ("one", "another"):
         try_gate(checkpoint, {2: Coin(0.99)}, keeper=memory, nonce=nonce)
     assert len(asked) == 1

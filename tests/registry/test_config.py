@@ -45,6 +45,8 @@ def test_the_shipped_gates_are_those_of_the_requirements() -> None:
     }
     assert gates.sim.population == 5000
     assert gates.sim.threshold == 0.85
+    assert gates.sim.regression == Regression(alpha=0.05, margin=0.02)
+    assert (gates.sim.floor, gates.sim.floor_alpha) == (0.60, 0.05)
     suite = digest_bytes((SHIPPED / "hil" / "lift.yaml").read_bytes())
     assert gates.hil == TrialGate("hil/lift.yaml", suite_digest=suite)
     assert gates.canary.ratio == Fraction(1, 2)

@@ -32,7 +32,7 @@ def as_json(report: SimReport) -> str:
 
 
 def as_csv(report: SimReport) -> str:
-    """One column an axis, the bytes that are kept with the verdict as `episodes.csv`."""
+    """The very bytes that are kept with the verdict as `episodes.csv`."""
     return to_csv(report.rows)
 
 

@@ -25,7 +25,7 @@ from queue import SimpleQueue
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from harness.sim.executors import Job
 from harness.sim.executors.chunks import Answer, Chunk, Chunks, Lost, drive
-from harness.sim.executors.worker import ONE_THREAD, Raised, worker
+from harness.sim.executors.worker import Raised, one_thread, worker
 
 _ENTRY = "from harness.sim.executors.processes import main; main({descriptor})"
 
@@ -49,7 +49,7 @@ class _Process:
         with theirs:
             self.popen = subprocess.Popen(
                 [sys.executable, "-P", "-c", _ENTRY.format(descriptor=theirs.fileno())],
-                env=ONE_THREAD | os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                env=os.environ | one_thread() | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 process_group=0,

@@ -7,27 +7,32 @@
   policyctl installed, and must find the checkpoint's folder under the same path.
 - Actors of our own cluster look for modules where we do. Ray would have workers look in the current
   folder first, whose `policies/` are the user's: an actor takes it off again.
-- Our own cluster tells nobody that it runs (Ray's usage statistics are off), and has no dashboard.
+- Our own cluster keeps to the loopback address, tells nobody that it runs (Ray's usage statistics
+  are off) and has no dashboard.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from harness.sim.executors import Job
 from harness.sim.executors.chunks import Answer, Chunk, Chunks, Lost, drive
-from harness.sim.executors.worker import ONE_THREAD, Raised
+from harness.sim.executors.worker import Raised, one_thread
 from registry.errors import ServiceFailed, UsageError
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Chunks and records are a few kB; Ray itself asks for 30 % of the memory, and more than 75 MiB."""
+
+REACH_S = 5.0
+"""How long a cluster may take to answer at its address [s]."""
 
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 
@@ -41,7 +46,7 @@ class RayActors:
 
     def map(self, specs: Iterable[EpisodeSpec]) -> Generator[EpisodeRecord]:
         chunks = Chunks(self._job.digest, specs, self._workers)
-        with _cluster(self._ray, self._address, self._workers):
+        with cluster(self._ray, self._address, self._workers):
             crew = _Crew(self._ray, self._job, own=self._address is None)
             yield from drive(crew, chunks, self._workers)
 
@@ -60,22 +65,28 @@ def _ray() -> ModuleType:
 
 
 @contextmanager
-def _cluster(ray: Any, address: str | None, workers: int) -> Iterator[None]:
+def cluster(ray: Any, address: str | None, workers: int) -> Iterator[None]:
     """A connection to a cluster; one that the caller made already is used and left as it is."""
     if ray.is_initialized():
         yield
         return
-    own = {"num_cpus": workers, "num_gpus": 0, "object_store_memory": OBJECT_STORE_BYTES}
+    own = {
+        "num_cpus": workers,
+        "num_gpus": 0,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "_node_ip_address": "127.0.0.1",
+    }
     try:
-        with _environment(_QUIET):
+        with _environment(_QUIET | one_thread()):
             _connect(ray, address, {} if address else own)
         yield
     finally:
         ray.shutdown()
 
 
-def _connect(ray: Any, address: str | None, own: dict[str, int]) -> None:
+def _connect(ray: Any, address: str | None, own: dict[str, Any]) -> None:
     try:
+        _reach(address)
         ray.init(
             address=address or "local",
             include_dashboard=None if address else False,
@@ -83,12 +94,19 @@ def _connect(ray: Any, address: str | None, own: dict[str, int]) -> None:
             logging_level="error",
             **own,
         )
-    except (ConnectionError, ray.exceptions.RayError) as error:
+    except (OSError, ray.exceptions.RayError) as error:
         raise ServiceFailed(
             "there is no Ray cluster to play on",
             evidence=f"{address or 'one of this machine'}: {error}",
             hint="check --address (as `ray status` shows it), or leave it out",
         ) from error
+
+
+def _reach(address: str | None) -> None:
+    """OSError where nobody listens at HOST:PORT: Ray itself tries for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=REACH_S).close()
 
 
 @contextmanager
@@ -118,8 +136,10 @@ class _Crew:
         here = str(Path.cwd())
         strangers = [] if here in sys.path else [here]
         self._ray = ray
+        # the workers of our own cluster have the variables already, and start five times as fast
+        environment: dict[str, Any] = {} if own else {"runtime_env": {"env_vars": one_thread()}}
         self._make = ray.remote(_actor_class()).options(
-            num_cpus=1, max_restarts=0, max_task_retries=0, runtime_env={"env_vars": ONE_THREAD}
+            num_cpus=1, max_restarts=0, max_task_retries=0, **environment
         )
         self._arguments = (sys.path if own else [], strangers, ray.cloudpickle.dumps(job))
 
@@ -136,14 +156,18 @@ class _Crew:
 
     def _receive(self, answer: Any) -> Answer:
         try:
-            told = cast("Sequence[EpisodeRecord] | Raised", self._ray.get(answer))
+            told: Sequence[EpisodeRecord] | Raised = self._ray.get(answer)
         except self._ray.exceptions.RayActorError as error:
             return Lost(f"the actor was lost: {' '.join(str(error).split())}")
         except self._ray.exceptions.RayError as error:
-            return error
+            return ServiceFailed(
+                "Ray did not play a chunk",
+                evidence=" ".join(str(error).split()),
+                hint="see `ray status` and its logs; finished episodes are kept",
+            )
         if isinstance(told, Raised):
             return told.error()
-        return told
+        return list(told)
 
     def dismiss(self, worker: _Actor) -> None:
         self._ray.kill(worker.handle)

@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Literal
 
 from harness.sim.env import Act, BatchEnv
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
@@ -115,12 +116,22 @@ class InProcess:
     The scene is compiled once, so an executor may be used for many maps, one at a time.
     """
 
-    def __init__(self, policy: Policy, *, slots: int = SLOTS, threads: int = 2) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        slots: int = SLOTS,
+        threads: int = 2,
+        protection: Literal["servo", "policy"] = "servo",
+    ) -> None:
         self._stop, self._asked = threading.Event(), threading.Lock()
         act = self._one_at_a_time(policy.act)
         parts = max(1, min(HALVES, threads, slots))
         first = BatchEnv(
-            policy.contract, _share(slots, parts, 0), threads=_share(threads, parts, 0)
+            policy.contract,
+            _share(slots, parts, 0),
+            threads=_share(threads, parts, 0),
+            protection=protection,
         )
         envs = [first] + [
             BatchEnv(
@@ -128,6 +139,7 @@ class InProcess:
                 _share(slots, parts, i),
                 threads=_share(threads, parts, i),
                 scene=first.scene,
+                protection=protection,
             )
             for i in range(1, parts)
         ]

@@ -7,6 +7,7 @@ note.
 
 from __future__ import annotations
 
+import os
 import pickle
 import traceback
 from collections.abc import Iterable
@@ -16,10 +17,12 @@ from typing import Any
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from harness.sim.executors import Job, Player
 
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
-)
-"""What BLAS and torch read when they are loaded, before any worker loads them."""
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+def one_thread() -> dict[str, str]:
+    """What BLAS and torch read when they are loaded: one thread, or what the user has set."""
+    return {name: os.environ.get(name, "1") for name in _THREADS}
 
 
 @dataclass(frozen=True)
