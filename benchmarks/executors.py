@@ -1,7 +1,7 @@
 """What an executor costs: processes and Ray actors against threads of this process.
 
 Episodes/s of the demo's first policy on the gate's own grid, in its drawn order, two workers each.
-The three take turns; figures are medians over the turns. Start-up (processes, cluster, loading) is
+All take turns; figures are medians over the turns. Start-up (processes, cluster, loading) is
 kept out by a difference: the seconds of a map of all episodes less those of one of `SHORT`, over
 the episodes that it has more. Start-up is a figure of its own: the seconds of the short map.
 
@@ -19,8 +19,9 @@ from statistics import median
 from shared.figures import line
 
 from harness.sim.episode import EpisodeSpec
-from harness.sim.executors import EXECUTORS, Executor, LockStep, executor
+from harness.sim.executors import EXECUTORS, Executor, InProcess, LockStep, executor
 from harness.sim.grid import Grid
+from policies.loading import load_policy
 from registry.config import load_gates_yaml
 from registry.statistics.grid import order
 
@@ -52,14 +53,18 @@ def main() -> int:
     specs = specs[: given.episodes]
     job = LockStep(given.checkpoint.resolve(), "sha256:" + "0" * 64)
     players = {name: executor(name, job, workers=given.workers) for name in EXECUTORS}
-    starts: dict[str, list[float]] = {name: [] for name in EXECUTORS}
-    rates: dict[str, list[float]] = {name: [] for name in EXECUTORS}
+    policy = load_policy(given.checkpoint)
+    players["one batch"] = InProcess(policy, threads=given.workers, parts=1)
+    starts: dict[str, list[float]] = {name: [] for name in players}
+    rates: dict[str, list[float]] = {name: [] for name in players}
     for _ in range(given.repeats):
         for name, player in players.items():
             start = seconds(player, specs[:SHORT])
             starts[name].append(start)
             rates[name].append((len(specs) - SHORT) / (seconds(player, specs) - start))
     threads, start = median(rates["threads"]), median(starts["threads"])
+    figure = f"episodes/s of threads in two half-batches, threads: {given.workers}"
+    line(figure, threads, "1/s", "one batch on as many native threads", median(rates["one batch"]))
     for name in ("ray", "processes"):
         figure = f"episodes/s of {name}, workers: {given.workers} (aim {AIM})"
         line(figure, median(rates[name]), "1/s", "threads of this process, as many", threads)

@@ -12,9 +12,9 @@ from harness.sim.engine import fingerprint
 from harness.sim.env import BatchEnv
 from harness.sim.population import Population
 from harness.sim.recorder import Recorder
-from harness.sim.replay import Replay, replay, replay_log
+from harness.sim.replay import Replay, compared, replay, replay_log
 from harness.sim.results import Row
-from harness.sim.simulation import RobotSimulation, drawer_at, simulation_of
+from harness.sim.simulation import RobotSimulation, Simulation, drawer_at, simulation_of
 from policies.loading import load_policy
 from registry.errors import Corrupt, NotFound, UsageError
 from registry.evidence import GridEvidence
@@ -69,38 +69,55 @@ def replay_episode(
     version = registry.version(ref)
     gate, evidence = _judged(registry, version, "sim" if suite is None else f"sim:{suite}")
     simulation = simulation_of(gate, "the gate as recorded")
-    if not isinstance(simulation, RobotSimulation):
-        raise UsageError(
-            "episodes of Gymnasium tasks are not replayed one by one",
-            evidence=f"the task is {gate.task}",
-            hint=f"policyctl gate run sim '{version}' plays them again by their seeds",
-        )
     number = simulation.grid.number(key)
     row = _row(registry, version, simulation, evidence, number)
     spec = simulation.grid.spec(number)
+    same = evidence.engine == simulation.engine
+    if not isinstance(simulation, RobotSimulation):
+        if mcap or video:
+            raise UsageError(
+                "an episode of a Gymnasium task is neither logged nor filmed",
+                evidence=f"the task is {gate.task}",
+                hint="leave --mcap and --video out",
+            )
+        with bench(registry) as table:
+            player = simulation.job(table.contestant(version)).make_player()
+            (record,) = player([spec])
+        return _told(key, version, compared(record, row, "inference", same_engine=same))
     recorders: list[Recorder] = []
 
     def watch(env: BatchEnv) -> None:
         if not recorders:
             recorders.append(Recorder(env))
 
-    same = evidence.engine == fingerprint()
     with bench(registry) as table:
         policy = load_policy(table.contestant(version).folder)
     result = replay(policy, spec, row, same_engine=same, watch=watch)
     log = replay_log(policy.contract, spec, row, same_engine=same)
-    if result.identical is False or (log and log.identical is False):
-        raise Corrupt(
-            f"{key} does not give the bits that were recorded",
-            evidence=f"{result.words}; recorded {row.digest[:16]}, now {result.record.digest[:16]}",
-            hint="the engine's fingerprint is equal: compare CPU, BLAS and memory of both machines",
-        )
     files = []
     if mcap:
         about = {"key": key, "version": str(version), "engine": fingerprint()}
         write_log(mcap, recorders[0].log(result.record, about))
         files.append(str(mcap))
-    return Replayed(key, str(version), result, log, tuple(files))
+    return _told(key, version, result, log, tuple(files))
+
+
+def _told(
+    key: str,
+    version: VersionRecord,
+    result: Replay,
+    log: Replay | None = None,
+    files: tuple[str, ...] = (),
+) -> Replayed:
+    """Raises Corrupt where the engine that made the record gives other bits now."""
+    for each in (result, log):
+        if each is not None and each.identical is False:
+            raise Corrupt(
+                f"{key} does not give the bits that were recorded",
+                evidence=each.words,
+                hint="the engine is the same: compare CPU, BLAS and memory of both machines",
+            )
+    return Replayed(key, str(version), result, log, files)
 
 
 def _judged(registry: Registry, version: VersionRecord, gate: str) -> tuple[GridGate, GridEvidence]:
@@ -120,7 +137,7 @@ def _judged(registry: Registry, version: VersionRecord, gate: str) -> tuple[Grid
 def _row(
     registry: Registry,
     version: VersionRecord,
-    simulation: RobotSimulation,
+    simulation: Simulation,
     evidence: GridEvidence,
     number: int,
 ) -> Row:

@@ -99,7 +99,7 @@ def describe(
     counts = None
     if paired is not None and regression is not None:
         counts = PairedCounts(
-            baseline=f"v{paired.baseline.number}",
+            baseline=f"{paired.baseline.policy} v{paired.baseline.number}",
             pairs=paired.pairs,
             regressions=paired.regressions,
             fixes=paired.fixes,

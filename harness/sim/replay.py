@@ -88,7 +88,7 @@ def replay(
     Raises NotFound where another engine recorded it and no log was kept.
     """
     if same_engine:
-        return _compare(infer(policy, spec, watch), row, "inference", same_engine=True)
+        return compared(infer(policy, spec, watch), row, "inference", same_engine=True)
     actions = unpack(row.actions)
     if not actions:
         raise NotFound(
@@ -96,7 +96,7 @@ def replay(
             evidence="logs are kept of failures and of flips against the baseline",
             hint="run the gate again on this engine",
         )
-    return _compare(
+    return compared(
         by_actions(policy.contract, spec, actions, watch), row, "actions", same_engine=False
     )
 
@@ -109,10 +109,11 @@ def replay_log(
     if not actions:
         return None
     record = by_actions(contract, spec, actions)
-    return _compare(record, row, "actions", same_engine=same_engine)
+    return compared(record, row, "actions", same_engine=same_engine)
 
 
-def _compare(record: EpisodeRecord, row: Row, by: str, *, same_engine: bool) -> Replay:
+def compared(record: EpisodeRecord, row: Row, by: str, *, same_engine: bool) -> Replay:
+    """An episode played again beside what was recorded of it."""
     return Replay(
         record=record,
         by=by,

@@ -113,7 +113,10 @@ class Threads:
 class InProcess:
     """A loaded policy on `threads` native threads, `slots` episodes at a time in all.
 
-    The scene is compiled once, so an executor may be used for many maps, one at a time.
+    `parts` is how many batches they are split into: two are faster where as many cores are free as
+    there are threads; where others crowd the machine, one is about as fast (benchmarks/executors.py
+    measures both). The scene is compiled once, so an executor may be used for many maps, one at
+    a time.
     """
 
     def __init__(
@@ -122,11 +125,12 @@ class InProcess:
         *,
         slots: int = SLOTS,
         threads: int = 2,
+        parts: int = HALVES,
         protection: Literal["servo", "policy"] = "servo",
     ) -> None:
         self._stop, self._asked = threading.Event(), threading.Lock()
         act = self._one_at_a_time(policy.act)
-        parts = max(1, min(HALVES, threads, slots))
+        parts = max(1, min(parts, threads, slots))
         first = BatchEnv(
             policy.contract,
             _share(slots, parts, 0),
