@@ -39,6 +39,7 @@ ROOT: dict[str, tuple[str, str]] = {
     "history": ("ci.cli.history", "Who changed what, when and why."),
     "report": ("ci.cli.report", "A self-contained HTML report of a policy's versions."),
     "train": ("ci.cli.train", "Train a checkpoint from a recipe."),
+    "sysid": ("ci.cli.sysid", "Fit the scene to a logged motion of a real arm."),
     "fleet": ("ci.cli.fleet", "The robots and what each runs."),
     "robot": ("ci.cli.robot", "Enrol a robot."),
     "station": ("ci.cli.station", "Check a lab station, or lease it."),
@@ -53,6 +54,7 @@ EXTRAS = {
     "openarm_mujoco": "sim",
     "matplotlib": "sim",
     "PIL": "sim",
+    "mcap": "sim",
     "can": "robot",
     "torch": "train",
 }

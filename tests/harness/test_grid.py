@@ -65,7 +65,11 @@ def test_the_scene_of_an_episode_is_the_same_in_every_cell() -> None:
     ("axes", "what", "hint"),
     [
         ({"fricton": (0.5,)}, "there is no axis 'fricton'", "did you mean 'friction'?"),
-        ({"wind": (0.5,)}, "there is no axis 'wind'", "axes: friction, mass, delay, joint_friction, joint_damping"),
+        (
+            {"wind": (0.5,)},
+            "there is no axis 'wind'",
+            "axes: friction, mass, delay, joint_friction, joint_damping",
+        ),
         ({"mass": ()}, "axis 'mass' has no values", ""),
         ({"mass": (1.0, 1.0)}, "axis 'mass' names a value twice", ""),
         ({"friction": (-0.5,)}, "-0.5 is outside axis 'friction'", "from 0.05 to 3"),
