@@ -9,15 +9,17 @@
 - Where gains are fitted the motors' torque is a residual too, with its delay free: to positions and
   speeds damping and kd are one force, as the servo asks for no speed, and only what the motor says
   of its own torque tells them apart.
-- A standard error is the larger of two: from the Jacobian, scaled by chi2/dof where that is above
+- A statistical error is the larger of two: from the Jacobian, scaled by chi2/dof where that is above
   1, and from the residuals' sums over quarter seconds, which also holds what quantisation and a
   model that is not quite the arm leave correlated.
-- What the motion does not excite is not fitted: as long as a parameter's error exceeds `WANTED`,
+- A standard error also holds, as a root of squares, what halving the physics step would change:
+  the Euler step of the scene shifts latency by a quarter and kd by kp/4 steps, which no noise shows.
+- What the motion does not excite is not fitted: as long as a parameter's statistical error exceeds `WANTED`,
   the worst is taken out and stays nominal, or those of one field are fitted as one common multiple,
   if that is determined. The singular values of the Jacobian, in units of `WANTED`, tell how well
   the rest is: below 1 is a direction that the log does not determine.
 - Links keep the model's masses: friction, damping and gains are relative to them. The scene is
-  simulated at 1 ms; latency is relative to that step.
+  simulated at 1 ms, the twin's step.
 """
 
 from __future__ import annotations
@@ -123,6 +125,8 @@ class Estimate:
     nominal: float
     value: float
     error: float
+    step_error: float
+    """The part of it that halving the physics step would change."""
 
 
 @dataclass(frozen=True)
@@ -206,11 +210,12 @@ def fit(
         errors, chi2_dof = problem.errors(unknowns, jacobian, residual)
     wanted = np.array([unknown.wanted for unknown in unknowns])
     assert errors is not None
+    steps = problem.step_errors(unknowns, x, jacobian)
     return Fit(
         arm=arm,
         estimates=tuple(
-            Estimate(u, u.start(problem.friction), float(v), float(e))
-            for u, v, e in zip(unknowns, x, errors, strict=True)
+            Estimate(u, u.start(problem.friction), float(v), float(np.hypot(e, s)), float(s))
+            for u, v, e, s in zip(unknowns, x, errors, steps, strict=True)
         ),
         left=left,
         chi2_dof=chi2_dof,
@@ -286,6 +291,7 @@ class _Problem:
     def __init__(
         self, log: MotionLog, arm: str, unknowns: Sequence[Unknown], *, torque: bool, threads: int
     ) -> None:
+        self._log, self._arm = log, arm
         self._sim = Resimulation(log, arm, len(unknowns), threads=threads)
         self.friction = self._sim.nominal_friction
         self.simulations = 0
@@ -328,9 +334,18 @@ class _Problem:
         )
         return done.x, done.jac, done.fun
 
-    def residuals(self, unknowns: Sequence[Unknown], x: Floats) -> Floats:
+    def step_errors(self, unknowns: Sequence[Unknown], x: Floats, jacobian: Floats) -> Floats:
+        """(P,): how far the parameters would move if the physics step were halved."""
+        finer = Resimulation(self._log, self._arm, 1, timestep=self._sim.timestep / 2)
+        moved = self.residuals(unknowns, x[None], finer) - self.residuals(unknowns, x[None])
+        scale = np.array([u.wanted for u in unknowns])
+        return np.asarray(np.abs(np.linalg.lstsq(jacobian * scale, moved[0])[0]) * scale)
+
+    def residuals(
+        self, unknowns: Sequence[Unknown], x: Floats, sim: Resimulation | None = None
+    ) -> Floats:
         """(n, S T 8) of parameters (n, P), over their noise and less what is free."""
-        found = self._sim.run(self._sets(unknowns, x))[:, : len(self._measured)]
+        found = (sim or self._sim).run(self._sets(unknowns, x))[:, : len(self._measured)]
         self.simulations += len(x)
         rest = (found[:, :, self._used] - self._measured) / self._noise[:, None]
         for b in self._basis:

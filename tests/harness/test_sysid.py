@@ -34,6 +34,10 @@ HIDDEN = {
     "kp": np.array([0.9, 1.1, 0.95, 1.05, 0.9, 1.1, 0.95, 1.0]),
     "kd": np.array([1.2, 0.9, 1.1, 0.8, 1.2, 0.9, 1.1, 1.0]),
 }
+NOMINAL = {
+    "friction": np.array([0.2, 0.2, 0.1, 0.1, 0.04, 0.04, 0.04, 0.0]),
+    **{field: np.ones(8) for field in ("damping", "armature", "kp", "kd")},
+}
 
 
 def kinematics(side: str = "right") -> ArmKinematics:
@@ -138,20 +142,20 @@ def test_a_twin_behind_its_bus_is_identified() -> None:
     path = excitation(kin, 4.0, limits=servo.limits)
     log = record(servo, kin, path)
     assert servo.interventions() == {}
-    result = fit(log, LOG, ("friction", "damping", "latency"), threads=2)
+    result = fit(log, LOG, ("friction", "damping", "gains", "latency"), threads=2)
     nominal = build_scene().model.dof_frictionloss[build_scene().dof]
     truth = {f"{JOINTS[j]}.friction": 1.6 * float(nominal[j]) for j in range(7)}
     truth |= {f"{joint}.damping": 0.6 for joint in JOINTS}
-    recovered(result, truth | {"command.latency_s": 0.004}, sigmas=4.0)
+    recovered(result, truth | {"command.latency_s": 0.004})
     assert found(result)["gripper.friction"][0] < 0.005
-    assert result.left == {}
+    assert {unknown.name for unknown in result.left} <= {"gripper.kd", "gripper.kp"}
 
 
 @pytest.mark.slow
 def test_what_a_motion_does_not_excite_is_named_and_left_alone() -> None:
     path = excitation(kinematics(), 3.0)
     path[:, 4:] = path[0, 4:]
-    log = oracle(HIDDEN, 0.0, path)
+    log = oracle({**NOMINAL, "damping": HIDDEN["damping"]}, 0.0, path)
     result = fit(log, LOG, ("damping",), threads=2)
     values, left = found(result), {unknown.name for unknown in result.left}
     assert {"joint1.damping", "joint2.damping", "joint3.damping", "joint4.damping"} <= set(values)
