@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from harness.episodes.log import MotionLog
     from harness.sim.sysid import Estimate, Fit, Unknown
 
+MISFIT = 25.0
+"""chi2/dof above which the scene, and not the noise, limits the fit."""
 GROUPS = ("friction", "damping", "armature", "gains", "latency")
 
 
@@ -151,6 +153,10 @@ def _as_text(out: Path | None, found: Fit) -> Any:
         "left as the model has it"
         for unknown, error in found.left.items()
     ]
+    if found.chi2_dof > MISFIT:
+        lines.append(
+            "the scene explains this log badly: something touched the arm, or it is another arm"
+        )
     if out is not None:
         lines.append(f"overlay: {out}")
     return Group(table, Text("\n".join(lines)))

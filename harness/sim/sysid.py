@@ -9,14 +9,14 @@
 - Where gains are fitted the motors' torque is a residual too, with its delay free: to positions and
   speeds damping and kd are one force, as the servo asks for no speed, and only what the motor says
   of its own torque tells them apart.
-- A statistical error is the larger of two: from the Jacobian, scaled by chi2/dof where that is above
-  1, and from the residuals' sums over quarter seconds, which also holds what quantisation and a
-  model that is not quite the arm leave correlated.
+- A statistical error is the larger of two: from the Jacobian, scaled by chi2/dof where that is
+  above 1, and from the residuals' sums over quarter seconds, which also holds what quantisation and
+  a model that is not quite the arm leave correlated.
 - A standard error also holds, as a root of squares, what halving the physics step would change:
-  the Euler step of the scene shifts latency by a quarter and kd by kp/4 steps, which no noise shows.
-- What the motion does not excite is not fitted: as long as a parameter's statistical error exceeds `WANTED`,
-  the worst is taken out and stays nominal, or those of one field are fitted as one common multiple,
-  if that is determined. The singular values of the Jacobian, in units of `WANTED`, tell how well
+  the scene's Euler step shifts latency and kd by parts of a step, which no noise shows.
+- What the motion does not excite is not fitted: as long as a parameter's statistical error exceeds
+  `WANTED`, the worst is taken out and stays nominal, or those of one field are fitted as one common
+  multiple, if that is determined. The singular values of the Jacobian, in units of `WANTED`, tell how well
   the rest is: below 1 is a direction that the log does not determine.
 - Links keep the model's masses: friction, damping and gains are relative to them. The scene is
   simulated at 1 ms, the twin's step.
@@ -326,7 +326,6 @@ class _Problem:
             jac=lambda x: self.jacobian(unknowns, x),
             bounds=(low, high),
             x_scale=[u.wanted for u in unknowns],
-            method="dogbox",  # friction 0 is a bound that is often true; trf creeps up to it
             ftol=1e-5,
             xtol=1e-5,
             gtol=None,

@@ -119,7 +119,7 @@ def recovered(
 
 @pytest.mark.slow
 def test_hidden_friction_damping_armature_gains_and_latency_are_recovered() -> None:
-    path = excitation(kinematics(), 6.0)
+    path = excitation(kinematics(), 4.0)
     result = fit(oracle(HIDDEN, 0.003, path), LOG, threads=2)
     values, truth = found(result), {"command.latency_s": 0.003}
     for field, hidden in HIDDEN.items():
