@@ -64,8 +64,8 @@ def excitation(
     The default seed is the one of 200 whose joints move least alike.
 
     `swing` scales the amplitudes. Safe against `limits`, by default those of one arm over the
-    scene's table: speed and acceleration are kept, and amplitudes shrink until the TCP stays 5 cm inside
-    the workspace. Drive the arm to the first row before, with `Servo.move_to`.
+    scene's table: speed and acceleration are kept, and amplitudes shrink until the TCP stays 5 cm
+    inside the workspace. Drive the arm to the first row before, with `Servo.move_to`.
     """
     limits = limits or SafetyLimits.for_arms((kinematics,), table_z=SceneConfig().table_z)
     if duration_s < 4 * EASE_S:

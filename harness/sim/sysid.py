@@ -9,15 +9,15 @@
 - Where gains are fitted the motors' torque is a residual too, with its delay free: to positions and
   speeds damping and kd are one force, as the servo asks for no speed, and only what the motor says
   of its own torque tells them apart.
-- A statistical error is the larger of two: from the Jacobian, scaled by chi2/dof where that is
-  above 1, and from the residuals' sums over quarter seconds, which also holds what quantisation and
-  a model that is not quite the arm leave correlated.
+- A statistical error adds two as squares: from the Jacobian, scaled by chi2/dof where that is above
+  1, and from the residuals' sums over quarter seconds, which also holds what quantisation and a
+  model that is not quite the arm leave correlated. With few blocks either alone is too small.
 - A standard error also holds, as a root of squares, what halving the physics step would change:
   the scene's Euler step shifts latency and kd by parts of a step, which no noise shows.
 - What the motion does not excite is not fitted: as long as a parameter's statistical error exceeds
   `WANTED`, the worst is taken out and stays nominal, or those of one field are fitted as one common
-  multiple, if that is determined. The singular values of the Jacobian, in units of `WANTED`, tell how well
-  the rest is: below 1 is a direction that the log does not determine.
+  multiple, if that is determined. The singular values of the Jacobian, in units of `WANTED`, tell
+  how well the rest is: below 1 is a direction that the log does not determine.
 - Links keep the model's masses: friction, damping and gains are relative to them. The scene is
   simulated at 1 ms, the twin's step.
 """
@@ -374,7 +374,7 @@ class _Problem:
         sums = np.add.reduceat(scores, self._starts, axis=0)
         blocks = np.sqrt(((sums @ covariance) ** 2).sum(axis=0))
         plain = np.sqrt(np.diag(covariance) * max(1.0, chi2_dof))
-        return scale * np.maximum(plain, blocks), chi2_dof
+        return scale * np.hypot(plain, blocks), chi2_dof
 
     def _sets(self, unknowns: Sequence[Unknown], x: Floats) -> JointParameters:
         n = len(x)

@@ -48,7 +48,7 @@ def oracle(
     hidden: Mapping[str, Any], latency_s: float, path: np.ndarray, *, step_s: float = 0.0005
 ) -> MotionLog:
     """What an arm with these parameters logs: plain MjData at another step, noise, CAN fields."""
-    kin, rng = kinematics(), np.random.default_rng(5)
+    kin, rng = kinematics(), np.random.default_rng(6)
     scene = build_scene(SceneConfig(timestep=step_s, gravcomp=False))
     model, data = scene.model, mujoco.MjData(scene.model)
     dof, act = scene.dof, scene.ctrl
@@ -104,32 +104,34 @@ def found(result: Fit) -> dict[str, tuple[float, float]]:
     return {e.unknown.name: (e.value, e.error) for e in result.estimates}
 
 
-def recovered(
-    result: Fit, truth: Mapping[str, float], *, sigmas: float = 3.0, share: float = 0.1
-) -> None:
-    values = found(result)
+def recovered(result: Fit, truth: Mapping[str, float]) -> None:
+    """Each within three standard errors, and within a tenth or what the physics step changes."""
+    estimates = {e.unknown.name: e for e in result.estimates}
     for name, true in truth.items():
-        value, error = values[name]
-        assert abs(value - true) <= sigmas * error, (name, true, value, error)
-        assert abs(value - true) <= share * true, (name, true, value, error)
+        e = estimates[name]
+        off = abs(e.value - true)
+        assert off <= 3.0 * e.error, (name, true, e)
+        assert off <= 0.1 * true + 2.0 * e.step_error, (name, true, e)
 
 
 # -- what is found
 
 
 @pytest.mark.slow
-def test_hidden_friction_damping_armature_gains_and_latency_are_recovered() -> None:
-    path = excitation(kinematics(), 4.0)
-    result = fit(oracle(HIDDEN, 0.003, path), LOG, threads=2)
+@pytest.mark.parametrize("step_s", [0.001, 0.0005])
+def test_hidden_friction_damping_armature_gains_and_latency_are_recovered(step_s: float) -> None:
+    log = oracle(HIDDEN, 0.003, excitation(kinematics(), 4.0), step_s=step_s)
+    result = fit(log, LOG, threads=2)
     values, truth = found(result), {"command.latency_s": 0.003}
     for field, hidden in HIDDEN.items():
         truth |= {f"{JOINTS[j]}.{field}": float(v) for j, v in enumerate(hidden)}
-    excited = {name: value for name, value in truth.items() if name in values}
     left = {unknown.name for unknown in result.left}
-    assert set(truth) == set(excited) | left
-    assert left <= {"gripper.kd", "gripper.kp", "gripper.armature", "joint1.armature",
-                    "joint2.armature"}, left  # fmt: skip
-    recovered(result, excited)
+    assert left == {"gripper.kd"}  # .2 Nm s/rad beside a damping of 2: no motion tells
+    assert set(truth) == set(values) | left
+    recovered(result, {name: truth[name] for name in values})
+    if step_s == 0.001:
+        for name, (value, _) in values.items():
+            assert value == pytest.approx(truth[name], rel=0.1), name
     assert 0.8 < result.chi2_dof < 1.3
     assert min(result.singular_values) > 1.0
 
