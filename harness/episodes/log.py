@@ -104,7 +104,7 @@ def write_log(path: Path, log: MotionLog) -> None:
 def to_bytes(log: MotionLog) -> bytes:
     """The MCAP file of a log; equal logs give equal bytes."""
     out = io.BytesIO()
-    writer = Writer(out, compression=CompressionType.ZSTD)
+    writer: Any = Writer(out, compression=CompressionType.ZSTD)
     writer.start(profile="", library="policyctl")
     writer.add_metadata(METADATA, dict(log.metadata))
     schemas = {
