@@ -19,8 +19,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from registry.errors import ConfigError, NotFound
-from registry.gates import Gates
-from registry.gates_file import GatesFile
+from registry.gates import Gates, Term
+from registry.gates_file import GatesFile, OverlayFile
 from registry.versions import digest_bytes, is_policy_name
 from registry.yaml_file import Strict, load_yaml, read_yaml
 
@@ -89,7 +89,30 @@ def load_gates_yaml(path: Path) -> Gates:
         for name, section in (("sim", file.sim), ("hil", file.hil))
         if section.not_applicable is not None
     }
-    return Gates(file.sim.gate(), hil, file.canary.gate(), excused, file.sim.robustness())
+    sim, suites = file.sim.gate(), file.sim.robustness()
+    if sim is not None:
+        sim = replace(sim, overlay=_overlay(path, file.sim.overlay, ("sim", "overlay")))
+    for name, suite in suites.items():
+        own = file.sim.suites[name].overlay
+        found = sim.overlay if own is None and sim else _overlay(path, own, ("sim", "suites", name))
+        suites[name] = replace(suite, overlay=found)
+    return Gates(sim, hil, file.canary.gate(), excused, suites)
+
+
+def _overlay(gates: Path, name: str | None, key: tuple[str, ...]) -> dict[str, Term]:
+    """The terms of the overlay file beside a gates.yaml; none where it names none."""
+    if name is None:
+        return {}
+    path = gates.parent / name
+    if not path.is_file():
+        _, lines = read_yaml(gates)
+        raise ConfigError(
+            f"cannot read the overlay {path}",
+            where=f"{gates}:{lines[key]}",
+            field=".".join(key),
+            hint="name a file beside gates.yaml; `policyctl sysid` writes one",
+        )
+    return {name: term.term() for name, term in load_yaml(path, OverlayFile).terms.items()}
 
 
 def _suite_digest(gates: Path, suite: str) -> str:

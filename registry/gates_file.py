@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from registry.gates import CanaryGate, TrialGate, TrialTest, Weights
+from registry.gates import CanaryGate, Term, TrialGate, TrialTest, Weights
 from registry.sim_section import Duration, Excused, SimSection, excused
 from registry.yaml_file import Strict
 
@@ -83,6 +83,23 @@ class _Weights(Strict):
 
     def weights(self) -> Weights:
         return Weights(**{f.name: getattr(self, f.name) for f in fields(Weights)})
+
+
+class _OverlayTerm(Strict):
+    target: str
+    field: str
+    operation: Literal["set", "scale", "add"]
+    value: float = Field(allow_inf_nan=False)
+
+    def term(self) -> Term:
+        return Term((self.value,), None, self.target, self.field, self.operation)
+
+
+class OverlayFile(Strict):
+    """What makes a simulation move like one real arm; the simulator knows targets and ranges."""
+
+    schema_: Literal["policyctl.overlay/1"] = Field(alias="schema")
+    terms: dict[str, _OverlayTerm]
 
 
 class CanarySection(Strict):

@@ -6,7 +6,7 @@ The rules of `registry.gates` hold here too: frozen, rates and probabilities as 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -95,8 +95,9 @@ class GridGate:
     probability at most `alpha` per side. `axes` may be given as plain values.
 
     Where given, `regression` asks for the comparison with the fleet's version, and `floor` that no
-    cell is proven below that success probability, at level `floor_alpha` over all cells. `object`
-    names a held-out variant of what is handled. `gymnasium` makes `task` the name of an
+    cell is proven below that success probability, at level `floor_alpha` over all cells. `overlay`
+    holds terms of one value each that every episode begins with: what makes the simulation move
+    like one real arm. `gymnasium` makes `task` the name of an
     environment, and says under "success" which key of its info tells success. `edition` is that of
     the rules it is judged by (`registry.grid_verdict`); what was judged stays recomputable.
     """
@@ -110,13 +111,17 @@ class GridGate:
     regression: Regression | None = None
     floor: float | None = None
     floor_alpha: float = 0.05
-    object: str = ""
+    overlay: Mapping[str, Term] = field(default_factory=dict)
     gymnasium: Mapping[str, Any] | None = None
     edition: int = 2
 
     def __post_init__(self) -> None:
         require(bool(self.axes), "a grid needs axes")
         object.__setattr__(self, "axes", {name: Term.of(data) for name, data in self.axes.items()})
+        fixed = {name: Term.of(data) for name, data in self.overlay.items()}
+        object.__setattr__(self, "overlay", fixed)
+        single = all(len(term.values) == 1 for term in fixed.values())
+        require(single, "a term of an overlay has one value")
         require(self.episodes_per_cell >= 1, "episodes_per_cell is at least 1")
         require(0 < self.threshold < 1, "threshold lies between 0 and 1")
         require(0 < self.alpha < 0.5, "alpha lies between 0 and .5")
@@ -160,8 +165,8 @@ class GridGate:
             data["floor"] = self.floor
         if self.floor_alpha != GridGate.floor_alpha:
             data["floor_alpha"] = self.floor_alpha
-        if self.object:
-            data["object"] = self.object
+        if self.overlay:
+            data["overlay"] = {name: term.to_json() for name, term in self.overlay.items()}
         if self.gymnasium is not None:
             data["gymnasium"] = dict(self.gymnasium)
         return data | ({"edition": self.edition} if self.edition > 1 else {})

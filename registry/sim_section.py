@@ -7,7 +7,7 @@
       threshold: .85
       regression: {alpha: .05, margin: .02}  # or off
       floor: .60
-      suites: {camera: {axes: …, samples: 200}, held-out: {object: cylinder}}
+      suites: {camera: {axes: …, samples: 200}, held-out: {axes: {shape: [1, 2]}}}
 
 The axes of a Gymnasium task are options of its `reset`; they may stand in `task` or beside it. What
 a suite leaves out is that of the gate: task, axes with their count, threshold, alpha. It compares
@@ -68,7 +68,7 @@ class _Environment(Strict):
     """A task of Gymnasium's registry, or of a module's: `module:Name-v0`."""
 
     gymnasium: Annotated[str, Field(min_length=1)]
-    success: Annotated[str, Field(min_length=1)]
+    success: Annotated[str, Field(min_length=1)] | dict[str, float]
     axes: _Axes = Field(default_factory=dict)
 
 
@@ -113,7 +113,7 @@ class _Grid(Excused):
     regression: _Regressed = None
     floor: float | None = None
     floor_alpha: float = GridGate.floor_alpha
-    object: str = ""
+    overlay: str | None = None
 
     def terms(self) -> dict[str, Term]:
         """The axes of the section and of its environment."""
@@ -164,8 +164,8 @@ class _Suite(_Grid):
             None if self.regression is None else self.regression.regression(),
             self.floor,
             self.floor_alpha,
-            self.object,
-            environment,
+            overlay=of.overlay,
+            gymnasium=environment,
         )
 
 
@@ -196,7 +196,6 @@ class SimSection(_Grid):
             regression=None if self.regression is None else self.regression.regression(),
             floor=self.floor,
             floor_alpha=self.floor_alpha,
-            object=self.object,
             gymnasium=environment,
         )
 

@@ -16,7 +16,8 @@
   the fingers' and the table's own would be dead, and are not offered.
 - Mass scales the inertia with it. Size and shape keep the mass. Gravity is not known to the
   controller: the motors go on carrying the nominal weight.
-- `jointN` means that joint of every arm, `left_jointN` of one; joints includes grippers.
+- `jointN` means that joint of every arm, `left_jointN` of one; joints includes grippers, of which
+  the finger that the motor turns changes.
 """
 
 from __future__ import annotations
@@ -127,8 +128,8 @@ def _dof(name: str) -> Callable[[World, int, Change], None]:
     def write(world: World, slot: int, change: Change) -> None:
         values = world.expand(name)[slot]
         for joint in joints(world.scene.joint_names, change.target):
-            for dof in world.scene.dofs[joint]:
-                values[dof] = result(change, values[dof])
+            dof = world.scene.dof[joint]
+            values[dof] = result(change, values[dof])
 
     return write
 
@@ -170,12 +171,20 @@ def _signal(name: str) -> Callable[[World, int, Change], None]:
 
 
 ARM: Mapping[str, Field] = {
-    "friction": Field({"scale": (0.0, 10.0), "add": (0.0, 2.0)}, _dof("dof_frictionloss"), "Nm"),
-    "damping": Field({"scale": (0.0, 10.0), "add": (0.0, 5.0)}, _dof("dof_damping"), "Nm s/rad"),
-    "armature": Field({"scale": (0.1, 10.0), "add": (0.0, 1.0)}, _dof("dof_armature"), "kg m2"),
+    "friction": Field(
+        {"set": (0.0, 2.0), "scale": (0.0, 10.0), "add": (0.0, 2.0)}, _dof("dof_frictionloss"), "Nm"
+    ),
+    "damping": Field(
+        {"set": (0.0, 100.0), "scale": (0.0, 10.0), "add": (0.0, 5.0)},
+        _dof("dof_damping"),
+        "Nm s/rad",
+    ),
+    "armature": Field(
+        {"set": (0.0, 1.0), "scale": (0.0, 10.0), "add": (0.0, 1.0)}, _dof("dof_armature"), "kg m2"
+    ),
     "strength": Field({"scale": (0.05, 2.0)}, _strength),
-    "kp": Field({"scale": (0.1, 3.0)}, _kp),
-    "kd": Field({"scale": (0.1, 5.0)}, _kd),
+    "kp": Field({"set": (1.0, 500.0), "scale": (0.1, 10.0)}, _kp, "Nm/rad"),
+    "kd": Field({"set": (0.0, 500.0), "scale": (0.0, 10.0)}, _kd, "Nm s/rad"),
 }
 FIELDS: Mapping[tuple[str, str], Field] = {
     ("box", "mass"): Field({"set": (0.005, 10.0), "scale": (0.1, 20.0)}, _box_mass, "kg"),

@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness.sim.episode import EpisodeSpec
-from harness.sim.randomization import Randomization
+from harness.sim.episode import Change, EpisodeSpec
+from harness.sim.randomization import Randomization, change, checked
 from registry.errors import ConfigError, UsageError
 from registry.gates import Term
 
@@ -48,6 +48,8 @@ class Grid:
     axes: tuple[tuple[str, tuple[float, ...]], ...]
     episodes_per_cell: int
     randomization: Randomization
+    overlay: tuple[Change, ...] = ()
+    """What every episode begins with, before its axes."""
 
     @classmethod
     def of(
@@ -56,6 +58,7 @@ class Grid:
         axes: Mapping[str, Term | Sequence[float]],
         episodes_per_cell: int,
         *,
+        overlay: Mapping[str, Term] | None = None,
         where: str = "gates.yaml",
     ) -> Grid:
         """Raises ConfigError where a term or the count makes no population."""
@@ -66,7 +69,11 @@ class Grid:
                 "a cell needs at least one episode", where=where, field="sim.episodes_per_cell"
             )
         spanning = tuple((name, term.values) for name, term in terms.items() if term.values)
-        return cls(task, spanning, episodes_per_cell, randomization)
+        fixed = tuple(
+            checked(change(name, term, term.values[0]), where, f"sim.overlay.{name}")
+            for name, term in (overlay or {}).items()
+        )
+        return cls(task, spanning, episodes_per_cell, randomization, fixed)
 
     @classmethod
     def of_options(
@@ -113,7 +120,7 @@ class Grid:
     def spec(self, number: int) -> EpisodeSpec:
         """What the environment needs to play the population's `number`."""
         _, episode = self.place(number)
-        changes = self.randomization.changes(self.values(number))
+        changes = self.overlay + self.randomization.changes(self.values(number))
         return EpisodeSpec(SHARED, episode, changes, self.task)
 
     def values(self, number: int) -> dict[str, float]:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from fleet.kinematics import load_arms
 from harness.sim.env import BatchEnv
-from harness.sim.episode import EpisodeSpec
+from harness.sim.episode import Change, EpisodeSpec
 from harness.sim.expert import Expert, expert_fits
 from harness.sim.grid import SHARED, Grid
 from harness.sim.randomization import change
@@ -63,7 +63,7 @@ def try_axes(policy: Policy, grid: Grid, *, scene: Scene | None = None) -> tuple
     terms = [(name, term) for name, term in grid.randomization.terms]
     pairs = [(name, term, *_ends(term)) for name, term in terms]
     specs = [
-        EpisodeSpec(SHARED, scene, () if value is None else (change(name, term, value),), grid.task)
+        EpisodeSpec(SHARED, scene, grid.overlay + _moved(name, term, value), grid.task)
         for name, term, low, high in pairs
         for scene in range(SCENES)
         for value in (low, high)
@@ -90,6 +90,10 @@ def refuse_dead(reports: Sequence[AxisReport], where: str) -> None:
             field=", ".join(f"sim.axes.{report.axis}" for report in dead),
             hint="take the axis out, or give the policy what the axis changes",
         )
+
+
+def _moved(name: str, term: Term, value: float | None) -> tuple[Change, ...]:
+    return () if value is None else (change(name, term, value),)
 
 
 def _ends(term: Term) -> tuple[float | None, float]:

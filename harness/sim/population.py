@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
@@ -50,6 +51,7 @@ def episodes_key(policy_digest: str, task_digest: str, grid: Grid, engine: str) 
             "policy": policy_digest,
             "task": task_digest,
             "axes": {name: term.to_json() for name, term in grid.randomization.terms},
+            "overlay": [asdict(change) for change in grid.overlay],
             "episodes_per_cell": grid.episodes_per_cell,
             "engine": engine,
         }

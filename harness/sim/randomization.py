@@ -131,6 +131,12 @@ def change(name: str, term: Term, value: float, *, where: str = "gates.yaml") ->
     return Change(axis.target, axis.field, axis.operation, float(value), at_s)
 
 
+def checked(made: Change, where: str, field: str) -> Change:
+    """A change, or ConfigError where no simulation knows it."""
+    find(made, where=where, field=field)
+    return made
+
+
 def changes(values: Mapping[str, float]) -> tuple[Change, ...]:
     """What the named axes change at these values; axes that are not named stay nominal."""
     terms = {name: Term((value,)) for name, value in values.items()}

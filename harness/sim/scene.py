@@ -91,7 +91,6 @@ class ArmIndex:
     ctrl: npt.NDArray[np.intp]
     mirror_qpos: int
     """qpos of the second finger, tied to the gripper joint; set both on reset."""
-    mirror_dof: int
     hand_body: int
     tcp_site: int
     touch: tuple[int, int]
@@ -118,8 +117,6 @@ class Scene:
     q_max: npt.NDArray[np.float64]
     joint_names: tuple[str, ...]
     """As in a contract: right_joint1, …, right_gripper."""
-    dofs: tuple[tuple[int, ...], ...]
-    """Degrees of freedom of each joint; a gripper's two fingers are one joint."""
     table_geom: int
     box_body: int
     box_geom: int
@@ -275,7 +272,6 @@ def _index(config: SceneConfig, model: Any) -> Scene:
                 dof=np.array([j.dofadr[0] for j in joints]),
                 ctrl=np.array([model.actuator(PREFIX + a).id for a in _actuators(name)]),
                 mirror_qpos=int(model.joint(f"{PREFIX}openarm_{name}_finger_joint2").qposadr[0]),
-                mirror_dof=int(model.joint(f"{PREFIX}openarm_{name}_finger_joint2").dofadr[0]),
                 hand_body=int(model.body(f"{PREFIX}openarm_{name}_ee_base_link").id),
                 tcp_site=int(model.site(f"{PREFIX}{name}_tcp").id),
                 touch=(
@@ -301,11 +297,6 @@ def _index(config: SceneConfig, model: Any) -> Scene:
         q_min=ranges[:, 0],
         q_max=ranges[:, 1],
         joint_names=tuple(joint for arm in config.arms for joint in ArmSpec(arm).joints),
-        dofs=tuple(
-            (int(dof), arm.mirror_dof) if index == 7 else (int(dof),)
-            for arm in arms
-            for index, dof in enumerate(arm.dof)
-        ),
         table_geom=int(model.geom("table").id),
         box_body=int(model.body("box").id),
         box_geom=int(model.geom("box").id),

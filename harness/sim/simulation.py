@@ -101,7 +101,7 @@ def simulation_of(gate: GridGate, where: str = "gates.yaml") -> Simulation:
             field="sim.task",
             hint=f"tasks: {', '.join(TASKS)}; or {{gymnasium: Name-v0, success: info key}}",
         )
-    grid = Grid.of(gate.task, gate.axes, gate.episodes_per_cell, where=where)
+    grid = Grid.of(gate.task, gate.axes, gate.episodes_per_cell, overlay=gate.overlay, where=where)
     return RobotSimulation(TASKS[gate.task], grid, where)
 
 

@@ -82,6 +82,11 @@ def sim_of(tmp_path: Path, text: str) -> Path:
     return path
 
 
+OVERLAY = """\
+schema: policyctl.overlay/1
+terms:
+  j: {target: joint3, field: damping, operation: scale, value: 1.2}
+"""
 WHOLE = """\
   task: box-grasp
   axes:
@@ -97,12 +102,13 @@ WHOLE = """\
         tilt: {range: [-0.05, 0.05], target: camera, field: position, operation: add}
       samples: 200
       threshold: 0.7
-    held-out: {object: cylinder}
+    held-out: {overlay: arm.yaml}
     few: {episodes_per_cell: 2, regression: {margin: 0.1}, floor: 0.4}
 """
 
 
 def test_all_of_a_sim_section_becomes_its_gates(tmp_path: Path) -> None:
+    (tmp_path / "arm.yaml").write_text(OVERLAY)
     gates = load_gates_yaml(sim_of(tmp_path, WHOLE))
     sim, suites = gates.sim, gates.suites
     assert sim is not None
@@ -113,7 +119,8 @@ def test_all_of_a_sim_section_becomes_its_gates(tmp_path: Path) -> None:
     assert [suite.name for suite in suites.values()] == ["sim:camera", "sim:held-out", "sim:few"]
     assert (camera.task, camera.cells, camera.population) == ("box-grasp", 1, 200)
     assert (camera.threshold, camera.regression, camera.floor) == (0.7, None, None)
-    assert (held_out.object, held_out.axes) == ("cylinder", sim.axes)
+    assert (held_out.axes, sim.overlay) == (sim.axes, {})
+    assert held_out.overlay == {"j": Term((1.2,), None, "joint3", "damping", "scale")}
     assert (held_out.population, held_out.threshold) == (20, 0.85)
     assert (few.population, few.regression, few.floor) == (4, Regression(margin=0.1), 0.4)
     for gate in (sim, *suites.values()):
@@ -186,7 +193,7 @@ RANGES = "{x: {range: [0, 1]}}"
          "sim.suites.camera.axes", "how many samples"),
         ("  task: t\n  axes: {m: [1]}\n  suites:\n    camera: {not_applicable: x}\n", 4,
          "sim.suites", "leave camera out"),
-        ("  not_applicable: x\n  suites: {camera: {object: y}}\n", 2, "sim.not_applicable",
+        ("  not_applicable: x\n  suites: {camera: {floor: 0.5}}\n", 2, "sim.not_applicable",
          "stands alone"),
     ],
 )  # fmt: skip

@@ -153,7 +153,7 @@ def test_void_attempts_enter_no_rate() -> None:
             regression=Regression(0.1, 0.05),
             floor=0.6,
             floor_alpha=0.1,
-            object="cylinder",
+            overlay={"j": Term((1.2,), None, "joint3", "damping", "scale")},
             gymnasium={"success": "is_success"},
         ),
         TrialGate("hil/lift.yaml", max_trials=60),
