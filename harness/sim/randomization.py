@@ -23,7 +23,9 @@ from dataclasses import dataclass
 
 from harness.sim import seeds
 from harness.sim.episode import Change
-from harness.sim.fields import Field, find
+from harness.sim.field import Field
+from harness.sim.fields import find
+from harness.sim.vision import VISION_AXES
 from registry.errors import ConfigError
 from registry.gates import Term
 
@@ -60,6 +62,7 @@ AXES: Mapping[str, Axis] = {
     "gravity": Axis("world", "gravity", "scale"),
     "table_height": Axis("table", "height", "add"),
     "table_friction": Axis("table", "friction", "set"),
+    **{name: Axis(*changed) for name, changed in VISION_AXES.items()},
 }
 
 
