@@ -4,7 +4,8 @@
   is taken, because a broken driver may end the process that touches it; the choice is left in the
   environment, so that child processes need not look again.
 - A context is imported by its backend's name: it does not matter when mujoco was imported.
-- A context belongs to the thread in which it is current, so it is current only while it draws.
+- A context belongs to the thread in which it is current; whoever draws makes it current for that
+  long and no longer.
 """
 
 from __future__ import annotations

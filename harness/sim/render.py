@@ -1,8 +1,8 @@
 """Images of simulated scenes, offscreen.
 
 - A renderer draws models of one size (a batch's slots are: `Batch.get_model` shares meshes and
-  textures) with one OpenGL context, which is current only while it draws and must stay in the
-  thread that drew first. Nothing is opened before the first image.
+  textures) with one OpenGL context, which is current only while it draws: any thread may draw, one
+  at a time. Nothing is opened before the first image, so that a process may fork until then.
 - No antialiasing and no shadows unless asked: 8.7 times faster, and a policy needs neither.
 - Where a scene has visual meshes they are drawn, else the hulls of its collision shapes: the arm is
   always in the picture, and without visuals it costs an eighth.

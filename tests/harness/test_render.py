@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from harness.sim.episode import Change, EpisodeSpec
 from harness.sim.render import Renderer
 from harness.sim.runner import play
 from harness.sim.scene import BASE_HEIGHT, SceneConfig, build_scene
+from policies.loading import load_policy
 from registry.errors import ConfigError, ServiceFailed
 
 
@@ -29,6 +31,14 @@ def test_images_do_not_depend_on_batch_threads_order_or_process(tmp_path: Path) 
     assert seen(folder, 5, 2, [4, 2, 0, 1, 3]) == alone
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(seen, (folder, 2, 1, [3, 1])) == {i: alone[i] for i in (3, 1)}
+
+
+def test_threads_draw_side_by_side(tmp_path: Path) -> None:
+    folder = write_camera_policy(tmp_path / "policy")
+    alone = seen(folder, 2, 1, [0, 1])
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(seen, folder, 2, 1, [0, 1]) for _ in range(2)]
+        assert [each.result() for each in both] == [alone, alone]
 
 
 def test_a_camera_policy_plays_the_same_episodes_in_any_batch(tmp_path: Path) -> None:
@@ -47,8 +57,6 @@ def test_motion_follows_from_pixels(tmp_path: Path) -> None:
     joints = slice(0, 16)
     np.testing.assert_array_equal(first[joints], second[joints])
     assert (first[16:] != second[16:]).mean() > 0.5
-    from policies.loading import load_policy
-
     answers = load_policy(folder).act(np.stack([first, second]))
     assert np.abs(answers[0] - answers[1]).max() > 1e-3
 
