@@ -55,6 +55,7 @@ def film(
 ) -> Film:
     """Play `spec` and take pictures by `camera`, or from a place that shows arm and table.
 
+    A policy with cameras of its own sees `visuals` too: film it as it was tried.
     Raises UsageError where the scene has no such camera and ServiceFailed where nothing renders.
     """
     contract, task = policy.contract, find_task(spec.task)

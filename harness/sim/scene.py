@@ -5,6 +5,7 @@ Rules
   not frozen. Geoms that cannot collide and meshes nobody uses go too (they cost 40 MB and .7 s),
   unless `visuals` keeps them for rendering. Pairs of links that their joints keep apart are not
   searched for contacts (a tenth of the physics' time): no contact is lost by it, so no bit changes.
+- What a scene shows besides (lights, cameras, walls, textures) is in scenery.py.
 - Motors follow the MIT law of the real drivers: tau = kp (q_des - q) + kd (dq_des - dq) + tau_ff,
   computed inside every physics step. The actuator's gain is 1 and its bias (0, -kp, -kd), so
   ctrl = kp q_des + kd dq_des + tau_ff (`mit_ctrl`). Torque is clipped at the motor's peak.

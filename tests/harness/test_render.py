@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mujoco.batch import Batch
 from sim_policies import ExpertPolicy, contract, world
 from vision_policies import CELL, camera_contract, played, seen, specs, write_camera_policy
 
@@ -20,10 +21,12 @@ from harness.sim.episode import Change, EpisodeSpec
 from harness.sim.render import Renderer
 from harness.sim.runner import play
 from harness.sim.scene import BASE_HEIGHT, SceneConfig, build_scene
+from harness.sim.scenery import camera_name, cameras
 from policies.loading import load_policy
 from registry.errors import ConfigError, ServiceFailed
 
 
+@pytest.mark.slow
 def test_images_do_not_depend_on_batch_threads_order_or_process(tmp_path: Path) -> None:
     folder = write_camera_policy(tmp_path / "policy")
     alone = seen(folder, 1, 1, [0, 1, 2, 3, 4])
@@ -129,6 +132,18 @@ def test_a_camera_that_the_scene_lacks_is_refused_by_name() -> None:
     assert "right_wrist" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("arms", [("right",), ("left",), ("right", "left")])
+def test_every_camera_of_a_robot_looks_at_its_table(arms: tuple[str, ...]) -> None:
+    batch = Batch(build_scene(SceneConfig(arms=arms)).model, 1)
+    renderer = Renderer(batch.get_model(0), 64, 48, visuals=False)
+    renderer.look(batch, 0)
+    for name in cameras(arms):
+        camera = int(renderer.model.camera(camera_name(name)).id)
+        depth = renderer.shoot(camera, 64, 48, depth=True).depth
+        assert depth is not None
+        assert 0.05 < depth[24, 32] < 1.5
+
+
 def test_a_renderer_can_be_opened_and_closed_again() -> None:
     env = BatchEnv(contract(), 1)
     env.reset([0], [EpisodeSpec(CELL, 1)])
@@ -158,6 +173,7 @@ print(gl.choose(), os.environ["MUJOCO_GL"])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", ["", *gl.BACKENDS])
 def test_the_backend_is_chosen_after_mujoco_is_imported(named: str) -> None:
     environment = {
