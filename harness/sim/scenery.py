@@ -2,8 +2,8 @@
 
 - Nothing here touches anything: geoms collide with nothing and weigh nothing, so physics have the
   same bits with and without it (tests compare digests).
-- Lights: one shines, three more are there and dark (`light.count`). Ambient light is low, so that
-  what lights do is what images show.
+- Lights: one shines, three weaker ones are there and dark (`light.count`). Ambient light is low, so
+  that what lights do is what images show.
 - Cameras, by the names that contracts use: `front` looks at the workspace from beside the table;
   `scene` stands .20 m before and .45 m above the point it looks at, as the reference set-up's
   camera at (.5, 0, 1.2) that looks at (.3, 0, .75), moved down so that this point lies on our table
@@ -53,7 +53,10 @@ def furnish(parent: Any, table_z: float) -> None:
     visual.headlight.specular = [0.0, 0.0, 0.0]
     parent.stat.extent = 2.0
     for index, (position, direction) in enumerate(_LIGHT_POSES):
-        world.add_light(name=f"light{index}", pos=position, dir=direction, active=index == 0)
+        grey = 0.7 if index == 0 else 0.25
+        world.add_light(
+            name=f"light{index}", pos=position, dir=direction, diffuse=[grey] * 3, active=index == 0
+        )
     for name in TEXTURES[1:]:
         texture = parent.add_texture(
             name=name,
@@ -112,7 +115,7 @@ def texels(name: str) -> npt.NDArray[np.uint8]:
 
 
 def _add_walls(world: Any) -> None:
-    half, height = _ROOM, 0.5 * _ROOM
+    half, height = _ROOM, _ROOM - 0.1
     turn = np.sqrt(0.5)
     places = (
         ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0)),
@@ -124,8 +127,8 @@ def _add_walls(world: Any) -> None:
     for name, (position, quat) in zip(BACKGROUND, places, strict=True):
         world.add_geom(
             name=name,
-            type=mujoco.mjtGeom.mjGEOM_PLANE,
-            size=[half, half, 0.1],
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            size=[half, half, 0.01],
             pos=position,
             quat=quat,
             contype=0,

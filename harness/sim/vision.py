@@ -61,9 +61,10 @@ _LIGHT_AXES = {"yaw": (0.0, 0.0, 1.0), "pitch": (0.0, 1.0, 0.0)}
 
 
 def black_body(kelvin: float) -> Floats:
-    """Colour of a black body as linear sRGB (3,), its largest share 1; 1,667..25,000 K.
+    """Colour of a black body as sRGB (3,), its largest share 1; 1,667..25,000 K.
 
-    Kim et al.'s cubic fit of the Planckian locus, through CIE xyY to sRGB's primaries.
+    Kim et al.'s cubic fit of the Planckian locus, through CIE xyY to sRGB's primaries, and sRGB's
+    curve, because MuJoCo's light multiplies colours as they are shown.
     """
     t = 1e3 / kelvin
     low = kelvin < 4000.0
@@ -87,7 +88,9 @@ def black_body(kelvin: float) -> Floats:
         ]
     )
     rgb = np.clip(to_rgb @ xyz, 0.0, None)
-    return np.asarray(rgb / rgb.max())
+    rgb /= rgb.max()
+    shown = np.where(rgb > 0.0031308, 1.055 * rgb ** (1.0 / 2.4) - 0.055, 12.92 * rgb)
+    return np.asarray(shown)
 
 
 def detected(world: World, rows: Ints, position: Floats, yaw: Floats) -> tuple[Floats, Floats]:
