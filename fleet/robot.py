@@ -122,6 +122,10 @@ class RobotConfig(Strict):
     def _known_class(cls, value: str) -> str:
         if value not in ROBOT_CLASSES:
             raise ValueError(f"unknown robot class '{value}' (known: {', '.join(ROBOT_CLASSES)})")
+        if ROBOT_CLASSES[value].cameras:
+            raise ValueError(
+                f"'{value}' has cameras, which robots do not read yet; its policies are simulated"
+            )
         return value
 
     @model_validator(mode="after")

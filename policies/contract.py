@@ -8,6 +8,8 @@ Rules
 - `action.space` "delta": the network's output 1.0 means one `limit` towards + from the last
   command; "absolute": -1..1 spans `low`..`high`. Both are limited to `limit` a step, then smoothed
   by an exponential moving average with `ema_alpha` (1 = none) and kept within `low`..`high`.
+- Cameras are named with the size of their images. `image_NAME` observes one as 3 h w shares of
+  white, rows from the top, pixel by pixel red, green, blue; `depth_NAME` as h w metres.
 - The normalization of observations is stored with the weights; the contract fixes term order.
 """
 
@@ -43,6 +45,9 @@ ARM_TERMS = {
 SCENE_TERMS = {"object_position": 3, "object_yaw": 2}
 """Observation terms measured once per scene, with their width."""
 
+IMAGE, DEPTH = "image_", "depth_"
+"""What observation terms of a camera begin with; its name follows."""
+
 
 @dataclass(frozen=True)
 class ArmSpec:
@@ -64,6 +69,7 @@ class RobotClass:
     gripper: str
     rates_hz: tuple[int, ...] = (10, 25, 50)
     memory_mb: int = 4096
+    cameras: tuple[str, ...] = ()
 
     @property
     def joints(self) -> tuple[str, ...]:
@@ -74,6 +80,12 @@ ROBOT_CLASSES = {
     robot.name: robot
     for robot in (
         RobotClass("openarm-v2-right", (ArmSpec("right"),), "v2"),
+        RobotClass(
+            "openarm-v2-right-vision",
+            (ArmSpec("right"),),
+            "v2",
+            cameras=("front", "scene", "right_wrist"),
+        ),
         RobotClass("openarm-v2-left", (ArmSpec("left"),), "v2"),
         RobotClass("openarm-v2-bimanual", (ArmSpec("right"), ArmSpec("left")), "v2"),
     )
@@ -89,6 +101,14 @@ class Term(_Model):
 
     name: str
     width: Annotated[int, Field(gt=0)]
+
+
+class CameraSpec(_Model):
+    """One camera by name, and the size of the images a policy gets of it [pixels]."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    width: Annotated[int, Field(gt=0, le=1920)]
+    height: Annotated[int, Field(gt=0, le=1080)]
 
 
 class Action(_Model):
@@ -115,6 +135,7 @@ class Contract(_Model):
     memory_mb: Annotated[int, Field(gt=0)]
     load_s: Annotated[float, Field(gt=0)]
     latency_ms: Annotated[float, Field(gt=0)]
+    cameras: tuple[CameraSpec, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -126,13 +147,20 @@ class Contract(_Model):
                 raise ValueError(f"action.{name}: needs {count} numbers, one per joint")
         if any(a >= b for a, b in zip(self.action.low, self.action.high, strict=True)):
             raise ValueError("action.low: has to be below action.high for every joint")
+        sizes = _image_widths(self.cameras)
         for term in self.observation:
-            width = term_width(term.name, len(self.arms))
+            width = sizes.get(term.name) or term_width(term.name, len(self.arms))
             if width is None:
-                known = ", ".join(sorted({**ARM_TERMS, **SCENE_TERMS}))
+                known = ", ".join(sorted({**ARM_TERMS, **SCENE_TERMS, **sizes}))
                 raise ValueError(f"observation: unknown term '{term.name}' (known: {known})")
             if width != term.width:
                 raise ValueError(f"observation.{term.name}: width {term.width}, should be {width}")
+        if len({camera.name for camera in self.cameras}) < len(self.cameras):
+            raise ValueError("cameras: a camera is named twice")
+        observed = {term.name for term in self.observation}
+        for camera in self.cameras:
+            if not observed & {IMAGE + camera.name, DEPTH + camera.name}:
+                raise ValueError(f"cameras: nothing observes '{camera.name}'")
         return self
 
     @property
@@ -157,6 +185,14 @@ class Contract(_Model):
                     field=f"{field} is {found}, expected {expected}",
                     hint="choose the robot class and task that the policy was trained for",
                 )
+        for camera in self.cameras:
+            if camera.name not in robot.cameras:
+                raise ConfigError(
+                    "the policy's contract does not fit: cameras",
+                    where=where,
+                    field=f"cameras: {robot.name} has no camera '{camera.name}'",
+                    hint=f"its cameras: {', '.join(robot.cameras) or 'none'}",
+                )
         if self.rate_hz not in robot.rates_hz:
             raise ConfigError(
                 "the policy's contract does not fit: rate_hz",
@@ -173,8 +209,11 @@ class Contract(_Model):
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON, the content of contract.json."""
-        return self.model_dump(mode="json", by_alias=True)
+        """Plain JSON, the content of contract.json, without `cameras` where there are none."""
+        data = self.model_dump(mode="json", by_alias=True)
+        if not self.cameras:
+            del data["cameras"]
+        return data
 
 
 def term_width(name: str, arms: int) -> int | None:
@@ -182,6 +221,15 @@ def term_width(name: str, arms: int) -> int | None:
     if name in ARM_TERMS:
         return ARM_TERMS[name] * arms
     return SCENE_TERMS.get(name)
+
+
+def _image_widths(cameras: tuple[CameraSpec, ...]) -> dict[str, int]:
+    """Observation terms of these cameras, with their width."""
+    pixels = {camera.name: camera.height * camera.width for camera in cameras}
+    return {
+        **{IMAGE + name: 3 * count for name, count in pixels.items()},
+        **{DEPTH + name: count for name, count in pixels.items()},
+    }
 
 
 def parse_contract(data: object, *, where: str = FILE_NAME) -> Contract:

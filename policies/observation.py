@@ -1,19 +1,20 @@
 """From what a robot measured to the numbers a policy sees.
 
 Only measurements a real robot has may enter: joint state from CAN frames, the command it last gave,
-forward kinematics of both, and the object's pose from a detector. No contact flags, no simulator
-state. Arrays are batch first (B, …); frame "base"; units rad, rad/s, Nm, m, s.
+forward kinematics of both, the object's pose from a detector, and images. No contact flags, no
+simulator state. Arrays are batch first (B, …); frame "base"; units rad, rad/s, Nm, m, s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from policies.contract import Contract
+from policies.contract import DEPTH, IMAGE, Contract
+from registry.errors import ConfigError
 
 Floats = npt.NDArray[np.float64]
 
@@ -42,6 +43,10 @@ class Measurement:
     """(B,) detected yaw; a cube's yaw is known up to quarter turns."""
     object_age: Floats
     """(B,) age of the detection."""
+    images: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
+    """(B, H, W, 3) by camera, at the contract's size; only those that are asked for."""
+    depths: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """(B, H, W) [m] by camera; 0 where there is no reading."""
 
 
 def _offset(m: Measurement) -> Floats:
@@ -67,7 +72,26 @@ TERMS: dict[str, Callable[[Measurement], Floats]] = {
 
 
 def assemble(contract: Contract, m: Measurement) -> npt.NDArray[np.float32]:
-    """(B, N) observations in the contract's term order."""
+    """(B, N) observations in the contract's term order.
+
+    Raises ConfigError for a camera of the contract that nothing was measured with.
+    """
     batch = m.q.shape[0]
-    parts = [TERMS[term.name](m).reshape(batch, term.width) for term in contract.observation]
+    parts = [_measured(term.name, m).reshape(batch, term.width) for term in contract.observation]
     return np.concatenate(parts, axis=1, dtype=np.float32)
+
+
+def _measured(term: str, m: Measurement) -> Floats | npt.NDArray[np.float32]:
+    if term in TERMS:
+        return TERMS[term](m)
+    camera = term.removeprefix(IMAGE).removeprefix(DEPTH)
+    if term.startswith(IMAGE) and camera in m.images:
+        return m.images[camera].astype(np.float32) / np.float32(255.0)
+    if term.startswith(DEPTH) and camera in m.depths:
+        return m.depths[camera]
+    raise ConfigError(
+        "the policy's contract does not fit: cameras",
+        where="contract.json",
+        field=f"observation.{term}: there are no images of '{camera}'",
+        hint="choose a robot class that has this camera",
+    )

@@ -25,18 +25,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ci.cli.output import emit
+from harness.sim import gl
 from registry.errors import ServiceFailed
-
-_RENDER = """
-import mujoco
-model = mujoco.MjModel.from_xml_string(
-    "<mujoco><worldbody><light pos='0 0 2'/><geom type='sphere' size='.1'/></worldbody></mujoco>")
-data = mujoco.MjData(model)
-mujoco.mj_forward(model, data)
-with mujoco.Renderer(model, 32, 32) as renderer:
-    renderer.update_scene(data)
-    assert renderer.render().any()
-"""
 
 
 @dataclass(frozen=True)
@@ -47,24 +37,6 @@ class Finding:
     state: str
     found: str
     hint: str = ""
-
-
-def working_gl() -> str | None:
-    """The first of MuJoCo's offscreen backends that renders here, tried in a process apart."""
-    if sys.platform == "darwin":
-        return "cgl"
-    for backend in ("egl", "osmesa"):
-        environment = {**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
-        done = subprocess.run(
-            [sys.executable, "-c", _RENDER],
-            env=environment,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-        if done.returncode == 0:
-            return backend
-    return None
 
 
 def _python() -> Finding:
@@ -106,14 +78,14 @@ def _openarm_model() -> Finding:
 def _gl() -> Finding:
     if find_spec("mujoco") is None:
         return Finding("rendering", "missing", "needs mujoco", "pip install 'policyctl[sim]'")
-    backend = working_gl()
-    if backend:
-        return Finding("rendering", "ok", backend)
+    found = gl.working()
+    if found:
+        return Finding("rendering", "ok", f"{found.backend}, {found.driver}")
     return Finding(
         "rendering",
         "missing",
-        "neither EGL nor OSMesa renders",
-        "Debian: apt install libegl1 libegl-mesa0 libgl1-mesa-dri; reports then show the scene",
+        f"none of {', '.join(gl.BACKENDS)} renders",
+        f"{gl.HINT}; camera policies and pictures in reports need it",
     )
 
 

@@ -56,7 +56,6 @@ EXTRAS = {
     "openarm_mujoco": "sim",
     "matplotlib": "sim",
     "PIL": "sim",
-    "mcap": "sim",
     "can": "robot",
     "torch": "train",
     "mcap": "sim",

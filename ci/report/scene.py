@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import subprocess
 import sys
 
-from ci.cli.doctor import working_gl
+from harness.sim import gl
 
 WIDTH, HEIGHT = 800, 450
 
 
 def picture() -> str:
     """The scene as base64 PNG, or "" where this machine cannot render."""
-    backend = working_gl()
-    if backend is None:
+    found = gl.working()
+    if found is None:
         return ""
-    environment = {**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
     done = subprocess.run(
         [sys.executable, "-c", "from ci.report.scene import draw; draw()"],
-        env=environment, capture_output=True, timeout=120, check=False,
+        env=gl.environment(found.backend), capture_output=True, timeout=120, check=False,
     )  # fmt: skip
     return base64.b64encode(done.stdout).decode() if done.returncode == 0 else ""
 

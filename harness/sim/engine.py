@@ -3,7 +3,7 @@
 The fingerprint covers the physics engine, numpy and the official model by version, the machine's
 architecture, and the source of every module between an observation and an outcome. MuJoCo promises
 equal bits for equal versions on equal architectures, no more; a stored result is therefore looked
-up only under its own fingerprint.
+up only under its own fingerprint. What policies see in images depends on the OpenGL driver too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from harness.sim import gl
+
 JUDGE = "simulator-truth/1"
 """Box more than the task's lift above rest, touched by both fingers, through the task's hold."""
 
@@ -22,13 +24,18 @@ _DISTRIBUTIONS = ("mujoco", "numpy", "openarm-mujoco")
 _SOURCES = (
     "harness.sim.env",
     "harness.sim.episode",
+    "harness.sim.field",
     "harness.sim.fields",
     "harness.sim.grid",
+    "harness.sim.pictures",
     "harness.sim.randomization",
+    "harness.sim.render",
     "harness.sim.runner",
     "harness.sim.scene",
+    "harness.sim.scenery",
     "harness.sim.seeds",
     "harness.sim.signals",
+    "harness.sim.vision",
     "harness.sim.world",
     "harness.tasks.box_grasp",
     "harness.tasks.detector",
@@ -45,8 +52,8 @@ _SOURCES = (
 
 
 @functools.cache
-def fingerprint() -> str:
-    """`mujoco 4.0.0, numpy …, x86_64, code 1a2b3c4d5e6f`."""
+def fingerprint(*, images: bool = False) -> str:
+    """`mujoco 4.0.0, numpy …, x86_64, code 1a2b3c4d5e6f`; with `images` also the driver."""
     code = hashlib.sha256()
     for name in _SOURCES:
         spec = find_spec(name)
@@ -54,4 +61,5 @@ def fingerprint() -> str:
             raise ModuleNotFoundError(f"{name} has no source to fingerprint")
         code.update(name.encode() + b"\0" + Path(spec.origin).read_bytes())
     versions = [f"{name} {version(name)}" for name in _DISTRIBUTIONS]
-    return ", ".join([*versions, platform.machine(), f"code {code.hexdigest()[:12]}"])
+    driver = [gl.driver()] if images else []
+    return ", ".join([*versions, *driver, platform.machine(), f"code {code.hexdigest()[:12]}"])

@@ -5,9 +5,10 @@ Rules
   state do not depend on batch size, slot, order, thread count or what ran before in the slot.
 - One policy step is a whole number of servo ticks of 4 ms, each 2 physics steps: the command,
   delayed and late as the specification says, is interpolated linearly over the ticks and passes
-  protection at each one. The policy sees its own command as it gave it, measured joints and the
-  detector's pose. `protection="policy"` checks once a policy step instead: for training and
-  exploration, where speed counts for more; gates run what robots run.
+  protection at each one. The policy sees its own command as it gave it, measured joints, the
+  detector's pose and, once a policy step, images of the cameras that its contract names.
+  `protection="policy"` checks once a policy step instead: for training and exploration, where speed
+  counts for more; gates run what robots run.
 - Success is simulator truth: the task's condition at every policy step through its hold. It
   latches and ends the episode. An object that falls off the table, a policy's fault, a broken rule
   of the task, physics that blow up and protection's stop (torque, contact) end it too.
@@ -30,8 +31,10 @@ from fleet.limits import SafetyLimits
 from fleet.safety import INTERVENTIONS, Measured, SafetyState, interpolate, protect
 from harness.sim import seeds
 from harness.sim.episode import Change, EpisodeRecord, EpisodeSpec
+from harness.sim.render import Cameras
 from harness.sim.scene import BASE_HEIGHT, Scene, SceneConfig, build_scene
 from harness.sim.signals import Signals
+from harness.sim.vision import detected
 from harness.sim.world import World
 from harness.tasks import TASKS
 from harness.tasks.detector import Detector, DetectorModel
@@ -79,7 +82,9 @@ class BatchEnv:
                 field=f"task is {contract.task}, the simulation runs {self.task.name}",
                 hint="simulate the policy on the task it was trained for",
             )
-        self.scene = scene or build_scene(SceneConfig.of(self.task, contract.arms))
+        self.scene = scene or build_scene(
+            SceneConfig.of(self.task, contract.arms, visuals=bool(contract.cameras))
+        )
         self._arms: tuple[ArmKinematics, ...] = load_arms(contract.arms)
         self._limits = SafetyLimits.for_arms(self._arms, table_z=self.task.table_z)
         self._period = 1.0 / contract.rate_hz
@@ -95,6 +100,7 @@ class BatchEnv:
         self.signals = Signals(contract, size, ticks=self._ticks, tick_s=self._tick_s)
         self.world = World(self.scene, size, self.signals, threads=threads)
         self._detector = Detector(size, detector)
+        self._cameras = Cameras(self.world, contract)
         self.on_tick: Callable[[], None] | None = None
         """Called after each servo tick, for whoever records."""
         self._allocate()
@@ -179,6 +185,7 @@ class BatchEnv:
             rows, start,
             [(self._rng(s, seeds.COMMAND), self._rng(s, seeds.SENSORS)) for s in specs],
         )  # fmt: skip
+        self._cameras.begin(rows, [self._rng(s, seeds.IMAGES) for s in specs])
         for counts in (self._step, self._held, self._idle):
             counts[rows] = 0
         for flag in self._flags.values():
@@ -192,7 +199,7 @@ class BatchEnv:
         world.batch.forward(ids=rows)
         truth = self.truth(rows)
         noise = [self._rng(spec, seeds.NOISE) for spec in specs]
-        self._detector.reset(list(rows), noise, truth.position, truth.yaw)
+        self._detector.reset(list(rows), noise, *detected(world, rows, truth.position, truth.yaw))
         self._look(rows, truth)
 
     def truth(self, slots: Ints) -> Truth:
@@ -237,7 +244,9 @@ class BatchEnv:
         new = rows[self._observed[rows] != self._step[rows]]
         if len(new):
             measured = self.measure(new)
-            measured = replace(measured, tau=self.signals.felt(new, measured.tau))
+            images, depths = self._cameras.images(new)
+            tau = self.signals.felt(new, measured.tau)
+            measured = replace(measured, tau=tau, images=images, depths=depths)
             now = assemble(self.contract, measured)
             self._observation[new] = self.signals.observed(new, self._step[new], now)
             self._observed[new] = self._step[new]
@@ -328,7 +337,8 @@ class BatchEnv:
 
     def _look(self, rows: Ints, truth: Truth) -> None:
         now: Floats = self._step[rows].astype(np.float64) * self._period
-        position, yaw, age = self._detector.read(rows, now, truth.position, truth.yaw)
+        placed = detected(self.world, rows, truth.position, truth.yaw)
+        position, yaw, age = self._detector.read(rows, now, *placed)
         self._pose[rows, :3] = position
         self._pose[rows, 3] = yaw
         self._pose[rows, 4] = age

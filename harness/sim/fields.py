@@ -9,6 +9,7 @@
     command                 delay (policy steps), latency_s, noise (standard deviation, rad)
     observation             delay (policy steps), noise (see harness/sim/signals.py)
     torque                  noise (standard deviation of measured joint torque, Nm)
+    light, camera, …        what images show, see harness/sim/vision.py
 
 - A field is a row of `FIELDS` with the range in which its simulation means something; a value
   outside is refused where it is written down.
@@ -24,19 +25,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import mujoco
 import numpy as np
 
 from harness.sim.episode import Change
+from harness.sim.field import Field as Field
+from harness.sim.field import result
+from harness.sim.vision import VISION
 from registry.errors import ConfigError
 
 if TYPE_CHECKING:
     from harness.sim.world import World
 
-Bounds = tuple[float, float]
 JOINT = re.compile(r"(?:(left|right)_)?(?:joint([1-7])|(gripper)|(joints))")
 MAX_DELAY = 15
 """Longest action delay [policy steps]."""
@@ -49,23 +51,6 @@ SHAPES: tuple[tuple[Any, Extent, Extent], ...] = (
 )
 """Shapes of the object by number: cube, upright cylinder, brick, tall box. Each with its size as
 MuJoCo wants it and its half extents, in half edges of the task's object."""
-
-
-@dataclass(frozen=True)
-class Field:
-    """`operations` name the lowest and highest value that each takes."""
-
-    operations: Mapping[str, Bounds]
-    write: Callable[[World, int, Change], None]
-    unit: str = ""
-    whole: bool = False
-
-
-def result(change: Change, nominal: float) -> float:
-    """The value that a change makes of a nominal one."""
-    if change.operation == "scale":
-        return nominal * change.value
-    return change.value + (nominal if change.operation == "add" else 0.0)
 
 
 def _box_mass(world: World, slot: int, change: Change) -> None:
@@ -207,6 +192,7 @@ FIELDS: Mapping[tuple[str, str], Field] = {
     ),
     ("observation", "noise"): Field({"set": (0.0, 1.0)}, _signal("observation_noise")),
     ("torque", "noise"): Field({"set": (0.0, 5.0)}, _signal("torque_noise"), "Nm"),
+    **VISION,
 }
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from harness.sim import seeds
 from harness.sim.episode import Change
 from harness.sim.fields import find
+from harness.sim.vision import VISION_AXES
 from registry.errors import ConfigError
 from registry.gates import Term
 
@@ -59,6 +60,7 @@ AXES: Mapping[str, Axis] = {
     "compliance": Axis("gripper", "compliance", "scale"),
     "gravity": Axis("world", "gravity", "scale"),
     "table_height": Axis("table", "height", "add"),
+    **{name: Axis(*changed) for name, changed in VISION_AXES.items()},
 }
 
 

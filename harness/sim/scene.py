@@ -5,6 +5,7 @@ Rules
   not frozen. Geoms that cannot collide and meshes nobody uses go too (they cost 40 MB and .7 s),
   unless `visuals` keeps them for rendering. Pairs of links that their joints keep apart are not
   searched for contacts (a tenth of the physics' time): no contact is lost by it, so no bit changes.
+- What a scene shows besides (lights, cameras, walls, textures) is in scenery.py.
 - Motors follow the MIT law of the real drivers: tau = kp (q_des - q) + kd (dq_des - dq) + tau_ff,
   computed inside every physics step. The actuator's gain is 1 and its bias (0, -kp, -kd), so
   ctrl = kp q_des + kd dq_des + tau_ff (`mit_ctrl`). Torque is clipped at the motor's peak.
@@ -29,6 +30,7 @@ import numpy.typing as npt
 from fleet.can.motors import PEAK_TORQUE
 from fleet.kinematics import TCP_OFFSET
 from fleet.servo import KD, KP
+from harness.sim.scenery import furnish
 from harness.tasks.task import Task
 from policies.contract import ArmSpec
 from registry.errors import ServiceFailed
@@ -42,6 +44,8 @@ PREFIX = "robot/"
 BOX_FRICTION = (0.01, 0.0001)
 """Torsional [m] and rolling friction of the box; the sliding coefficient is an axis."""
 
+HULL_RGBA = (0.2, 0.2, 0.22, 1.0)
+"""Colour of the robot's collision shapes, which images show where there are no visual meshes."""
 
 APART = {
     "base_link": ("link2", "link3"),
@@ -167,20 +171,18 @@ def build_scene(config: SceneConfig | None = None) -> Scene:
     parent.option.integrator = mujoco.mjtIntegrator.mjINT_EULER
     parent.option.jacobian = mujoco.mjtJacobian.mjJAC_DENSE
     world = parent.worldbody
-    world.add_light(pos=[0.5, 0.2, 2.2], dir=[-0.1, -0.1, -1.0])
-    world.add_camera(
-        name="front", pos=[1.05, -0.75, 0.85], xyaxes=[0.5, 0.87, 0, -0.42, 0.24, 0.87]
-    )
     world.add_geom(
         name="table",
         type=mujoco.mjtGeom.mjGEOM_BOX,
         size=[0.30, 0.45, 0.02],
         pos=[0.27, 0.0, BASE_HEIGHT + config.table_z - 0.02],
         friction=[0.8, 0.01, 0.0001],
+        material="table",
         rgba=[0.72, 0.66, 0.58, 1.0],
     )
     _add_box(world, config)
     parent.attach(robot, frame=world.add_frame(pos=[0.0, 0.0, BASE_HEIGHT]), prefix=PREFIX)
+    furnish(parent, BASE_HEIGHT + config.table_z)
     for arm in config.arms:
         _add_touch(parent, arm)
         _exclude_apart(parent, arm)
@@ -199,6 +201,8 @@ def _robot(config: SceneConfig) -> Any:
         used = {geom.meshname for geom in robot.geoms}
         for mesh in [m for m in robot.meshes if m.name not in used]:
             robot.delete(mesh)
+        for geom in robot.geoms:
+            geom.rgba = HULL_RGBA
     for body in robot.bodies:
         if body.name != "world":
             body.gravcomp = 1.0 if config.gravcomp else 0.0
@@ -230,6 +234,7 @@ def _add_box(world: Any, config: SceneConfig) -> None:
         condim=4,
         priority=2,
         solref=[0.005, 1.0],
+        material="box",
         rgba=[0.85, 0.33, 0.13, 1.0],
     )
 

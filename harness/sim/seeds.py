@@ -17,6 +17,7 @@ POLICY = 2
 PHYSICS = 3
 COMMAND = 4
 SENSORS = 5
+IMAGES = 6
 
 
 def rng(task: str, cell: tuple[int, ...], episode: int, stream: int) -> np.random.Generator:

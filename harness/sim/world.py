@@ -4,8 +4,8 @@
   own again in every scene that is reset: what ran in a slot before leaves no trace.
 - `apply` makes one `Change` in one slot; `harness/sim/fields.py` knows what may be changed and how.
   `settle` derives what follows from changed fields (MuJoCo's mj_setConst).
-- What is changed but no field of the model (gains as the motors have them, the table's height) are
-  arrays here, read by whoever steps the scenes.
+- What is changed but no field of the model (gains as the motors have them, the table's height, what
+  cameras do to images) are arrays here, read by whoever steps the scenes or looks at them.
 - A row is a scene; rows do not see each other.
 """
 
@@ -23,6 +23,7 @@ from harness.sim.episode import Change
 from harness.sim.fields import find
 from harness.sim.scene import BASE_HEIGHT, Scene
 from harness.sim.signals import Signals
+from harness.sim.vision import IMAGE_NOMINAL
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
@@ -55,6 +56,10 @@ class World:
         self.placed = np.zeros((size, 3))
         """What is added to the object's drawn x, y [m] and yaw [rad]."""
         self.unstable = np.zeros(size, dtype=bool)
+        self.camera_moved = np.zeros(size, dtype=bool)
+        self.calibration = np.zeros((size, 4))
+        """Error of the detector's camera pose: x, y, z [m], yaw [rad]."""
+        self.image = {name: np.full(size, value) for name, value in IMAGE_NOMINAL.items()}
         self._no_torque = np.zeros((size, joints))
 
     def expand(self, name: str) -> Any:
@@ -78,7 +83,10 @@ class World:
         self.kp[rows], self.kd[rows] = scene.kp, scene.kd
         self.table_z[rows], self.box_half[rows] = scene.config.table_z, scene.config.box_half
         self.placed[rows] = 0.0
-        self.unstable[rows] = False
+        self.unstable[rows] = self.camera_moved[rows] = False
+        self.calibration[rows] = 0.0
+        for name, values in self.image.items():
+            values[rows] = IMAGE_NOMINAL[name]
 
     def apply(self, slot: int, changes: Iterable[Change]) -> None:
         """Make changes in one scene; `settle` makes them count."""

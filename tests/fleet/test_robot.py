@@ -72,6 +72,7 @@ def test_a_real_robot_with_two_arms(load):
         (REAL.replace("on_host_loss: fall\n", ""), "on_host_loss"),
         (TWIN.replace("role: robot", "roll: robot"), "roll"),
         (TWIN.replace("openarm-v2-right", "openarm-v3-right"), "openarm-v3-right"),
+        (TWIN.replace("openarm-v2-right", "openarm-v2-right-vision"), "has cameras"),
         (TWIN.replace("name: right", "name: left"), "has \\['right'\\]"),
         (TWIN.replace("mass: [0.8, 1.0]", "mass: [1.0, 0.8]"), "low, high"),
         (TWIN.replace("  seed: 7", "  seed: 7\n  physics_hz: 500"), "whole number"),

@@ -44,6 +44,51 @@ def test_what_is_wrong_is_named(change: dict[str, Any], field: str) -> None:
     assert field in caught.value.field
 
 
+IMAGE = [{"name": "image_front", "width": 3 * 16 * 12}]
+CAMERA = [{"name": "front", "width": 16, "height": 12}]
+
+
+def test_cameras_are_observed_by_name_and_size() -> None:
+    contract = parse_contract({**contract_json(), "observation": IMAGE, "cameras": CAMERA})
+    assert contract.width == 576
+    assert parse_contract(json.loads(json.dumps(contract.to_json()))) == contract
+    depth = [{"name": "depth_front", "width": 16 * 12}]
+    parse_contract({**contract_json(), "observation": IMAGE + depth, "cameras": CAMERA})
+
+
+def test_a_contract_without_cameras_reads_as_it_always_did() -> None:
+    assert parse_contract(contract_json()).to_json() == contract_json()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"observation": IMAGE}, "image_front"),
+        (
+            {"observation": [{"name": "image_front", "width": 3}], "cameras": CAMERA},
+            "should be 576",
+        ),
+        ({"cameras": CAMERA}, "nothing observes 'front'"),
+        ({"observation": IMAGE, "cameras": CAMERA * 2}, "twice"),
+        ({"observation": IMAGE, "cameras": [{**CAMERA[0], "width": 0}]}, "cameras.0.width"),
+        ({"observation": IMAGE, "cameras": [{**CAMERA[0], "name": "../x"}]}, "cameras.0.name"),
+    ],
+)
+def test_wrong_cameras_are_named(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_contract({**contract_json(), **change})
+    assert field in caught.value.field
+
+
+def test_a_robot_without_the_camera_refuses_it_by_name() -> None:
+    contract = parse_contract({**contract_json(), "observation": IMAGE, "cameras": CAMERA})
+    with pytest.raises(ConfigError) as caught:
+        contract.check(RIGHT)
+    assert "no camera 'front'" in caught.value.field
+    seeing = ROBOT_CLASSES["openarm-v2-right-vision"]
+    parse_contract({**contract.to_json(), "robot_class": seeing.name}).check(seeing, "box-grasp")
+
+
 def test_action_arrays_have_one_number_per_joint() -> None:
     data = contract_json()
     data["action"]["limit"] = [0.05] * 7

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 from contract_data import contract_json
 
 from policies.contract import ARM_TERMS, SCENE_TERMS, parse_contract, term_width
 from policies.observation import TERMS, Measurement, assemble
+from registry.errors import ConfigError
 
 
 def measurement(batch: int, arms: int) -> Measurement:
@@ -61,3 +63,24 @@ def test_offset_is_from_the_hand_to_the_object() -> None:
     m = measurement(2, 2)
     offset = TERMS["object_offset"](m).reshape(2, 2, 3)
     np.testing.assert_allclose(offset + m.tcp, m.object_position[:, None].repeat(2, 1))
+
+
+def test_images_enter_row_by_row_as_shares_of_white() -> None:
+    data = contract_json()
+    data["cameras"] = [{"name": "front", "width": 3, "height": 2}]
+    data["observation"] = [
+        {"name": "joint_position", "width": 8},
+        {"name": "image_front", "width": 18},
+        {"name": "depth_front", "width": 6},
+    ]
+    contract, m = parse_contract(data), measurement(2, 1)
+    with pytest.raises(ConfigError) as caught:
+        assemble(contract, m)
+    assert "front" in caught.value.field
+    pixels = np.arange(36, dtype=np.uint8).reshape(2, 2, 3, 3) * 7
+    depths = np.linspace(0.1, 1.2, 12, dtype=np.float32).reshape(2, 2, 3)
+    m = dataclasses.replace(m, images={"front": pixels}, depths={"front": depths})
+    seen = assemble(contract, m)
+    np.testing.assert_allclose(seen[1, 8:26], pixels[1].reshape(-1) / 255.0, rtol=1e-6)
+    assert seen[0, 8 + 4] == pytest.approx(pixels[0, 0, 1, 1] / 255.0)
+    np.testing.assert_array_equal(seen[:, 26:], depths.reshape(2, 6))

@@ -1,0 +1,76 @@
+"""An episode that is filmed is the episode that was played."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from sim_policies import ExpertPolicy, world
+from vision_policies import CELL
+
+from harness.sim.env import BatchEnv
+from harness.sim.episode import EpisodeSpec
+from harness.sim.film import WEBP_BYTES, Film, film, mp4, webp
+from harness.sim.runner import play
+from registry.errors import ServiceFailed, UsageError
+
+SPEC = EpisodeSpec(CELL, 1, world(friction=0.5))
+
+
+@pytest.fixture(scope="module")
+def made() -> Film:
+    return film(ExpertPolicy(), SPEC, visuals=False)
+
+
+def test_filming_changes_no_bit(made: Film) -> None:
+    policy = ExpertPolicy()
+    (record,) = play(BatchEnv(policy.contract, 1), policy.act, [SPEC])
+    assert made.record == record
+    assert made.record.digest == record.digest
+
+
+def test_frames_show_the_whole_episode(made: Film) -> None:
+    assert made.fps == 25
+    assert len(made.frames) == (made.record.steps + 1) // 2 + 1
+    assert made.frames[0].shape == (240, 320, 3)
+    assert (made.frames[0] != made.frames[-1]).any()
+
+
+def test_an_mp4_plays(made: Film, tmp_path: Path) -> None:
+    path = tmp_path / "episode.mp4"
+    mp4(made, path)
+    with av.open(str(path)) as file:
+        (stream,) = file.streams.video
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(stream)]
+    assert len(frames) == len(made.frames)
+    error = np.abs(frames[0].astype(float) - made.frames[0].astype(float)).mean()
+    assert error < 8.0
+    content = path.read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+
+
+def test_a_webp_moves_and_is_small(made: Film) -> None:
+    content = webp(made)
+    assert len(content) <= WEBP_BYTES
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.n_frames > 10
+        assert picture.size == (320, 240)
+
+
+def test_a_webp_gives_up_quality_then_frames(made: Film) -> None:
+    small = webp(made, limit=len(webp(made)) // 3)
+    with Image.open(io.BytesIO(small)) as picture:
+        assert 1 < picture.n_frames <= len(made.frames)
+    with pytest.raises(ServiceFailed):
+        webp(made, limit=100)
+
+
+def test_a_camera_that_is_not_there_is_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        film(ExpertPolicy(), SPEC, camera="ceiling", visuals=False)
+    assert "ceiling" in caught.value.what
