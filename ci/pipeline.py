@@ -65,6 +65,14 @@ class GateRun:
     failure_modes: dict[str, int]
     artifacts: dict[str, str]
     cached: bool = False
+    nominal: float | None = None
+    """Of a suite: the success rate of the gate itself, which the drop is measured from."""
+
+    @property
+    def drop(self) -> float | None:
+        """Points of success that a suite lost against the gate."""
+        rate = self.verdict.numbers.get("rate")
+        return None if self.nominal is None or rate is None else 100 * (self.nominal - rate)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -81,6 +89,7 @@ class GateRun:
             "more": self.verdict.more,
             "seconds": round(self.seconds, 2),
             "cached": self.cached,
+            "drop_points": self.drop,
             "failure_modes": self.failure_modes,
             "artifacts": self.artifacts,
             "evidence": self.evidence.digest,
@@ -90,6 +99,8 @@ class GateRun:
 
     def next_command(self) -> str:
         """What somebody who got this verdict would do next."""
+        if ":" in self.verdict.gate:
+            return f"policyctl gate run sim v{self.version.number} --policy {self.version.policy}"
         if self.verdict.outcome is Outcome.FAIL:
             return f"policyctl report --policy {self.version.policy}"
         above = {"sim": "hil", "hil": "canary"}

@@ -6,7 +6,7 @@ The rules of `registry.gates` hold here too: frozen, rates and probabilities as 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -97,7 +97,8 @@ class GridGate:
     Where given, `regression` asks for the comparison with the fleet's version, and `floor` that no
     cell is proven below that success probability, at level `floor_alpha` over all cells. `overlay`
     holds terms of one value each that every episode begins with: what makes the simulation move
-    like one real arm. `gymnasium` makes `task` the name of an
+    like one real arm. `rendered_per_cell` are the episodes of a cell for versions that see images,
+    which take far longer (`for_contract`). `gymnasium` makes `task` the name of an
     environment, and says under "success" which key of its info tells success. `edition` is that of
     the rules it is judged by (`registry.grid_verdict`); what was judged stays recomputable.
     """
@@ -113,6 +114,7 @@ class GridGate:
     floor_alpha: float = 0.05
     overlay: Mapping[str, Term] = field(default_factory=dict)
     gymnasium: Mapping[str, Any] | None = None
+    rendered_per_cell: int | None = None
     edition: int = 2
 
     def __post_init__(self) -> None:
@@ -120,6 +122,8 @@ class GridGate:
         object.__setattr__(self, "axes", {name: Term.of(data) for name, data in self.axes.items()})
         fixed = {name: Term.of(data) for name, data in self.overlay.items()}
         object.__setattr__(self, "overlay", fixed)
+        tier = self.rendered_per_cell
+        require(tier is None or tier >= 1, "rendered_per_cell is at least 1")
         single = all(len(term.values) == 1 for term in fixed.values())
         require(single, "a term of an overlay has one value")
         require(self.episodes_per_cell >= 1, "episodes_per_cell is at least 1")
@@ -148,6 +152,12 @@ class GridGate:
         """The axes that span the grid, with their values; the others are drawn."""
         return {name: term.values for name, term in self.axes.items() if term.values}
 
+    def for_contract(self, contract: Mapping[str, Any]) -> GridGate:
+        """The gate as a version with this contract is tried by it."""
+        if self.rendered_per_cell is None or not contract.get("cameras"):
+            return self
+        return replace(self, episodes_per_cell=self.rendered_per_cell)
+
     def to_json(self) -> dict[str, Any]:
         """What is at its default of edition 1 is left out, so older gates keep their digests."""
         data: dict[str, Any] = {
@@ -167,6 +177,8 @@ class GridGate:
             data["floor_alpha"] = self.floor_alpha
         if self.overlay:
             data["overlay"] = {name: term.to_json() for name, term in self.overlay.items()}
+        if self.rendered_per_cell is not None:
+            data["rendered_per_cell"] = self.rendered_per_cell
         if self.gymnasium is not None:
             data["gymnasium"] = dict(self.gymnasium)
         return data | ({"edition": self.edition} if self.edition > 1 else {})

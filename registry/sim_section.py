@@ -114,6 +114,7 @@ class _Grid(Excused):
     floor: float | None = None
     floor_alpha: float = GridGate.floor_alpha
     overlay: str | None = None
+    rendered_per_cell: int | None = None
 
     def terms(self) -> dict[str, Term]:
         """The axes of the section and of its environment."""
@@ -165,6 +166,7 @@ class _Suite(_Grid):
             self.floor,
             self.floor_alpha,
             overlay=of.overlay,
+            rendered_per_cell=self.rendered_per_cell,
             gymnasium=environment,
         )
 
@@ -196,6 +198,7 @@ class SimSection(_Grid):
             regression=None if self.regression is None else self.regression.regression(),
             floor=self.floor,
             floor_alpha=self.floor_alpha,
+            rendered_per_cell=self.rendered_per_cell,
             gymnasium=environment,
         )
 

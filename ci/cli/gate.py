@@ -60,7 +60,9 @@ gates_option = click.option(
 @gates_option
 @click.option("--full", is_flag=True, help="Run every episode of the grid, decided or not.")
 @click.option("--budget", type=SECONDS, help="Stop undecided after this long: 60s, 10m.")
-@click.option("--suite", help="Run a named suite of the gates instead; it moves no stage.")
+@click.option(
+    "--suite", help="Play a named suite in full instead: a report, no verdict that counts."
+)
 @click.option(
     "--report",
     type=click.Path(file_okay=False, path_type=Path),
@@ -210,7 +212,7 @@ def show(policy: str | None, gates: Path | None) -> None:
 
 
 def finish(done: GateRun) -> None:
-    """Prints a verdict and turns it into the exit status."""
+    """Prints a verdict and turns it into the exit status; a suite only reports."""
     verdict = done.verdict
     colour = {"pass": "green", "fail": "red", "inconclusive": "yellow"}[str(verdict.outcome)]
     lines = [
@@ -219,10 +221,12 @@ def finish(done: GateRun) -> None:
     if done.failure_modes:
         modes = ", ".join(f"{mode} {count}" for mode, count in done.failure_modes.items())
         lines.append(f"  failures: {modes}")
+    if done.drop is not None:
+        lines.append(f"  {done.drop:+.1f} points lost against the gate itself")
     spent = "from the record" if done.cached else f"{done.seconds:.1f} s"
     lines.append(f"  {spent}; next: {with_home(done.next_command(), settings().get('home', ''))}")
     error = None
-    if verdict.outcome is not Outcome.PASS:
+    if verdict.outcome is not Outcome.PASS and ":" not in verdict.gate:
         failed = verdict.outcome is Outcome.FAIL
         error = (GateFailed if failed else Inconclusive)(
             f"{done.version} {'failed' if failed else 'is undecided in'} {verdict.gate}",

@@ -60,7 +60,6 @@ EXTRAS = {
     "torch": "train",
     "mcap": "sim",
     "av": "sim",
-    "cv2": "sim",
     "gymnasium": "sim",
     "ray": "ray",
 }

@@ -38,7 +38,9 @@ def console(stream: IO[str] | None = None) -> Console:
     """A console on stdout that neither wraps nor colours when piped."""
     stream = stream or sys.stdout
     piped = not stream.isatty()
-    return Console(file=stream, highlight=False, soft_wrap=piped, width=160 if piped else None)
+    return Console(
+        file=stream, highlight=False, emoji=False, soft_wrap=piped, width=160 if piped else None
+    )
 
 
 def emit(

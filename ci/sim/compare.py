@@ -69,17 +69,17 @@ def compare(
     if not 2 <= len(versions) <= MOST:
         raise UsageError(f"{len(versions)} versions cannot be compared", hint=f"name 2 to {MOST}")
     gate = sim_gate(gates, versions[0])
-    simulation = simulation_of(gate, str(gates.path))
-    grid = simulation.grid
     drawn = digest_of({"compare": sorted(v.digest for v in versions), "gate": gate.digest})
-    numbers = [int(n) for n in order(drawn, grid.population)][: min(episodes, grid.population)]
+    numbers = [int(n) for n in order(drawn, gate.population)][: min(episodes, gate.population)]
     outcomes: dict[str, list[bool]] = {}
+    engines = set()
     with bench(registry) as table:
         for version in versions:
             who = table.contestant(version)
+            simulation = simulation_of(gate, str(gates.path), who.folder)
             simulation.examine(who)
             job, key = simulation.job(who), drawer(simulation, version.digest)
-            population = Population(grid, key, partial(hands.of, job), registry)
+            population = Population(simulation.grid, key, partial(hands.of, job), registry)
             try:
                 rows = list(population.rows(numbers))
             except KeyboardInterrupt as interrupt:
@@ -87,6 +87,7 @@ def compare(
                     f"the comparison was interrupted at {version}",
                     hint="run the same command to go on from here",
                 ) from interrupt
+            engines.add(simulation.engine)
             outcomes[f"v{version.number}"] = [row.success for row in rows]
     standings = tuple(Standing(name, sum(won), len(won)) for name, won in outcomes.items())
-    return Compared(standings, compare_all(outcomes, alpha), alpha, simulation.engine)
+    return Compared(standings, compare_all(outcomes, alpha), alpha, "; ".join(sorted(engines)))

@@ -56,7 +56,7 @@ def sim_gate(gates: PolicyGates, version: VersionRecord, suite: str | None = Non
     if not isinstance(gate, GridGate):
         raise UsageError("the sim gate is not a grid", evidence=str(gates.path))
     if suite is None:
-        return gate
+        return gate.for_contract(version.contract)
     suites = gates.gates.suites
     if suite not in suites:
         raise UsageError(
@@ -64,7 +64,7 @@ def sim_gate(gates: PolicyGates, version: VersionRecord, suite: str | None = Non
             evidence=str(gates.path),
             hint=f"suites: {', '.join(suites)}" if suites else "add it under sim.suites",
         )
-    return suites[suite]
+    return suites[suite].for_contract(version.contract)
 
 
 def baseline_of(registry: Registry, version: VersionRecord, gate: GridGate) -> VersionRecord | None:

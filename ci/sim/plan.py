@@ -39,10 +39,10 @@ def plan_sim(
     version = registry.version(ref)
     gate = sim_gate(gates, version, suite)
     where = str(gates.path)
-    simulation = simulation_of(gate, where)
-    grid = simulation.grid
     with bench(registry) as table:
         who = table.contestant(version)
+        simulation = simulation_of(gate, where, who.folder)
+        grid = simulation.grid
         simulation.examine(who)
         axes = simulation.try_axes(who)
     refuse_dead(axes, where)

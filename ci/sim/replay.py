@@ -8,7 +8,6 @@ from typing import Any
 
 from ci.sim.contest import bench
 from harness.episodes.log import write_log
-from harness.sim.engine import fingerprint
 from harness.sim.env import BatchEnv
 from harness.sim.population import Population
 from harness.sim.recorder import Recorder
@@ -20,6 +19,7 @@ from registry.errors import Corrupt, NotFound, UsageError
 from registry.evidence import GridEvidence
 from registry.gates import GridGate
 from registry.service import Registry, VersionRecord
+from registry.storage import disk_errors
 from registry.versions import VersionRef
 
 
@@ -68,37 +68,42 @@ def replay_episode(
     """
     version = registry.version(ref)
     gate, evidence = _judged(registry, version, "sim" if suite is None else f"sim:{suite}")
-    simulation = simulation_of(gate, "the gate as recorded")
-    number = simulation.grid.number(key)
-    row = _row(registry, version, simulation, evidence, number)
-    spec = simulation.grid.spec(number)
-    same = evidence.engine == simulation.engine
-    if not isinstance(simulation, RobotSimulation):
-        if mcap or video:
-            raise UsageError(
-                "an episode of a Gymnasium task is neither logged nor filmed",
-                evidence=f"the task is {gate.task}",
-                hint="leave --mcap and --video out",
-            )
-        with bench(registry) as table:
-            player = simulation.job(table.contestant(version)).make_player()
-            (record,) = player([spec])
-        return _told(key, version, compared(record, row, "inference", same_engine=same))
+    with bench(registry) as table:
+        who = table.contestant(version)
+        simulation = simulation_of(gate, "the gate as recorded", who.folder)
+        number = simulation.grid.number(key)
+        row = _row(registry, version, simulation, evidence, number)
+        spec = simulation.grid.spec(number)
+        same = evidence.engine == simulation.engine
+        if not isinstance(simulation, RobotSimulation):
+            if mcap or video:
+                raise UsageError(
+                    "an episode of a Gymnasium task is neither logged nor filmed",
+                    evidence=f"the task is {gate.task}",
+                    hint="leave --mcap and --video out",
+                )
+            (record,) = simulation.job(who).make_player()([spec])
+            return _told(key, version, compared(record, row, "inference", same_engine=same))
+        policy = load_policy(who.folder)
     recorders: list[Recorder] = []
 
     def watch(env: BatchEnv) -> None:
         if not recorders:
             recorders.append(Recorder(env))
 
-    with bench(registry) as table:
-        policy = load_policy(table.contestant(version).folder)
     result = replay(policy, spec, row, same_engine=same, watch=watch)
     log = replay_log(policy.contract, spec, row, same_engine=same)
     files = []
     if mcap:
-        about = {"key": key, "version": str(version), "engine": fingerprint()}
+        about = {"key": key, "version": str(version), "engine": simulation.engine}
         write_log(mcap, recorders[0].log(result.record, about))
         files.append(str(mcap))
+    if video:
+        from harness.sim.film import film, mp4
+
+        with disk_errors(video):
+            mp4(film(policy, spec, width=640, height=480, samples=4, shadows=True), video)
+        files.append(str(video))
     return _told(key, version, result, log, tuple(files))
 
 

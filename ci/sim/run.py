@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,8 +20,11 @@ from ci.report.sim.files import as_csv, as_json, as_junit, as_summary
 from ci.report.sim.html import render
 from ci.report.sim.model import Clip, Lineage, PairedCounts, SimReport, SuiteResult
 from ci.sim.contest import Bench, Hands, baseline_of, bench, sim_gate
+from harness.sim import gl
 from harness.sim.gate import Progress, SimResult, SimRun, run_sim_gate
 from harness.sim.results import Row, to_csv, unpack
+from harness.sim.simulation import simulation_of
+from policies.loading import load_policy
 from registry.evidence import GridEvidence
 from registry.gates import GridGate
 from registry.service import Registry, VersionRecord
@@ -65,20 +70,22 @@ def run_sim(
             gate=gate,
             nonce=version.nonce,
             baseline=table.contestant(baseline) if baseline else None,
-            full=effort.full,
+            full=effort.full or effort.suite is not None,
             budget_s=effort.budget_s,
             where=str(gates.path),
         )
         result = run_sim_gate(run, executor=hands.of, progress=progress, keeper=registry)
         clips = _clips(table, version, gate, result, effort.clips) if effort.report else {}
-    report = describe(registry, version, gate, result, hands=hands, effort=effort, clips=clips)
-    artifacts = _keep(registry, report, result)
-    if effort.report:
-        write(report, effort.report)
+    artifacts = _kept(registry, version, result)
+    if artifacts is None or effort.report:
+        report = describe(registry, version, gate, result, hands=hands, effort=effort, clips=clips)
+        artifacts = artifacts or _keep(registry, report, result)
+        if effort.report:
+            write(report, effort.report)
     version = registry.record_verdict(ref, gate, result.evidence, result.verdict, artifacts)
     return GateRun(
         version, gate, result.evidence, result.verdict, result.seconds,
-        result.failure_modes, artifacts, result.cached,
+        result.failure_modes, artifacts, result.cached, nominal_rate(registry, version, gate),
     )  # fmt: skip
 
 
@@ -165,6 +172,14 @@ def write(report: SimReport, folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in contents}
 
 
+def _kept(registry: Registry, version: VersionRecord, result: SimResult) -> dict[str, str] | None:
+    """The artifacts of the very verdict, where it was recorded before."""
+    for each in registry.verdicts(version.ref):
+        if each.evidence == result.evidence:
+            return dict(each.artifacts)
+    return None
+
+
 def _keep(registry: Registry, report: SimReport, result: SimResult) -> dict[str, str]:
     """Artifacts of the verdict: the report, every episode, and the logs of failures and flips."""
     texts = {"episodes.csv": to_csv(result.rows), "report.html": render(report)}
@@ -188,6 +203,16 @@ def action_logs(rows: Sequence[Row]) -> bytes:
     return out.getvalue()
 
 
+def nominal_rate(registry: Registry, version: VersionRecord, gate: GridGate) -> float | None:
+    """Success in the gate itself, where `gate` is a suite and the gate was run before."""
+    if gate.name == "sim":
+        return None
+    for each in reversed(registry.verdicts(version.ref)):
+        if each.verdict.gate == "sim" and isinstance(each.evidence, GridEvidence):
+            return each.evidence.successes / each.evidence.drawn if each.evidence.drawn else None
+    return None
+
+
 def _suites(registry: Registry, version: VersionRecord, gate: GridGate) -> list[SuiteResult]:
     """Suites of this version that were run, against its nominal success."""
     verdicts = {v.verdict.gate: v.evidence for v in registry.verdicts(version.ref)}
@@ -206,8 +231,22 @@ def _suites(registry: Registry, version: VersionRecord, gate: GridGate) -> list[
 def _clips(
     table: Bench, version: VersionRecord, gate: GridGate, result: SimResult, most: int
 ) -> dict[str, Clip]:
-    """Films of the failures in the worst cells; none where the machine cannot render."""
-    return {}
+    """Films of failures, one a cell, the cells that fail most first; none where nothing renders."""
+    failed = Counter(row.cell for row in result.rows if not row.success)
+    chosen = {row.cell: row for row in reversed(result.rows) if not row.success}
+    worst = [chosen[cell] for cell, _ in failed.most_common(most)]
+    if not worst or gate.gymnasium is not None or gl.working() is None:
+        return {}
+    from harness.sim.film import film, webp
+
+    simulation = simulation_of(gate)
+    policy = load_policy(table.contestant(version).folder)
+    clips = {}
+    for row in worst:
+        spec = simulation.grid.spec(simulation.grid.number(row.key))
+        data = base64.b64encode(webp(film(policy, spec))).decode()
+        clips[row.key] = Clip("image/webp", data, f"{row.cell}: {row.failure_mode}")
+    return clips
 
 
 def _number(value: float | int | None) -> float | None:

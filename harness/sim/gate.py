@@ -133,7 +133,7 @@ def run_sim_gate(
     Raises ConfigError before anything is played where the gate, the task and the policy's contract
     do not fit, and Interrupted on ctrl-C.
     """
-    simulation = simulation_of(run.gate, run.where)
+    simulation = simulation_of(run.gate, run.where, run.candidate.folder)
     trial = _Trial(run, simulation, executor or (lambda job: InProcess.of(job, workers=2)), keeper)
     stored = trial.stored()
     if stored is not None:

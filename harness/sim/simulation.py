@@ -19,6 +19,7 @@ from harness.sim.population import episodes_key
 from harness.sim.runner import lateness
 from harness.tasks import TASKS
 from harness.tasks.task import Task
+from policies.contract import read_contract
 from policies.loading import load_policy
 from registry.errors import ConfigError
 from registry.evidence import Subject
@@ -88,8 +89,12 @@ def drawer_at(simulation: Simulation, digest: str, engine: str) -> str:
     return episodes_key(digest, simulation.task_digest, simulation.grid, engine)
 
 
-def simulation_of(gate: GridGate, where: str = "gates.yaml") -> Simulation:
-    """The simulation that a gate asks for. Raises ConfigError with `where`, the gate's file."""
+def simulation_of(
+    gate: GridGate, where: str = "gates.yaml", folder: Path | None = None
+) -> Simulation:
+    """The simulation that a gate asks for, as the policy in `folder` sees it: what renders images
+    is part of the engine where there are any. Raises ConfigError with `where`, the gate's file.
+    """
     if gate.gymnasium is not None:
         from harness.gym.simulation import GymSimulation
 
@@ -102,7 +107,8 @@ def simulation_of(gate: GridGate, where: str = "gates.yaml") -> Simulation:
             hint=f"tasks: {', '.join(TASKS)}; or {{gymnasium: Name-v0, success: info key}}",
         )
     grid = Grid.of(gate.task, gate.axes, gate.episodes_per_cell, overlay=gate.overlay, where=where)
-    return RobotSimulation(TASKS[gate.task], grid, where)
+    images = folder is not None and bool(read_contract(folder).cameras)
+    return RobotSimulation(TASKS[gate.task], grid, where, images)
 
 
 @dataclass(frozen=True)
@@ -112,10 +118,11 @@ class RobotSimulation:
     task: Task
     grid: Grid
     where: str
+    images: bool = False
 
     @property
     def engine(self) -> str:
-        return fingerprint()
+        return fingerprint(images=self.images)
 
     @property
     def judge(self) -> str:

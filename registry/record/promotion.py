@@ -98,7 +98,8 @@ class Promotion:
         excused: Mapping[str, str] = {}
         if isinstance(gate, Gates):
             excused = gate.not_applicable
-            today = {"sim": gate.sim, "hil": gate.hil}
+            sim = gate.sim.for_contract(record.contract) if gate.sim else None
+            today = {"sim": sim, "hil": gate.hil}
             for name, wanted in today.items():
                 digests = [one.gate.digest for one in records if one.verdict.gate == name]
                 if wanted is not None and digests and digests[-1] != wanted.digest:
