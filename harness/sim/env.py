@@ -30,6 +30,7 @@ from fleet.limits import SafetyLimits
 from fleet.safety import INTERVENTIONS, Measured, SafetyState, interpolate, protect
 from harness.sim import seeds
 from harness.sim.episode import Change, EpisodeRecord, EpisodeSpec
+from harness.sim.peaks import Peaks, joint_speed
 from harness.sim.scene import BASE_HEIGHT, Scene, SceneConfig, build_scene
 from harness.sim.signals import Signals
 from harness.sim.world import World
@@ -94,6 +95,7 @@ class BatchEnv:
         self._hold = round(self.task.hold_s * contract.rate_hz)
         self.signals = Signals(contract, size, ticks=self._ticks, tick_s=self._tick_s)
         self.world = World(self.scene, size, self.signals, threads=threads)
+        self._peaks = Peaks(self.scene, size)
         self._detector = Detector(size, detector)
         self._allocate()
 
@@ -113,8 +115,10 @@ class BatchEnv:
         self._lift = np.zeros(size)
         self._distance = np.zeros(size)
         self._speed = np.zeros(size)
+        self._force = np.zeros(size)
         self._flags = {
-            name: np.zeros(size, dtype=bool) for name in ("grasped", "success", "fault", "fell")
+            name: np.zeros(size, dtype=bool)
+            for name in ("grasped", "held", "lost", "success", "fault", "fell")
         }
         start = np.concatenate(
             [self._start(side, np.array(self.task.start_q)) for side in self.contract.arms]
@@ -158,7 +162,7 @@ class BatchEnv:
         turn = -1.0 if mirrored else 1.0
         world.place_box(slot, place.x, turn * place.y, turn * place.yaw)
         goal[[1, 3]] *= turn
-        goal[2] += world.table_z[slot] - self.task.table_z
+        goal[2] += world.rest_z[slot] - (self.task.table_z + self.task.box_half)
         self._goal[slot] = goal
         for arm in self.scene.arms:
             q = self._start(arm.name, place.start_q)
@@ -181,7 +185,8 @@ class BatchEnv:
         for flag in self._flags.values():
             flag[rows] = False
         self._observed[rows] = -1
-        self._lift[rows] = self._speed[rows] = 0.0
+        self._lift[rows] = self._speed[rows] = self._force[rows] = 0.0
+        self._peaks.begin(rows)
         for slot in rows:
             self._blame[slot] = ("", "")
         for interventions in self._interventions.values():
@@ -198,13 +203,18 @@ class BatchEnv:
         pose = world.qpos[slots, box : box + 7]
         w, x, y, z = pose[:, 3], pose[:, 4], pose[:, 5], pose[:, 6]
         touching = world.sensors[slots[:, None, None], self.scene.touch] > 0
+        moving = world.qvel[slots, self.scene.box_dof : self.scene.box_dof + 3]
+        peaks = self._peaks
         return Truth(
             position=pose[:, :3] - np.array([0.0, 0.0, BASE_HEIGHT]),
             yaw=np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z)),
             touch=touching.all(axis=2).any(axis=1),
-            rest_z=world.table_z[slots] + world.box_half[slots],
+            rest_z=world.rest_z[slots],
             goal=self._goal[slots],
-            joint_speed=np.abs(world.qvel[slots[:, None], self.scene.arm_dof]).max(axis=1),
+            joint_speed=peaks.speed[slots] if peaks.watched else joint_speed(world, slots),
+            released=~touching.any(axis=(1, 2)),
+            speed=np.linalg.norm(moving, axis=1),
+            hand_force=peaks.force[slots],
         )
 
     def measure(self, slots: Ints) -> Measurement:
@@ -226,6 +236,8 @@ class BatchEnv:
             object_position=pose[:, :3],
             object_yaw=pose[:, 3],
             object_age=pose[:, 4],
+            goal_position=self._goal[slots, :3],
+            goal_yaw=self._goal[slots, 3],
         )
 
     def observe(self, slots: Sequence[int] | Ints) -> Rows:
@@ -278,6 +290,7 @@ class BatchEnv:
         world, ticks = self.world, self._ticks
         start, to, earlier, lag = self.signals.arriving(rows, self._step[rows])
         self._protection.counts[rows] = 0
+        self._peaks.begin(rows)
         goal = self._protection.command.copy()
         loads = Measured(np.empty_like(self._no_gravity), self._no_gravity)
         for tick in range(1, ticks + 1):
@@ -291,6 +304,7 @@ class BatchEnv:
             _, command, _ = protect(self._limits, self._protection, goal, loads, self._tick_s)
             world.ctrl[rows[:, None], self.scene.ctrl] = world.mit_ctrl(rows, command[rows])
             world.step(rows, self._substeps)
+            self._peaks.look(world, rows)
         world.check(rows)
         counts = self._protection.counts[rows]
         self._count(rows, dict(zip(INTERVENTIONS, counts.T, strict=True)))
@@ -302,7 +316,10 @@ class BatchEnv:
         self._lift[rows] = np.maximum(self._lift[rows], lift)
         self._speed[rows] = np.maximum(self._speed[rows], truth.joint_speed)
         self._distance[rows] = np.linalg.norm(truth.position - truth.goal[:, :3], axis=1)
+        self._force[rows] = np.maximum(self._force[rows], truth.hand_force)
         flags["grasped"][rows] |= truth.touch & (lift > _GRASPED_LIFT)
+        flags["lost"][rows] |= truth.released & (lift > _GRASPED_LIFT)
+        flags["held"][rows] = ~truth.released
         held = np.where(task.achieved(truth), self._held[rows] + 1, 0)
         self._held[rows] = held
         broken = flags["fault"][rows] | self.world.unstable[rows] | self._protection.stopped[rows]
@@ -342,13 +359,19 @@ class BatchEnv:
             success=success,
             failure_mode=mode,
             steps=int(self._step[slot]),
-            metrics={"lift_m": float(self._lift[slot]), "speed_rad_s": float(self._speed[slot])},
+            metrics=self._metrics(slot),
             interventions={
                 k: int(v[slot]) for k, v in sorted(self._interventions.items()) if v[slot]
             },
             digest=state.hexdigest(),
             detail=detail,
         )
+
+    def _metrics(self, slot: int) -> dict[str, float]:
+        found = {"lift_m": self._lift[slot], "speed_rad_s": self._speed[slot]}
+        if self._peaks.watched:
+            found |= {"distance_m": self._distance[slot], "force_n": self._force[slot]}
+        return {name: float(value) for name, value in found.items()}
 
     def _mode(self, slot: int) -> tuple[str, str]:
         flags, (mode, detail) = self._flags, self._blame[slot]
@@ -368,6 +391,8 @@ class BatchEnv:
             holding=bool(self._held[slot]),
             fell=bool(flags["fell"][slot]),
             distance=float(self._distance[slot]),
+            held=bool(flags["held"][slot]),
+            lost=bool(flags["lost"][slot]),
         )
         return self.task.failure_mode(course), ""
 
