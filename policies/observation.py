@@ -2,7 +2,8 @@
 
 Only measurements a real robot has may enter: joint state from CAN frames, the command it last gave,
 forward kinematics of both, the object's pose from a detector, and the goal that it was given. No
-contact flags, no simulator state. Arrays are batch first (B, …); frame "base"; units rad, rad/s, Nm, m, s.
+contact flags, no simulator state. Arrays are batch first (B, …); frame "base"; units rad, rad/s,
+Nm, m, s.
 """
 
 from __future__ import annotations

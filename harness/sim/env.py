@@ -52,6 +52,8 @@ SERVO_PERIOD_S = 0.004
 MIRROR = np.array([-1.0, -1.0, -1.0, 1.0, -1.0, -1.0, -1.0, -1.0])
 """A right arm's joints and gripper as the left arm that mirrors them."""
 _GRASPED_LIFT = 0.02
+_BESIDE = 0.03
+"""Least distance [m] of objects from where two arms' hands may not go."""
 _STILL = 1e-4
 """Less motion of the command than this in a policy step is none [rad]."""
 _FROZEN_S = 2.0
@@ -81,6 +83,8 @@ class BatchEnv:
                 hint="simulate the policy on the task it was trained for",
             )
         self.scene = scene or build_scene(SceneConfig.of(self.task, contract.arms))
+        self._turn = -1.0 if contract.arms == ("left",) else 1.0
+        """-1 in a left arm's scene, which is a right arm's, mirrored: y and yaw change sign."""
         self._arms: tuple[ArmKinematics, ...] = load_arms(contract.arms)
         self._limits = SafetyLimits.for_arms(self._arms, table_z=self.task.table_z)
         self._period = 1.0 / contract.rate_hz
@@ -91,7 +95,8 @@ class BatchEnv:
         every = ticks if protection == "policy" else 1
         self._ticks, self._substeps = ticks // every, substeps * every
         self._tick_s = SERVO_PERIOD_S * every
-        self._horizon = round(self.task.horizon_s * contract.rate_hz)
+        self.horizon = round(self.task.horizon_s * contract.rate_hz)
+        """Policy steps after which an episode ends."""
         self._hold = round(self.task.hold_s * contract.rate_hz)
         self.signals = Signals(contract, size, ticks=self._ticks, tick_s=self._tick_s)
         self.world = World(self.scene, size, self.signals, threads=threads)
@@ -157,10 +162,10 @@ class BatchEnv:
 
     def _lay(self, slot: int, place: Placement) -> None:
         """Object, goal and arms where the episode starts."""
-        world, goal = self.world, np.array(place.goal)
-        mirrored = self.contract.arms == ("left",)
-        turn = -1.0 if mirrored else 1.0
-        world.place_box(slot, place.x, turn * place.y, turn * place.yaw)
+        world, goal, turn = self.world, np.array(place.goal), self._turn
+        y, goal[1] = self._own_side(place.y), self._own_side(place.goal[1])
+        world.placed[slot, 1:] *= turn
+        world.place_box(slot, place.x, turn * y, turn * place.yaw)
         goal[[1, 3]] *= turn
         goal[2] += world.rest_z[slot] - (self.task.table_z + self.task.box_half)
         self._goal[slot] = goal
@@ -168,6 +173,12 @@ class BatchEnv:
             q = self._start(arm.name, place.start_q)
             world.qpos[slot, arm.qpos] = q
             world.qpos[slot, arm.mirror_qpos] = q[7]
+
+    def _own_side(self, y: float) -> float:
+        """With two arms, what lies nearer to the plane between them than a hand may go is folded
+        back to the right arm's side."""
+        plane = self._limits.workspaces[0].side_plane
+        return y if plane is None else min(y, -2.0 * (plane + _BESIDE) - y)
 
     def _begin(self, rows: Ints, specs: Sequence[EpisodeSpec]) -> None:
         world = self.world
@@ -194,7 +205,7 @@ class BatchEnv:
         world.batch.forward(ids=rows)
         truth = self.truth(rows)
         noise = [self._rng(spec, seeds.NOISE) for spec in specs]
-        self._detector.reset(list(rows), noise, truth.position, truth.yaw)
+        self._detector.reset(list(rows), noise, *self._mirror(truth.position, truth.yaw))
         self._look(rows, truth)
 
     def truth(self, slots: Ints) -> Truth:
@@ -329,15 +340,21 @@ class BatchEnv:
             broken = broken | which
         flags["success"][rows] = (held >= self._hold) & ~broken
         flags["fell"][rows] = lift < -0.1
-        late = self._step[rows] >= self._horizon
+        late = self._step[rows] >= self.horizon
         return np.asarray(flags["success"][rows] | broken | flags["fell"][rows] | late)
 
     def _look(self, rows: Ints, truth: Truth) -> None:
         now: Floats = self._step[rows].astype(np.float64) * self._period
-        position, yaw, age = self._detector.read(rows, now, truth.position, truth.yaw)
-        self._pose[rows, :3] = position
-        self._pose[rows, 3] = yaw
+        here = self._mirror(truth.position, truth.yaw)
+        position, yaw, age = self._detector.read(rows, now, *here)
+        self._pose[rows, :3], self._pose[rows, 3] = self._mirror(position, yaw)
         self._pose[rows, 4] = age
+
+    def _mirror(self, position: Floats, yaw: Floats) -> tuple[Floats, Floats]:
+        """To a right arm's scene and back: a detector's errors are mirrored with the rest."""
+        if self._turn > 0:
+            return position, yaw
+        return position * np.array([1.0, -1.0, 1.0]), -yaw
 
     def _count(self, rows: Ints, counts: Mapping[str, npt.NDArray[np.int64]]) -> None:
         for name, count in counts.items():

@@ -10,9 +10,9 @@ Rules
   The force is the net force of table and cube on the hand: the fingers' squeeze cancels, the cube's
   weight, its inertia and what it is pushed against do not.
 - Pushing the cube there is allowed; nothing asks for a grasp.
-- Frame "base", SI units. Cube and goal lie in x .18...32, y -.30..-.10 m, at least 8 cm apart, where
-  the right arm reaches at any of these yaws and, with two arms, keeps to its own side. Draws come
-  from a vector of fixed length, so a new quantity does not shift the old ones.
+- Frame "base", SI units. Cube and goal lie in x .18...32, y -.30..-.10 m, where the right arm
+  reaches at any yaw that is drawn, 8 cm apart or, where four drawn goals are nearer, the furthest of
+  them. Draws come from a vector of fixed length, so a new quantity does not shift the old ones.
 """
 
 from __future__ import annotations
