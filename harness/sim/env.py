@@ -12,7 +12,8 @@ Rules
   latches and ends the episode. An object that falls off the table, a policy's fault, a broken rule
   of the task, physics that blow up and protection's stop (torque, contact) end it too.
 - Units SI, frame "base", joint order of the contract. A left arm's scene is a right arm's,
-  mirrored; with two arms the object lies on the right one's side.
+  mirrored, its detector's errors too; with two arms objects lie on the right one's side, where
+  protection lets its hand go.
 """
 
 from __future__ import annotations

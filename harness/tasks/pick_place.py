@@ -11,8 +11,8 @@ Rules
   weight, its inertia and what it is pushed against do not.
 - Pushing the cube there is allowed; nothing asks for a grasp.
 - Frame "base", SI units. Cube and goal lie in x .18...32, y -.30..-.10 m, where the right arm
-  reaches at any yaw that is drawn, 8 cm apart or, where four drawn goals are nearer, the furthest of
-  them. Draws come from a vector of fixed length, so a new quantity does not shift the old ones.
+  reaches at any yaw that is drawn; they are 8 cm apart or more, or else the goal is the furthest of
+  eight. Draws come from a vector of fixed length, so a new quantity does not shift the old ones.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from harness.tasks.task import Bools, Course, Placement, Truth
 
 Floats = npt.NDArray[np.float64]
 
-_DRAWS = 24
-"""Uniform numbers drawn per scene, of which 19 are in use."""
-_GOALS = 4
+_DRAWS = 40
+"""Uniform numbers drawn per scene, of which 27 are in use."""
+_GOALS = 8
 """Goals drawn, of which the first that is far enough from the cube counts."""
 _QUARTER = np.pi / 2
 
