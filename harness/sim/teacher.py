@@ -25,7 +25,7 @@ from harness.sim.expert import Expert, ExpertConfig
 from harness.sim.fields import find
 from harness.sim.place_expert import PlaceConfig, PlaceExpert
 from harness.sim.randomization import AXES, change
-from harness.tasks import find_task
+from harness.tasks import TASKS, find_task
 from harness.tasks.box_grasp import BOX_GRASP
 from harness.tasks.pick_place import PickPlace
 from policies.training.imitation import Act, Lesson, contract_of
@@ -46,6 +46,13 @@ class SimClassroom:
 
     def __init__(self, recipe: Recipe, *, slots: int = 64, threads: int = 1) -> None:
         self._recipe = recipe
+        if recipe.task not in TASKS:
+            raise ConfigError(
+                f"there is no task '{recipe.task}'",
+                where="recipe",
+                field=f"task is {recipe.task}",
+                hint=f"tasks: {', '.join(TASKS)}",
+            )
         _check(recipe.randomization.axes)
         if recipe.curriculum is not None:
             _check(narrowed(recipe.randomization, 0.0).axes)
@@ -98,7 +105,9 @@ def _expert(recipe: Recipe, limit: npt.NDArray[np.float64]) -> RightExpert:
         return PlaceExpert(arm, limit, PlaceConfig(close=teacher.close, speed=teacher.speed), task)
     if task != BOX_GRASP:
         raise ConfigError(
-            f"nobody can teach '{task.name}'", where="recipe", field=f"task is {task.name}"
+            f"no scripted expert knows the task '{task.name}'",
+            where="recipe",
+            field=f"task is {task.name}",
         )
     config = ExpertConfig(
         close=teacher.close,
