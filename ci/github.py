@@ -79,8 +79,8 @@ def publish_error(
     message = "\n".join(part for part in (error.what, error.evidence, error.hint) if part)
     out.write(annotation(level, message, title=f"policyctl: {error.code}", file=file, line=line))
     out.write("\n")
-    lines = [f"### {_MARKS['fail']} {_plain(error.what)}", ""]
-    lines += [f"- {_plain(part)}" for part in (error.evidence, error.hint) if part]
+    lines = [f"### {_MARKS['fail']} {plain(error.what)}", ""]
+    lines += [f"- {plain(part)}" for part in (error.evidence, error.hint) if part]
     _append(environ.get("GITHUB_STEP_SUMMARY"), "\n".join(lines) + "\n")
 
 
@@ -97,7 +97,7 @@ def summary(data: Mapping[str, Any]) -> str:
     """The dict as markdown: heading, reason, numbers, one table per list, the next command."""
     parts = [f"### {_title(data)}"]
     if data.get("reason"):
-        parts.append(_plain(data["reason"]))
+        parts.append(plain(data["reason"]))
     facts = {
         name: data[name]
         for name in ("stage", "digest", "rollout", "phase", "more", "seconds", "robot_class")
@@ -105,27 +105,29 @@ def summary(data: Mapping[str, Any]) -> str:
     }
     facts |= {name: value for name, value in _mapping(data, "numbers").items() if value is not None}
     if facts:
-        parts.append(_table(("", ""), [(name, _number(value)) for name, value in facts.items()]))
+        parts.append(
+            markdown_table(("", ""), [(name, _number(value)) for name, value in facts.items()])
+        )
     if modes := _mapping(data, "failure_modes"):
         rows = sorted(modes.items(), key=lambda pair: (-int(pair[1]), pair[0]))
-        parts.append(_table(("failure mode", "episodes"), rows))
+        parts.append(markdown_table(("failure mode", "episodes"), rows))
     for name in ("verdicts", "worst_cells"):
         table = [row for row in data.get(name) or () if isinstance(row, Mapping)]
         if table:
             parts.append(_rows(table))
     if cohort := data.get("cohort"):
-        parts.append("Cohort: " + ", ".join(_plain(robot) for robot in cohort))
+        parts.append("Cohort: " + ", ".join(plain(robot) for robot in cohort))
     if data.get("next"):
-        parts.append(f"Next: `{_plain(data['next'])}`")
+        parts.append(f"Next: `{plain(data['next'])}`")
     return "\n\n".join(parts) + "\n"
 
 
 def _title(data: Mapping[str, Any]) -> str:
-    words = [_plain(data.get("ref") or data.get("policy") or "policyctl")]
+    words = [plain(data.get("ref") or data.get("policy") or "policyctl")]
     if data.get("gate"):
-        words.append(f"· {_plain(data['gate'])}")
+        words.append(f"· {plain(data['gate'])}")
     if data.get("outcome"):
-        words.append(f"· {_plain(data['outcome'])}")
+        words.append(f"· {plain(data['outcome'])}")
     mark = _MARKS.get(str(data.get("outcome", "")))
     return " ".join([mark, *words] if mark else words)
 
@@ -147,12 +149,12 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
         if mark := _MARKS.get(str(row.get("outcome", ""))):
             cells[columns.index("outcome")] = f"{mark} {row['outcome']}"
         body.append(cells)
-    return _table(columns, body)
+    return markdown_table(columns, body)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(_plain(cell) for cell in row) + " |" for row in rows]
+    lines += ["| " + " | ".join(plain(cell) for cell in row) + " |" for row in rows]
     return "\n".join(lines)
 
 
@@ -160,7 +162,7 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def _plain(text: object) -> str:
+def plain(text: object) -> str:
     """Text that markdown and HTML leave as it is, on one line."""
     flat = " ".join(str(text).split())
     for mark, instead in (

@@ -8,8 +8,6 @@ from; a run that was interrupted records nothing.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,10 +17,9 @@ from registry.config import GATES_FILE, POLICY_FILE, find_policy, load_gates_yam
 from registry.errors import NotFound, Refused, UsageError
 from registry.evidence import Evidence
 from registry.gates import Gate, Gates
-from registry.service import Registry, VersionRecord
+from registry.service import VersionRecord
 from registry.stages import command_of
 from registry.verdicts import Outcome, Verdict
-from registry.versions import VersionRef
 
 
 @dataclass(frozen=True)
@@ -111,47 +108,6 @@ def applicable(gates: PolicyGates, name: str, version: VersionRecord) -> Gate:
             hint=command_of("canary", f"'{version}'"),
         )
     return gate
-
-
-def run_sim(
-    registry: Registry,
-    ref: VersionRef,
-    gates: PolicyGates,
-    *,
-    threads: int,
-    full: bool = False,
-    progress: Callable[[Any], None] | None = None,
-) -> GateRun:
-    """Runs the simulation gate on a version and records its verdict."""
-    from harness.sim.gate import run_sim_gate
-    from harness.sim.grid import Grid
-    from harness.sim.results import to_csv
-    from registry.gates import GridGate
-
-    version = registry.version(ref)
-    gate = applicable(gates, "sim", version)
-    if not isinstance(gate, GridGate):
-        raise UsageError("the sim gate is not a grid", evidence=str(gates.path))
-    with tempfile.TemporaryDirectory(prefix="policyctl-") as scratch:
-        result = run_sim_gate(
-            registry.materialize(ref, Path(scratch) / "checkpoint"),
-            version.subject,
-            gate,
-            version.nonce,
-            threads=threads,
-            full=full,
-            progress=progress,
-            cache=registry,
-            where=str(gates.path),
-        )
-    grid = Grid.of(gate.task, gate.axes, gate.episodes_per_cell, where=str(gates.path))
-    episodes = registry.blobs.put(to_csv(grid, result.rows).encode())
-    artifacts = {"episodes.csv": episodes}
-    version = registry.record_verdict(ref, gate, result.evidence, result.verdict, artifacts)
-    return GateRun(
-        version, gate, result.evidence, result.verdict, result.seconds,
-        result.failure_modes, artifacts, result.cached,
-    )  # fmt: skip
 
 
 def suite_path(gates: PolicyGates) -> Path:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from policies.contract import Contract
+    from policies.space import SpaceContract
 
 
 class Policy(Protocol):
@@ -27,4 +28,19 @@ class Policy(Protocol):
 
     def act(self, observation: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """(B, N) observations to (B, J) outputs, before shaping."""
+        ...
+
+
+class SpacePolicy(Protocol):
+    """A loaded version for a Gymnasium task, which no robot runs."""
+
+    @property
+    def contract(self) -> SpaceContract: ...
+
+    def reset(self) -> None:
+        """Forget the last episode."""
+        ...
+
+    def act(self, observation: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(B, N) observations to (B, outputs)."""
         ...

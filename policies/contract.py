@@ -23,6 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from registry.errors import ConfigError
 
 SCHEMA = "policyctl.contract/1"
+SPACE_SCHEMA = "policyctl.contract.space/1"
+"""A policy for a Gymnasium task (policies/space.py), which is refused here by name."""
 FILE_NAME = "contract.json"
 JOINTS_PER_ARM = 8
 
@@ -184,6 +186,13 @@ def term_width(name: str, arms: int) -> int | None:
 
 def parse_contract(data: object, *, where: str = FILE_NAME) -> Contract:
     """A contract from plain JSON; ConfigError names the field that is wrong."""
+    if isinstance(data, dict) and data.get("schema") == SPACE_SCHEMA:
+        raise ConfigError(
+            f"no robot runs this policy: it is for the Gymnasium task {data.get('task')!r}",
+            where=where,
+            field=f"schema is {SPACE_SCHEMA}, a robot needs {SCHEMA}",
+            hint="try it by a sim gate whose task is that environment",
+        )
     try:
         return Contract.model_validate(data)
     except ValidationError as error:
@@ -199,10 +208,15 @@ def parse_contract(data: object, *, where: str = FILE_NAME) -> Contract:
 
 
 def read_contract(folder: Path) -> Contract:
-    """contract.json of a checkpoint folder."""
+    """contract.json of a checkpoint folder that a robot may run."""
+    return parse_contract(contract_data(folder), where=str(folder / FILE_NAME))
+
+
+def contract_data(folder: Path) -> object:
+    """contract.json of a checkpoint folder as it stands, of whichever kind."""
     path = folder / FILE_NAME
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
             "the checkpoint has no contract",
@@ -213,4 +227,3 @@ def read_contract(folder: Path) -> Contract:
         raise ConfigError(
             "the checkpoint's contract is not JSON", where=str(path), field=str(error)
         ) from error
-    return parse_contract(data, where=str(path))

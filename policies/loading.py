@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from policies import Policy
+from policies import Policy, SpacePolicy
 from policies.contract import FILE_NAME as CONTRACT_FILE
 from registry.errors import ConfigError
 
@@ -53,3 +53,11 @@ def load_policy(folder: Path) -> Policy:
     module, _, function = FORMATS[detect(folder)][1].partition(":")
     loader = cast("Callable[[Path], Policy]", getattr(import_module(module), function))
     return loader(folder)
+
+
+def load_space_policy(folder: Path) -> SpacePolicy:
+    """A policy for a Gymnasium task, which `load_policy` refuses: checked as thoroughly."""
+    detect(folder)
+    from policies.formats import space
+
+    return space.load(folder)

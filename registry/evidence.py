@@ -121,8 +121,48 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Paired:
+    """The drawn episodes against what `baseline` did on the same scenes, where that is known.
+
+    `pairs` have a known baseline outcome; of them `regressions` succeeded with the baseline only,
+    `fixes` with the subject only; `identical` have the same episode digest on both sides.
+    """
+
+    baseline: Subject
+    pairs: int
+    regressions: int
+    fixes: int
+    identical: int
+
+    def __post_init__(self) -> None:
+        if min(self.pairs, self.regressions, self.fixes, self.identical) < 0:
+            raise ValueError("a count is negative")
+        if self.regressions + self.fixes + self.identical > self.pairs:
+            raise ValueError(
+                f"{self.regressions} regressions, {self.fixes} fixes and {self.identical} "
+                f"identical in {self.pairs} pairs"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "baseline": self.baseline.to_json(),
+            "pairs": self.pairs,
+            "regressions": self.regressions,
+            "fixes": self.fixes,
+            "identical": self.identical,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Paired:
+        return Paired(**{**data, "baseline": Subject(**data["baseline"])})
+
+
+@dataclass(frozen=True)
 class GridEvidence:
-    """`drawn` episodes of a fixed population of `population`, in the order that `nonce` names."""
+    """`drawn` episodes of a fixed population of `population`, in the order that `nonce` names.
+
+    `paired` is None where there was no baseline to compare with.
+    """
 
     subject: Subject
     gate_digest: str
@@ -136,6 +176,7 @@ class GridEvidence:
     nonce: str
     order_digest: str
     cells: tuple[tuple[str, Tally], ...] = ()
+    paired: Paired | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.successes <= self.drawn <= self.population:
@@ -144,6 +185,18 @@ class GridEvidence:
             )
         if self.cells and sum(tally.n for _, tally in self.cells) != self.drawn:
             raise ValueError(f"the cells do not sum to the {self.drawn} episodes drawn")
+        if self.cells and sum(tally.success for _, tally in self.cells) != self.successes:
+            raise ValueError(f"the cells do not sum to the {self.successes} successes")
+        if self.paired is not None:
+            failures = self.drawn - self.successes
+            found = self.paired
+            if found.pairs > self.drawn:
+                raise ValueError(f"{found.pairs} pairs of {self.drawn} episodes drawn")
+            if found.regressions > failures or found.fixes > self.successes:
+                raise ValueError(
+                    f"{found.regressions} regressions and {found.fixes} fixes of {failures} "
+                    f"failures and {self.successes} successes"
+                )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -154,7 +207,7 @@ class GridEvidence:
             "nonce": self.nonce,
             "order_digest": self.order_digest,
             "cells": _tallies(self.cells),
-        }
+        } | ({} if self.paired is None else {"paired": self.paired.to_json()})
 
     @property
     def digest(self) -> str:
@@ -263,6 +316,8 @@ def evidence_from_json(data: Mapping[str, Any]) -> Evidence:
     kind = fields.pop("kind")
     fields["subject"] = Subject(**fields["subject"])
     if kind == "grid":
+        if "paired" in fields:
+            fields["paired"] = Paired.from_json(fields["paired"])
         return GridEvidence(**{**fields, "cells": _read_tallies(fields["cells"])})
     if kind == "trials":
         return TrialEvidence(**{**fields, "tasks": _read_tallies(fields["tasks"])})

@@ -10,109 +10,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import prod
 from typing import Any
 
-from registry.versions import digest_of
+from registry.grid_gate import GridGate, Regression, Term, require
+from registry.versions import digest_of, is_policy_name
 
-
-@dataclass(frozen=True)
-class Term:
-    """One thing that varies: `operation` with a value on `field` of `target`, `when`.
-
-    `values` make it an axis of the grid; a `range` (low, high) is drawn anew for each episode, the
-    same for a scene in every cell. Exactly one of them is given. A term without a target is one of
-    the simulator's own axes, known by its name. `when` is "reset" or seconds into the episode.
-    """
-
-    values: tuple[float, ...] = ()
-    range: tuple[float, float] | None = None
-    target: str = ""
-    field: str = ""
-    operation: str = ""
-    when: str | float = "reset"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(float(v) for v in self.values))
-        _require(bool(self.values) != (self.range is not None), "a term has values, or a range")
-        if self.range is not None:
-            low, high = (float(bound) for bound in self.range)
-            object.__setattr__(self, "range", (low, high))
-            _require(low < high, f"[{low:g}, {high:g}] is not a range")
-        named = bool(self.target), bool(self.field), bool(self.operation)
-        _require(len(set(named)) == 1, "target, field and operation stand together")
-        known = self.operation in ("", "set", "scale", "add")
-        _require(known, "operation is set, scale or add")
-        if isinstance(self.when, str):
-            _require(self.when == "reset", "when is reset, or seconds into the episode")
-        else:
-            object.__setattr__(self, "when", float(self.when))
-            _require(self.when > 0, "when is reset, or seconds into the episode")
-
-    def to_json(self) -> Any:
-        """The short form, a list, where a term is an axis that the simulator knows."""
-        if self == Term(self.values):
-            return list(self.values)
-        data: dict[str, Any] = {"when": self.when} if self.when != "reset" else {}
-        if self.target:
-            data |= {"target": self.target, "field": self.field, "operation": self.operation}
-        return data | ({"values": list(self.values)} if self.values else {"range": self.range})
-
-    @staticmethod
-    def of(data: Any) -> Term:
-        """From a list of values, or a mapping of the fields above."""
-        if isinstance(data, Term):
-            return data
-        return Term(**data) if isinstance(data, Mapping) else Term(tuple(data))
-
-
-@dataclass(frozen=True)
-class GridGate:
-    """Simulation: the mean success over a fixed grid of physics must exceed `threshold`.
-
-    The full run is every cell (product of the axes that name values) × `episodes_per_cell`
-    episodes. They are run in one random order and judged after each; the verdict differs from that
-    of the full run with probability at most `alpha` per side. `axes` may be given as plain values.
-    """
-
-    task: str
-    axes: Mapping[str, Term]
-    episodes_per_cell: int = 50
-    threshold: float = 0.85
-    alpha: float = 0.01
-    name: str = "sim"
-
-    def __post_init__(self) -> None:
-        _require(bool(self.axes), "a grid needs axes")
-        object.__setattr__(self, "axes", {name: Term.of(data) for name, data in self.axes.items()})
-        _require(self.episodes_per_cell >= 1, "episodes_per_cell is at least 1")
-        _require(0 < self.threshold < 1, "threshold lies between 0 and 1")
-        _require(0 < self.alpha < 0.5, "alpha lies between 0 and .5")
-
-    @property
-    def population(self) -> int:
-        """Episodes of the full run."""
-        return prod(len(values) for values in self.grid.values()) * self.episodes_per_cell
-
-    @property
-    def grid(self) -> Mapping[str, tuple[float, ...]]:
-        """The axes that span the grid, with their values; the others are drawn."""
-        return {name: term.values for name, term in self.axes.items() if term.values}
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "gate": "grid",
-            "name": self.name,
-            "task": self.task,
-            "axes": {name: term.to_json() for name, term in self.axes.items()},
-            "episodes_per_cell": self.episodes_per_cell,
-            "threshold": self.threshold,
-            "alpha": self.alpha,
-        }
-
-    @property
-    def digest(self) -> str:
-        return digest_of(self.to_json())
+__all__ = [
+    "SUITE_NAME",
+    "CanaryGate",
+    "Gate",
+    "Gates",
+    "GridGate",
+    "Regression",
+    "Term",
+    "TrialGate",
+    "TrialTest",
+    "Weights",
+    "gate_from_json",
+    "is_suite_name",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -130,9 +46,9 @@ class TrialTest:
     max_trials: int = 50
 
     def __post_init__(self) -> None:
-        _require(0 < self.reject_below < self.accept_at < 1, "0 < reject_below < accept_at < 1")
-        _require(0 < self.alpha < 0.5 and 0 < self.beta < 0.5, "alpha and beta lie in (0, .5)")
-        _require(self.max_trials >= 1, "max_trials is at least 1")
+        require(0 < self.reject_below < self.accept_at < 1, "0 < reject_below < accept_at < 1")
+        require(0 < self.alpha < 0.5 and 0 < self.beta < 0.5, "alpha and beta lie in (0, .5)")
+        require(self.max_trials >= 1, "max_trials is at least 1")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -163,7 +79,7 @@ class TrialGate:
     suite_digest: str = ""
 
     def __post_init__(self) -> None:
-        _require(0 <= self.max_void_fraction < 1, "max_void_fraction lies in [0, 1)")
+        require(0 <= self.max_void_fraction < 1, "max_void_fraction lies in [0, 1)")
         self.test.to_json()  # checks the test's own numbers
 
     @property
@@ -208,13 +124,13 @@ class Weights:
 
     def __post_init__(self) -> None:
         for rate in (*self.rates, *self.promote_rates):
-            _require(0 < rate < 1, f"a rate lies between 0 and 1: {rate}")
-        _require(all(shift < 0 for shift in self.shifts), "a shift is a loss: negative log-odds")
-        _require(len(self.shifts) == len(self.shift_weights), "one weight for each shift")
-        _require(abs(sum(self.shift_weights) - 1) < 1e-9, "shift weights sum to 1")
-        _require(all(weight > 0 for weight in self.shift_weights), "shift weights are positive")
-        _require(0 < self.uniform <= 1, "uniform lies in (0, 1]")
-        _require(min(self.history) >= 0, "history counts are not negative")
+            require(0 < rate < 1, f"a rate lies between 0 and 1: {rate}")
+        require(all(shift < 0 for shift in self.shifts), "a shift is a loss: negative log-odds")
+        require(len(self.shifts) == len(self.shift_weights), "one weight for each shift")
+        require(abs(sum(self.shift_weights) - 1) < 1e-9, "shift weights sum to 1")
+        require(all(weight > 0 for weight in self.shift_weights), "shift weights are positive")
+        require(0 < self.uniform <= 1, "uniform lies in (0, 1]")
+        require(min(self.history) >= 0, "history counts are not negative")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -266,20 +182,20 @@ class CanaryGate:
         share = Fraction(str(self.wave_baseline)).limit_denominator(1000)
         object.__setattr__(self, "ratio", ratio)
         object.__setattr__(self, "wave_baseline", share)
-        _require(0 < self.fraction <= 1, "fraction lies in (0, 1]")
-        _require(self.cohort_min >= 1, "cohort_min is at least 1")
-        _require(0 < ratio < 1, "ratio lies between 0 and 1: a canary needs both sides")
-        _require(0 <= share < 1, "wave_baseline lies in [0, 1)")
-        _require(self.interleave == "attempt", "interleave: only 'attempt' is offered so far")
-        _require(0 < self.alpha < 0.5 and 0 < self.promote_alpha < 0.5, "alphas lie in (0, .5)")
-        _require(0 < self.margin < 1, "margin lies between 0 and 1")
-        _require(self.max_candidate_episodes >= 1, "max_candidate_episodes is at least 1")
-        _require(self.deadline_s > 0, "deadline is positive")
+        require(0 < self.fraction <= 1, "fraction lies in (0, 1]")
+        require(self.cohort_min >= 1, "cohort_min is at least 1")
+        require(0 < ratio < 1, "ratio lies between 0 and 1: a canary needs both sides")
+        require(0 <= share < 1, "wave_baseline lies in [0, 1)")
+        require(self.interleave == "attempt", "interleave: only 'attempt' is offered so far")
+        require(0 < self.alpha < 0.5 and 0 < self.promote_alpha < 0.5, "alphas lie in (0, .5)")
+        require(0 < self.margin < 1, "margin lies between 0 and 1")
+        require(self.max_candidate_episodes >= 1, "max_candidate_episodes is at least 1")
+        require(self.deadline_s > 0, "deadline is positive")
         rising = all(a < b for a, b in zip(self.waves, self.waves[1:], strict=False))
-        _require(rising and self.waves[-1:] == (100,), "waves rise and end at 100")
-        _require(all(0 < wave <= 100 for wave in self.waves), "waves are percentages")
-        _require(self.bake_episodes >= 1, "bake_episodes is at least 1")
-        _require(0 <= self.max_void_fraction < 1, "max_void_fraction lies in [0, 1)")
+        require(rising and self.waves[-1:] == (100,), "waves rise and end at 100")
+        require(all(0 < wave <= 100 for wave in self.waves), "waves are percentages")
+        require(self.bake_episodes >= 1, "bake_episodes is at least 1")
+        require(0 <= self.max_void_fraction < 1, "max_void_fraction lies in [0, 1)")
 
     @property
     def wave_ratio(self) -> Fraction:
@@ -315,28 +231,43 @@ class CanaryGate:
 
 Gate = GridGate | TrialGate | CanaryGate
 
+SUITE_NAME = "at most 16 characters, lower-case words joined by hyphens"
+
+
+def is_suite_name(name: str) -> bool:
+    return is_policy_name(name) and len(name) <= 16
+
 
 @dataclass(frozen=True)
 class Gates:
-    """The gates of one policy. One that is None is not applicable; `not_applicable` says why."""
+    """The gates of one policy. One that is None is not applicable; `not_applicable` says why.
+
+    `suites` are robustness reports by name: run and recorded under `sim:NAME`, they move no stage.
+    """
 
     sim: GridGate | None
     hil: TrialGate | None
     canary: CanaryGate
     not_applicable: Mapping[str, str] = field(default_factory=dict)
+    suites: Mapping[str, GridGate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, suite in self.suites.items():
+            require(is_suite_name(name), f"{name!r} is not a suite's name: {SUITE_NAME}")
+            require(suite.name == f"sim:{name}", f"the suite {name} is called {suite.name}")
         for name, gate in (("sim", self.sim), ("hil", self.hil)):
             excused = bool(self.not_applicable.get(name, "").strip())
-            _require((gate is None) == excused, f"{name}: a gate, or the reason why there is none")
+            require((gate is None) == excused, f"{name}: a gate, or the reason why there is none")
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        data = {
             "sim": None if self.sim is None else self.sim.to_json(),
             "hil": None if self.hil is None else self.hil.to_json(),
             "canary": self.canary.to_json(),
             "not_applicable": dict(self.not_applicable),
         }
+        suites = {name: suite.to_json() for name, suite in self.suites.items()}
+        return data | ({"suites": suites} if suites else {})
 
     @property
     def digest(self) -> str:
@@ -348,7 +279,7 @@ def gate_from_json(data: Mapping[str, Any]) -> Gate:
     fields = dict(data)
     kind = fields.pop("gate")
     if kind == "grid":
-        return GridGate(**fields)
+        return GridGate.from_json(fields)
     if kind == "trials":
         return TrialGate(**fields)
     if kind != "canary":
@@ -368,9 +299,3 @@ def gate_from_json(data: Mapping[str, Any]) -> Gate:
             "weights": Weights(**weights),
         }
     )
-
-
-def _require(condition: bool, message: str) -> None:
-    """Gate files are read by `registry/config`, which adds file, line and field to this."""
-    if not condition:
-        raise ValueError(message)

@@ -28,6 +28,7 @@ from registry.record.actors import Actor
 from registry.record.attempts import Attempts
 from registry.record.audit import AuditEvent
 from registry.record.desk import Desk
+from registry.record.episodes import Episodes
 from registry.record.going_back import GoingBack
 from registry.record.leases import Leases
 from registry.record.model import (
@@ -72,6 +73,7 @@ class Registry:
         desk = Desk(ledger, blobs, clock, actor)
         self._versions = Versions(desk)
         self._verdicts = Verdicts(desk, self._versions)
+        self._episodes = Episodes(desk)
         self._robots = Robots(desk)
         self._attempts = Attempts(desk)
         self._rollouts = Rollouts(desk, self._versions, self._verdicts, self._robots)
@@ -164,6 +166,13 @@ class Registry:
 
     def store_result(self, key: str, result: Mapping[str, Any]) -> None:
         self._verdicts.store_result(key, result)
+
+    def episodes(self, key: str) -> dict[int, dict[str, Any]]:
+        """Simulated episodes kept under a key, by number. See `Episodes`."""
+        return self._episodes.of(key)
+
+    def keep_episodes(self, key: str, rows: Mapping[int, Mapping[str, Any]]) -> None:
+        self._episodes.keep(key, rows)
 
     # Rollouts
 

@@ -9,7 +9,10 @@
 3. Void attempts enter no rate. Where they are more than the gate's share of all, or differ between
    the sides (two-sided exact test, 1 %), the answer is inconclusive instead of pass or fail.
    A class A safety event fails at once, whatever else is true.
-4. sim: hypergeometric test against "more than `threshold` of the full run succeed".
+4. sim, in `registry/grid_verdict.py`: FAIL when the hypergeometric test denies "more than
+   `threshold` of the full run succeed", or the version is proven worse than the fleet's on the same
+   scenes, or a cell is proven below the floor; PASS when the first is shown and the version is
+   proven less than the margin worse, wherever that was asked and there was a baseline.
 5. hil: truncated sequential binomial test, looked at after every trial.
 6. canary with a baseline: FAIL (roll back) when the stratified mixture e-value over complete
    blocks reaches 1/alpha; PASS (promote) when the non-inferiority e-value of the pooled blocks
@@ -24,57 +27,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
 from fractions import Fraction
-from math import ceil, comb, exp, log
-from typing import Any
+from math import ceil, comb, log
 
 from registry.errors import Refused
 from registry.evidence import CanaryEvidence, Evidence, GridEvidence, Tally, TrialEvidence
 from registry.gates import CanaryGate, Gate, GridGate, TrialGate
+from registry.grid_verdict import judge_grid
+from registry.verdict_values import Number, Outcome, Verdict, shown_e, verdict_on
 
-Number = float | int | None
+__all__ = ["Number", "Outcome", "Verdict", "judge"]
 
 VOIDS_DIFFER = 0.01  # significance at which the void shares of the two sides are called different
-_LARGEST_LOG = 700.0  # e-values are shown as finite numbers
-
-
-class Outcome(StrEnum):
-    PASS = "pass"
-    FAIL = "fail"
-    INCONCLUSIVE = "inconclusive"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a gate says, the numbers behind it, and the digest of the evidence it judged."""
-
-    outcome: Outcome
-    gate: str
-    reason: str
-    numbers: Mapping[str, Number] = field(default_factory=dict)
-    more: int | None = None
-    final: bool = False
-    evidence: str = ""
-    gate_digest: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "outcome": str(self.outcome),
-            "gate": self.gate,
-            "reason": self.reason,
-            "numbers": dict(self.numbers),
-            "more": self.more,
-            "final": self.final,
-            "evidence": self.evidence,
-            "gate_digest": self.gate_digest,
-        }
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Verdict:
-        return Verdict(**{**data, "outcome": Outcome(data["outcome"])})
 
 
 def judge(gate: Gate, evidence: Evidence) -> Verdict:
@@ -87,7 +51,7 @@ def judge(gate: Gate, evidence: Evidence) -> Verdict:
         )
     match gate, evidence:
         case GridGate(), GridEvidence():
-            return _judge_grid(gate, evidence)
+            return judge_grid(gate, evidence)
         case TrialGate(), TrialEvidence():
             return _judge_trials(gate, evidence)
         case CanaryGate(), CanaryEvidence():
@@ -96,39 +60,6 @@ def judge(gate: Gate, evidence: Evidence) -> Verdict:
         f"the {gate.name} gate cannot judge this kind of evidence",
         evidence=type(evidence).__name__,
     )
-
-
-def _judge_grid(gate: GridGate, evidence: GridEvidence) -> Verdict:
-    from registry.statistics import grid
-
-    total, drawn, successes = gate.population, evidence.drawn, evidence.successes
-    if evidence.population != total or evidence.order_digest != grid.order_digest(
-        evidence.nonce, total
-    ):
-        raise Refused(
-            "the episodes are not the gate's full run in the order of the registry's nonce",
-            evidence=f"{evidence.population} episodes, order {evidence.order_digest}",
-            hint="policyctl gate run sim VERSION",
-        )
-    s0 = grid.limit(gate.threshold, total)
-    answer = grid.decide(total, gate.threshold, gate.alpha, drawn, successes)
-    numbers: dict[str, Number] = {
-        "population": total,
-        "drawn": drawn,
-        "successes": successes,
-        "rate": successes / drawn if drawn else None,
-        "needed": s0 + 1,
-        "pass_e": _e(grid.log_pass(total, s0, drawn, successes)),
-        "fail_e": _e(grid.log_fail(total, s0, drawn, successes)),
-        "threshold_e": 1 / gate.alpha,
-    }
-    seen = f"{successes} of {drawn} episodes succeeded, {drawn} of {total} run"
-    if answer is None:
-        more = grid.more_draws(total, gate.threshold, gate.alpha, drawn, successes)
-        return _verdict(gate, evidence, Outcome.INCONCLUSIVE, seen, numbers, more)
-    side = "above" if answer else "not above"
-    reason = f"the full run's mean is {side} {gate.threshold:g}: {seen}"
-    return _verdict(gate, evidence, Outcome.PASS if answer else Outcome.FAIL, reason, numbers)
 
 
 def _judge_trials(gate: TrialGate, evidence: TrialEvidence) -> Verdict:
@@ -150,7 +81,7 @@ def _judge_trials(gate: TrialGate, evidence: TrialEvidence) -> Verdict:
     answer = plan.decide(n, failures)
     if answer is None:
         more = trials.more_trials(plan, n, failures)
-        return _verdict(gate, evidence, Outcome.INCONCLUSIVE, seen, numbers, more)
+        return verdict_on(gate, evidence, Outcome.INCONCLUSIVE, seen, numbers, more)
     trouble = _void_trouble(gate.max_void_fraction, evidence.tally)
     if trouble:
         # More sound trials would bring the share of void ones down, if there is room for them.
@@ -158,12 +89,12 @@ def _judge_trials(gate: TrialGate, evidence: TrialEvidence) -> Verdict:
         more = max(ceil(void * (1 - share) / share) - n, 1) if share else 0
         final = not share or n + more > gate.max_trials
         reason = f"{trouble}: {seen}"
-        return _verdict(
+        return verdict_on(
             gate, evidence, Outcome.INCONCLUSIVE, reason, numbers, None if final else more, final
         )
     bound = f"{'≤' if answer else '≥'} {accept if answer else reject}"
     reason = f"{failures} failures {bound} after {n} trials: {seen}"
-    return _verdict(gate, evidence, Outcome.PASS if answer else Outcome.FAIL, reason, numbers)
+    return verdict_on(gate, evidence, Outcome.PASS if answer else Outcome.FAIL, reason, numbers)
 
 
 def _judge_canary(gate: CanaryGate, evidence: CanaryEvidence) -> Verdict:
@@ -175,7 +106,7 @@ def _judge_canary(gate: CanaryGate, evidence: CanaryEvidence) -> Verdict:
     numbers = _canary_counts(evidence)
     if evidence.class_a_events:
         reason = f"{evidence.class_a_events} class A safety events in candidate attempts"
-        return _verdict(gate, evidence, Outcome.FAIL, reason, numbers)
+        return verdict_on(gate, evidence, Outcome.FAIL, reason, numbers)
     if evidence.baseline is None:
         return _judge_absolute(gate, evidence, numbers)
     return _judge_comparison(gate, evidence, numbers)
@@ -201,9 +132,9 @@ def _judge_comparison(
         "block_baseline_success": xk,
         "block_baseline_failure": nk - xk,
         "strata": len(strata),
-        "rollback_e": _e(worse),
+        "rollback_e": shown_e(worse),
         "rollback_threshold": 1 / gate.alpha,
-        "promote_e": _e(sound),
+        "promote_e": shown_e(sound),
         "promote_threshold": 1 / gate.promote_alpha,
         "margin": gate.margin,
     }
@@ -212,23 +143,25 @@ def _judge_comparison(
         gate.max_void_fraction, evidence.candidate_total, evidence.baseline_total
     )
     if worse >= log(1 / gate.alpha):
-        reason = f"worse than the baseline, e-value {_e(worse):.3g} ≥ {1 / gate.alpha:g}: {seen}"
-        if trouble:
-            reason = f"{trouble}; {reason}"
-            return _verdict(gate, evidence, Outcome.INCONCLUSIVE, reason, numbers, final=True)
-        return _verdict(gate, evidence, Outcome.FAIL, reason, numbers)
-    if sound >= log(1 / gate.promote_alpha):
         reason = (
-            f"at most {gate.margin:g} worse than the baseline, "
-            f"e-value {_e(sound):.3g} ≥ {1 / gate.promote_alpha:g}: {seen}"
+            f"worse than the baseline, e-value {shown_e(worse):.3g} ≥ {1 / gate.alpha:g}: {seen}"
         )
         if trouble:
             reason = f"{trouble}; {reason}"
-            return _verdict(gate, evidence, Outcome.INCONCLUSIVE, reason, numbers)
-        return _verdict(gate, evidence, Outcome.PASS, reason, numbers)
+            return verdict_on(gate, evidence, Outcome.INCONCLUSIVE, reason, numbers, final=True)
+        return verdict_on(gate, evidence, Outcome.FAIL, reason, numbers)
+    if sound >= log(1 / gate.promote_alpha):
+        reason = (
+            f"at most {gate.margin:g} worse than the baseline, "
+            f"e-value {shown_e(sound):.3g} ≥ {1 / gate.promote_alpha:g}: {seen}"
+        )
+        if trouble:
+            reason = f"{trouble}; {reason}"
+            return verdict_on(gate, evidence, Outcome.INCONCLUSIVE, reason, numbers)
+        return verdict_on(gate, evidence, Outcome.PASS, reason, numbers)
     thresholds = (log(1 / gate.alpha), log(1 / gate.promote_alpha))
     more = canary.more_candidates(strata, gate.weights, gate.margin, thresholds)
-    return _verdict(gate, evidence, Outcome.INCONCLUSIVE, seen, numbers, more)
+    return verdict_on(gate, evidence, Outcome.INCONCLUSIVE, seen, numbers, more)
 
 
 def _judge_absolute(
@@ -250,15 +183,15 @@ def _judge_absolute(
         answer = plan.decide(tally.n + lost, tally.failure + lost) or None
     if answer is None:
         more = trials.more_trials(plan, tally.n, tally.failure)
-        return _verdict(gate, evidence, Outcome.INCONCLUSIVE, seen, numbers, more)
+        return verdict_on(gate, evidence, Outcome.INCONCLUSIVE, seen, numbers, more)
     trouble = _void_trouble(gate.max_void_fraction, tally)
     if trouble:
         reason = f"{trouble}: {seen}"
         final = not answer
-        return _verdict(gate, evidence, Outcome.INCONCLUSIVE, reason, numbers, final=final)
+        return verdict_on(gate, evidence, Outcome.INCONCLUSIVE, reason, numbers, final=final)
     bound = f"{'≤' if answer else '≥'} {accept if answer else reject}"
     reason = f"{tally.failure} failures {bound} after {tally.n} episodes: {seen}"
-    return _verdict(gate, evidence, Outcome.PASS if answer else Outcome.FAIL, reason, numbers)
+    return verdict_on(gate, evidence, Outcome.PASS if answer else Outcome.FAIL, reason, numbers)
 
 
 def _canary_counts(evidence: CanaryEvidence) -> dict[str, Number]:
@@ -298,28 +231,3 @@ def _two_sided(x: int, n: int, y: int, m: int) -> float:
     weights = [comb(n, k) * comb(m, x + y - k) for k in range(low, high + 1)]
     seen = comb(n, x) * comb(m, y)
     return sum(weight for weight in weights if weight <= seen) / total
-
-
-def _e(log_value: float) -> float:
-    return exp(min(log_value, _LARGEST_LOG))
-
-
-def _verdict(
-    gate: Gate,
-    evidence: Evidence,
-    outcome: Outcome,
-    reason: str,
-    numbers: Mapping[str, Number],
-    more: int | None = None,
-    final: bool = False,
-) -> Verdict:
-    return Verdict(
-        outcome=outcome,
-        gate=gate.name,
-        reason=reason,
-        numbers=dict(numbers),
-        more=more,
-        final=final,
-        evidence=evidence.digest,
-        gate_digest=gate.digest,
-    )

@@ -159,7 +159,9 @@ def _config_error(
         key=lambda d: (d["type"] != "extra_forbidden", lines[_place(_loc(d), lines)]),
     )
     place = _place(_loc(first), lines)
-    field = first["loc"] if first["type"] in ("missing", "extra_forbidden") else place
+    field = place
+    if first["type"] in ("missing", "extra_forbidden") and place[-1:] != first["loc"][-1:]:
+        field = (*place, first["loc"][-1])
     what, hint = _complaint(first, model)
     if len(details) > 1:
         what += f" (and {len(details) - 1} more)"
@@ -191,10 +193,11 @@ def _complaint(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
 
 
 def _loc(detail: ErrorDetails) -> Loc:
-    """Where the complaint belongs. A rule of a whole section names its key first: `key: …`."""
+    """Where the complaint belongs. A rule of a whole section names its key first: `key: …`, or the
+    way to it: `suites.camera.alpha …`."""
     loc = detail["loc"]
-    word = re.match(r"Value error, (\w+)", detail["msg"])
-    return (*loc, word[1]) if word else loc
+    word = re.match(r"Value error, (\w[\w-]*(?:\.[\w-]+)*)", detail["msg"])
+    return (*loc, *word[1].split(".")) if word else loc
 
 
 def _place(loc: Sequence[str | int], lines: dict[Loc, int]) -> Loc:

@@ -6,16 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fleet.kinematics import ArmKinematics
-from harness.sim.arms import Expert, ForArms
+from harness.sim.arms import ForArms
 from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
-from harness.sim.expert import Expert as LiftExpert
+from harness.sim.experts import expert_of
 from harness.sim.gym_env import contract_for
-from harness.sim.place_expert import PlaceExpert
 from harness.sim.randomization import changes
-from harness.tasks import find_task
-from harness.tasks.pick_place import PickPlace
 
 
 def specs(task: str, count: int, **axes: float) -> list[EpisodeSpec]:
@@ -24,12 +20,9 @@ def specs(task: str, count: int, **axes: float) -> list[EpisodeSpec]:
 
 def expert_for(env: BatchEnv) -> ForArms:
     """Who drives this environment's robot at its task."""
-    task, arm = find_task(env.contract.task), ArmKinematics.load("right")
-    limit = np.array(env.contract.action.limit[:8])
-    right: Expert = LiftExpert(arm, limit)
-    if isinstance(task, PickPlace):
-        right = PlaceExpert(arm, limit, task=task)
-    return ForArms(right, env.contract.arms)
+    expert = expert_of(env.contract)
+    assert expert is not None
+    return expert
 
 
 def drive(

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import os
-import sys
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ci.app import open_registry
 from ci.cli.output import emit, narrate, settings, with_home
 from ci.cli.refs import policy_option, version_ref
+from ci.cli.sim_options import hands_options
 from registry.errors import GateFailed, Inconclusive
 from registry.verdicts import Outcome
 
 if TYPE_CHECKING:
     from ci.pipeline import GateRun
-    from harness.sim.gate import Progress
+
+
+class _Seconds(click.ParamType[float]):
+    """60, 60s, 10m or 2h."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(value))
+        if match is None or float(match[1]) == 0:
+            self.fail(f"{value!r} is not a duration like 60s, 10m or 2h", param, ctx)
+        return float(match[1]) * {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}[match[2]]
+
+
+SECONDS = _Seconds()
 
 
 @click.group("gate")
@@ -42,15 +59,54 @@ gates_option = click.option(
 @policy_option
 @gates_option
 @click.option("--full", is_flag=True, help="Run every episode of the grid, decided or not.")
-@click.option("--threads", default=os.cpu_count() or 1, show_default="all cores", help="Threads.")
-def sim(version: str, policy: str | None, gates: Path | None, full: bool, threads: int) -> None:
+@click.option("--budget", type=SECONDS, help="Stop undecided after this long: 60s, 10m.")
+@click.option("--suite", help="Run a named suite of the gates instead; it moves no stage.")
+@click.option(
+    "--report",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the report there: HTML, JSON, CSV, JUnit, summary.",
+)
+@click.option(
+    "--clips",
+    type=click.IntRange(0, 20),
+    default=3,
+    show_default=True,
+    help="Films of failures in the report, where this machine renders.",
+)
+@click.option("--cost-per-core-hour", "price", type=float, help="Show what the run cost.")
+@hands_options
+def sim(
+    version: str,
+    policy: str | None,
+    gates: Path | None,
+    full: bool,
+    budget: float | None,
+    suite: str | None,
+    report: Path | None,
+    clips: int,
+    price: float | None,
+    executor: str,
+    workers: int | None,
+    address: str | None,
+) -> None:
     """Try VERSION in simulation over the grid of gates.yaml."""
-    from ci.pipeline import find_gates, run_sim
+    from ci.cli.progress import ProgressLine
+    from ci.pipeline import find_gates
+    from ci.sim.contest import Hands
+    from ci.sim.run import Effort, run_sim
 
     with open_registry() as registry:
         ref = version_ref(registry, version, policy)
         found = find_gates(str(ref.policy), gates)
-        done = run_sim(registry, ref, found, threads=threads, full=full, progress=_Shower(str(ref)))
+        with ProgressLine(str(ref), full=full) as line:
+            done = run_sim(
+                registry, ref, found,
+                hands=Hands(executor, workers or os.cpu_count() or 1, address),
+                effort=Effort(full, budget, suite, report, clips, price),
+                progress=line,
+            )  # fmt: skip
+    if report:
+        narrate(f"report: {report / 'report.html'}")
     finish(done)
 
 
@@ -91,6 +147,45 @@ def hil(
             registry, ref, found, station, prompts=prompts, say=narrate, repaired=repaired
         )
     finish(done)
+
+
+@command.group("plan")
+def plan() -> None:
+    """What a gate would ask of a version, before it is run."""
+
+
+@plan.command("sim")
+@click.argument("version")
+@policy_option
+@gates_option
+@click.option("--suite", help="Plan a named suite instead.")
+def plan_sim_command(
+    version: str, policy: str | None, gates: Path | None, suite: str | None
+) -> None:
+    """Prove that every axis is alive, and say how many episodes a verdict takes."""
+    from rich.console import Group
+    from rich.table import Table
+
+    from ci.pipeline import find_gates
+    from ci.sim.plan import plan_sim
+
+    with open_registry() as registry:
+        ref = version_ref(registry, version, policy)
+        planned = plan_sim(registry, ref, find_gates(str(ref.policy), gates), suite=suite)
+    axes = Table(box=None, pad_edge=False)
+    for column in ("axis", "from", "to", "changes", "first at step"):
+        axes.add_column(column)
+    for axis in planned.axes:
+        low = "nominal" if axis.low is None else f"{axis.low:g}"
+        axes.add_row(
+            axis.axis, low, f"{axis.high:g}", ", ".join(axis.changed), str(axis.first_step)
+        )
+    head = f"{planned.population} episodes in {planned.cells} cells; every axis is alive"
+    soon = ", ".join(f"{n} at {rate:g}" for rate, n in planned.verdict_after)
+    foot = [f"episodes to a verdict, by true mean: {soon}"]
+    if planned.baseline:
+        foot.append(f"paired with {planned.baseline} on the same scenes")
+    emit(planned.to_json(), Group(head, axes, *foot))
 
 
 @command.command("show")
@@ -135,25 +230,3 @@ def finish(done: GateRun) -> None:
             hint=done.next_command(),
         )
     emit(done.to_json(), "\n".join(lines), error=error)
-
-
-class _Shower:
-    """Progress on stderr: one line that changes on a terminal, else a line now and then."""
-
-    EVERY = 500
-
-    def __init__(self, ref: str) -> None:
-        self.ref = ref
-        self.live = sys.stderr.isatty()
-        self.told = 0
-
-    def __call__(self, progress: Progress) -> None:
-        line = (
-            f"{self.ref}: {progress.successes}/{progress.drawn} of {progress.population} episodes, "
-            f"{progress.verdict.outcome}"
-        )
-        if self.live:
-            click.echo(f"\r{line}   ", nl=False, err=True)
-        elif progress.drawn >= self.told + self.EVERY:
-            self.told = progress.drawn
-            narrate(line)

@@ -38,6 +38,8 @@ ROOT: dict[str, tuple[str, str]] = {
     "rollback": ("ci.cli.rollback", "Return every robot to the previous version."),
     "history": ("ci.cli.history", "Who changed what, when and why."),
     "report": ("ci.cli.report", "A self-contained HTML report of a policy's versions."),
+    "compare": ("ci.cli.compare", "Compare versions in simulation on the same scenes."),
+    "replay": ("ci.cli.replay", "Play a simulated episode again, bit for bit."),
     "train": ("ci.cli.train", "Train a checkpoint from a recipe."),
     "fleet": ("ci.cli.fleet", "The robots and what each runs."),
     "robot": ("ci.cli.robot", "Enrol a robot."),
@@ -55,6 +57,11 @@ EXTRAS = {
     "PIL": "sim",
     "can": "robot",
     "torch": "train",
+    "mcap": "sim",
+    "av": "sim",
+    "cv2": "sim",
+    "gymnasium": "sim",
+    "ray": "ray",
 }
 """Which extra brings a module that a command may miss."""
 

@@ -136,7 +136,11 @@ def _check(folder: Path, config: PolicyConfig | None) -> None:
     """The policy loads, and its contract fits the robot class and the task it is released for."""
     from policies.contract import ROBOT_CLASSES
     from policies.loading import load_policy
+    from policies.space import is_space_checkpoint
 
+    if is_space_checkpoint(folder):
+        _check_space(folder, config)
+        return
     contract = load_policy(folder).contract
     wanted = config.robot_class if config else contract.robot_class
     if wanted not in ROBOT_CLASSES:
@@ -148,3 +152,12 @@ def _check(folder: Path, config: PolicyConfig | None) -> None:
         )
     task = config.task if config else None
     contract.check(ROBOT_CLASSES[wanted], task, where=str(folder / "contract.json"))
+
+
+def _check_space(folder: Path, config: PolicyConfig | None) -> None:
+    """The same of a policy for a Gymnasium task."""
+    from policies.loading import load_space_policy
+
+    contract = load_space_policy(folder).contract
+    if config is not None:
+        contract.check(config.robot_class, config.task, where=str(folder / "contract.json"))

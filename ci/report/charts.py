@@ -26,7 +26,7 @@ STYLE = {
 }
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
     out = io.StringIO()
     figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = out.getvalue()
@@ -62,7 +62,7 @@ def heat_map(
         axes.set_ylabel(row_label)
         axes.set_title(title)
         axes.spines[:].set_visible(False)
-        return _svg(figure)
+        return svg(figure)
 
 
 def evidence_path(
@@ -91,7 +91,7 @@ def evidence_path(
         axes.set_ylabel("e-value")
         axes.set_title(title)
         axes.legend(frameon=False, loc="best")
-        return _svg(figure)
+        return svg(figure)
 
 
 def trial_strip(title: str, outcomes: Sequence[str]) -> str:
@@ -113,7 +113,7 @@ def trial_strip(title: str, outcomes: Sequence[str]) -> str:
         axes.set_xlabel("trial")
         axes.set_title(title)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return _svg(figure)
+        return svg(figure)
 
 
 def grouped_shares(
@@ -147,7 +147,7 @@ def grouped_shares(
         axes.set_title(title)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return _svg(figure)
+        return svg(figure)
 
 
 def wilson(successes: int, episodes: int, z: float = 1.959964) -> tuple[float, float]:

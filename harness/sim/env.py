@@ -35,7 +35,7 @@ from harness.sim.peaks import Peaks, joint_speed
 from harness.sim.scene import BASE_HEIGHT, Scene, SceneConfig, build_scene
 from harness.sim.signals import Signals
 from harness.sim.world import World
-from harness.tasks import find_task
+from harness.tasks import TASKS
 from harness.tasks.detector import Detector, DetectorModel
 from harness.tasks.task import Course, Placement, Task, Truth
 from policies import actions
@@ -75,7 +75,7 @@ class BatchEnv:
         protection: Literal["servo", "policy"] = "servo",
     ) -> None:
         self.contract, self.size = contract, size
-        self.task: Task = task or find_task(contract.task)
+        self.task: Task = task or _task_of(contract)
         if contract.task != self.task.name:
             raise ConfigError(
                 "the policy's contract does not fit: task",
@@ -103,6 +103,8 @@ class BatchEnv:
         self.world = World(self.scene, size, self.signals, threads=threads)
         self._peaks = Peaks(self.scene, size)
         self._detector = Detector(size, detector)
+        self.on_tick: Callable[[], None] | None = None
+        """Called after each servo tick, for whoever records."""
         self._allocate()
 
     def _allocate(self) -> None:
@@ -113,6 +115,7 @@ class BatchEnv:
         self._step = np.zeros(size, dtype=np.intp)
         self._command = np.zeros((size, joints))
         self._observation = np.zeros((size, self.contract.width), dtype=np.float32)
+        self._raw = np.zeros((size, self.horizon, joints), dtype=np.float32)
         self._observed = np.full(size, -1, dtype=np.intp)
         self._pose = np.zeros((size, 5))
         self._goal = np.zeros((size, 4))
@@ -264,6 +267,11 @@ class BatchEnv:
             self._observed[new] = self._step[new]
         return self._observation[rows]
 
+    @property
+    def tick_s(self) -> float:
+        """Seconds from one servo tick to the next."""
+        return self._tick_s
+
     def blame(self, slot: int, mode: str, detail: str) -> None:
         """Say why the outputs that come next for this slot are no outputs."""
         self._blame[slot] = (mode, detail)
@@ -273,6 +281,7 @@ class BatchEnv:
         rows = np.asarray(slots, dtype=np.intp)
         self._change_later(rows)
         last = self._command[rows]
+        self._raw[rows, self._step[rows]] = raw
         _, command, faults, counts = actions.shape(self.contract, actions.ActionState(last), raw)
         self._count(rows, {f"shape_{name}": count for name, count in counts.items()})
         self._command[rows] = command
@@ -317,6 +326,8 @@ class BatchEnv:
             world.ctrl[rows[:, None], self.scene.ctrl] = world.mit_ctrl(rows, command[rows])
             world.step(rows, self._substeps)
             self._peaks.look(world, rows)
+            if self.on_tick is not None:
+                self.on_tick()
         world.check(rows)
         counts = self._protection.counts[rows]
         self._count(rows, dict(zip(INTERVENTIONS, counts.T, strict=True)))
@@ -382,6 +393,7 @@ class BatchEnv:
                 k: int(v[slot]) for k, v in sorted(self._interventions.items()) if v[slot]
             },
             digest=state.hexdigest(),
+            actions=self._raw[slot, : self._step[slot]].tobytes(),
             detail=detail,
         )
 
@@ -413,6 +425,17 @@ class BatchEnv:
             lost=bool(flags["lost"][slot]),
         )
         return self.task.failure_mode(course), ""
+
+
+def _task_of(contract: Contract) -> Task:
+    if contract.task not in TASKS:
+        raise ConfigError(
+            "the policy's contract names no task that is simulated",
+            where="contract.json",
+            field=f"task is {contract.task}",
+            hint=f"tasks: {', '.join(TASKS)}",
+        )
+    return TASKS[contract.task]
 
 
 def _whole(ratio: float, what: str) -> int:

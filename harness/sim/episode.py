@@ -49,5 +49,7 @@ class EpisodeRecord:
     interventions: Mapping[str, int] = field(default_factory=dict, compare=False)
     digest: str = ""
     """sha256 of the final state: equal for equal episodes on one machine."""
+    actions: bytes = field(default=b"", compare=False, repr=False)
+    """The policy's outputs, float32 (steps, joints) in C order: enough to play it without one."""
     detail: str = ""
     """What went wrong in words, where there is more to say: a policy's exception."""

@@ -2,7 +2,7 @@
 
     target                  fields (operations; values are SI, scales are multiples of the nominal)
     box                     mass, friction (sliding), size, shape, x, y, yaw
-    table                   height, friction
+    table                   height
     joints, jointN, gripper friction, damping, armature, strength (torque limit), kp, kd
     gripper                 compliance (softness of the contact with the object)
     world                   gravity
@@ -12,8 +12,8 @@
 
 - A field is a row of `FIELDS` with the range in which its simulation means something; a value
   outside is refused where it is written down.
-- The object's contact priority makes its friction and softness those of the grasp; so a finger's
-  own friction would be dead, and is not offered.
+- The object's contact priority makes its friction and softness those of the grasp and of the table;
+  the fingers' and the table's own would be dead, and are not offered.
 - Mass scales the inertia with it. Size and shape keep the mass. Gravity is not known to the
   controller: the motors go on carrying the nominal weight.
 - `jointN` means that joint of every arm, `left_jointN` of one; joints includes grippers.
@@ -123,12 +123,6 @@ def _table_height(world: World, slot: int, change: Change) -> None:
     world.table_z[slot] += change.value
 
 
-def _table_friction(world: World, slot: int, change: Change) -> None:
-    geom = world.scene.table_geom
-    friction = world.expand("geom_friction")[slot, geom]
-    friction[0] = result(change, friction[0])
-
-
 def _dof(name: str) -> Callable[[World, int, Change], None]:
     def write(world: World, slot: int, change: Change) -> None:
         values = world.expand(name)[slot]
@@ -192,7 +186,6 @@ FIELDS: Mapping[tuple[str, str], Field] = {
     ("box", "y"): Field({"add": (-0.1, 0.1)}, _place(1), "m"),
     ("box", "yaw"): Field({"add": (-np.pi, np.pi)}, _place(2), "rad"),
     ("table", "height"): Field({"add": (-0.05, 0.05)}, _table_height, "m"),
-    ("table", "friction"): Field({"set": (0.05, 3.0), "scale": (0.1, 4.0)}, _table_friction),
     ("gripper", "compliance"): Field({"scale": (1.0, 20.0)}, _compliance),
     ("world", "gravity"): Field({"scale": (0.5, 1.5)}, _gravity),
     ("command", "delay"): Field(

@@ -14,7 +14,7 @@ The order in which a gate looks at the population is one permutation drawn from 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -68,6 +68,19 @@ class Grid:
         spanning = tuple((name, term.values) for name, term in terms.items() if term.values)
         return cls(task, spanning, episodes_per_cell, randomization)
 
+    @classmethod
+    def of_options(
+        cls,
+        task: str,
+        axes: Mapping[str, Term],
+        episodes_per_cell: int,
+        option: Callable[[str], str],
+    ) -> Grid:
+        """A population whose axes are options of a foreign environment's reset."""
+        terms = {name: axes[name] for name in sorted(axes)}
+        spanning = tuple((name, term.values) for name, term in terms.items() if term.values)
+        return cls(task, spanning, episodes_per_cell, Randomization.of_options(terms, option))
+
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
         names = [name for name, _ in self.axes]
@@ -116,8 +129,7 @@ class Grid:
     def number(self, key: str) -> int:
         """The number of the episode that `key` names. Raises UsageError where none does."""
         numbers = {".".join(map(str, cell.coordinates)) or "-": cell.index for cell in self.cells}
-        task, _, rest = key.partition(":")
-        cell, _, episode = rest.partition(":")
+        task, cell, episode = key.rsplit(":", 2) if key.count(":") > 1 else ("", "", "")
         if task != self.task or cell not in numbers or not episode.isdigit():
             raise UsageError(
                 f"the gate has no episode {key!r}",

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from harness.sim import seeds
 from harness.sim.episode import Change
-from harness.sim.fields import Field, find
+from harness.sim.fields import find
 from registry.errors import ConfigError
 from registry.gates import Term
 
@@ -59,7 +59,6 @@ AXES: Mapping[str, Axis] = {
     "compliance": Axis("gripper", "compliance", "scale"),
     "gravity": Axis("world", "gravity", "scale"),
     "table_height": Axis("table", "height", "add"),
-    "table_friction": Axis("table", "friction", "set"),
 }
 
 
@@ -68,22 +67,29 @@ class Randomization:
     """The terms of one gate, checked, by name; `where` is their file."""
 
     terms: tuple[tuple[str, Term], ...] = ()
+    option: Callable[[str], str] | None = field(default=None, compare=False)
+    """Where terms are options of a foreign environment's reset: which option a term's name is."""
 
     @staticmethod
     def of(terms: Mapping[str, Term], where: str = "gates.yaml") -> Randomization:
         """Raises ConfigError for a term that is unknown, repeats a value or is out of range."""
         for name, term in terms.items():
-            field = f"sim.axes.{name}"
+            at = f"sim.axes.{name}"
             if len(set(term.values)) < len(term.values):
-                raise ConfigError(f"axis '{name}' names a value twice", where=where, field=field)
+                raise ConfigError(f"axis '{name}' names a value twice", where=where, field=at)
             for value in term.range or term.values:
-                find(change(name, term, value, where=where), where=where, field=field)
+                find(change(name, term, value, where=where), where=where, field=at)
         return Randomization(tuple(sorted(terms.items())))
+
+    @staticmethod
+    def of_options(terms: Mapping[str, Term], option: Callable[[str], str]) -> Randomization:
+        """Terms that name options of a foreign environment's reset, which checks them itself."""
+        return Randomization(tuple(sorted(terms.items())), option)
 
     def draw(self, task: str, episode: int) -> dict[str, float]:
         """Values of the terms with a range, in one episode of whatever cell."""
         return {
-            name: _between(term, change(name, term, term.range[0]), _uniform(task, name, episode))
+            name: _between(term, self._whole(name, term), _uniform(task, name, episode))
             for name, term in self.terms
             if term.range is not None
         }
@@ -91,8 +97,21 @@ class Randomization:
     def changes(self, values: Mapping[str, float]) -> tuple[Change, ...]:
         """What the terms change at these values."""
         return tuple(
-            change(name, term, values[name]) for name, term in self.terms if name in values
+            self._change(name, term, values[name]) for name, term in self.terms if name in values
         )
+
+    def _change(self, name: str, term: Term, value: float) -> Change:
+        if self.option is None:
+            return change(name, term, value)
+        at_s = 0.0 if isinstance(term.when, str) else term.when
+        return Change("reset", self.option(name), "set", float(value), at_s)
+
+    def _whole(self, name: str, term: Term) -> bool:
+        """Whether a term takes whole numbers only; options of a reset do where both ends are."""
+        low, high = term.range or (0.0, 0.0)
+        if self.option is None:
+            return find(change(name, term, low)).whole
+        return low == int(low) and high == int(high)
 
 
 def change(name: str, term: Term, value: float, *, where: str = "gates.yaml") -> Change:
@@ -123,9 +142,8 @@ def _uniform(task: str, name: str, episode: int) -> float:
     return float(seeds.rng(task, (word,), episode, seeds.PHYSICS).random())
 
 
-def _between(term: Term, example: Change, u: float) -> float:
+def _between(term: Term, whole: bool, u: float) -> float:
     low, high = term.range or (0.0, 0.0)
-    field: Field = find(example)
-    if field.whole:
+    if whole:
         return low + min(int(u * (high - low + 1)), high - low)
     return low + (high - low) * u

@@ -16,12 +16,14 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import io
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from harness.sim.episode import EpisodeRecord
@@ -43,6 +45,9 @@ class Row:
     interventions: Mapping[str, int]
     digest: str
     detail: str = ""
+    actions: str = ""
+    """The outputs of a policy that failed, packed (`pack`); they follow from the rest, so no digest
+    covers them."""
 
     @property
     def success(self) -> bool:
@@ -67,14 +72,24 @@ def row(grid: Grid, number: int, record: EpisodeRecord) -> Row:
         interventions={name: count for name, count in record.interventions.items() if count},
         digest=record.digest,
         detail=record.detail,
+        actions="" if record.success else pack(record.actions),
     )
+
+
+def pack(actions: bytes) -> str:
+    """Bytes as text: zlib, then base64."""
+    return base64.b64encode(zlib.compress(actions)).decode() if actions else ""
+
+
+def unpack(text: str) -> bytes:
+    return zlib.decompress(base64.b64decode(text)) if text else b""
 
 
 def digest_rows(rows: Sequence[Row]) -> str:
     """One digest over the ordered rows."""
     whole = hashlib.sha256()
     for each in rows:
-        whole.update(digest_of(each.to_json()).encode())
+        whole.update(digest_of(replace(each, actions="").to_json()).encode())
     return f"sha256:{whole.hexdigest()}"
 
 
@@ -95,7 +110,7 @@ def failure_modes(rows: Sequence[Row]) -> dict[str, int]:
     return dict(sorted(modes.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
-def to_csv(grid: Grid, rows: Sequence[Row]) -> str:
+def to_csv(rows: Sequence[Row]) -> str:
     """All rows as CSV, one column an axis."""
     axes = sorted({name for each in rows for name in each.values})
     metrics = sorted({name for each in rows for name in each.metrics})

@@ -15,19 +15,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from fleet.kinematics import ArmKinematics
 from harness.sim import seeds
-from harness.sim.arms import Expert as RightExpert
-from harness.sim.arms import ForArms
 from harness.sim.env import BatchEnv
 from harness.sim.episode import Change, EpisodeSpec
-from harness.sim.expert import Expert, ExpertConfig
+from harness.sim.experts import expert_of
 from harness.sim.fields import find
-from harness.sim.place_expert import PlaceConfig, PlaceExpert
 from harness.sim.randomization import AXES, change
-from harness.tasks import TASKS, find_task
-from harness.tasks.box_grasp import BOX_GRASP
-from harness.tasks.pick_place import PickPlace
+from harness.tasks import TASKS
 from policies.training.imitation import Act, Lesson, contract_of
 from policies.training.recipe import Randomization, Recipe, Round
 from registry.errors import ConfigError
@@ -58,7 +52,14 @@ class SimClassroom:
             _check(narrowed(recipe.randomization, 0.0).axes)
         contract = contract_of(recipe)
         self._env = BatchEnv(contract, slots, threads=threads)
-        self._expert = ForArms(_expert(recipe, np.array(contract.action.limit[:8])), contract.arms)
+        expert = expert_of(contract, recipe.teacher)
+        if expert is None:
+            raise ConfigError(
+                "no scripted expert drives this task by these actions",
+                where="recipe",
+                field=f"task is {recipe.task}, action.space is {recipe.action.space}",
+            )
+        self._expert = expert
 
     def collect(self, number: int, plan: Round, student: Act | None) -> Lesson:
         """Play the round's episodes; the samples of an episode follow from its specification."""
@@ -96,26 +97,6 @@ class SimClassroom:
         ranges = narrowed(recipe.randomization, recipe.width(number))
         spec = physics(ranges, u, cell, episode, recipe.task)
         return replace(spec, changes=(*spec.changes, *drawn(ranges.axes, spec)))
-
-
-def _expert(recipe: Recipe, limit: npt.NDArray[np.float64]) -> RightExpert:
-    """The right arm's expert at the recipe's task."""
-    teacher, task, arm = recipe.teacher, find_task(recipe.task), ArmKinematics.load("right")
-    if isinstance(task, PickPlace):
-        return PlaceExpert(arm, limit, PlaceConfig(close=teacher.close, speed=teacher.speed), task)
-    if task != BOX_GRASP:
-        raise ConfigError(
-            f"no scripted expert knows the task '{task.name}'",
-            where="recipe",
-            field=f"task is {task.name}",
-        )
-    config = ExpertConfig(
-        close=teacher.close,
-        lift_m=teacher.lift_m,
-        speed=teacher.speed,
-        lift_speed=teacher.lift_speed,
-    )
-    return Expert(arm, limit, config, BOX_GRASP)
 
 
 def physics(

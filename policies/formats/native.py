@@ -28,6 +28,7 @@ from safetensors.numpy import save as safetensors_bytes
 
 from policies.contract import FILE_NAME as CONTRACT_FILE
 from policies.contract import Contract, read_contract
+from policies.space import SpaceContract
 from registry.errors import ConfigError
 
 Rows = npt.NDArray[np.float32]
@@ -47,23 +48,15 @@ class Network:
     scale: Rows
 
 
-class NativePolicy:
-    """A loaded native checkpoint; see policies.Policy."""
+class Mlp:
+    """A network ready to be asked."""
 
-    def __init__(self, contract: Contract, network: Network) -> None:
-        self._contract = contract
+    def __init__(self, network: Network) -> None:
         self._mean, self._scale = network.mean, network.scale
         self._layers = [(np.ascontiguousarray(w.T), b) for w, b in network.layers]
 
-    @property
-    def contract(self) -> Contract:
-        return self._contract
-
-    def reset(self) -> None:
-        """Nothing to forget: the network has no memory."""
-
-    def act(self, observation: Rows) -> Rows:
-        """(B, N) to (B, J), bit-identical per row whatever B is."""
+    def __call__(self, observation: Rows) -> Rows:
+        """(B, N) to (B, outputs), bit-identical per row whatever B is."""
         x = np.clip((observation - self._mean) / self._scale, -CLIP, CLIP)[:, None, :]
         last = len(self._layers) - 1
         for index, (weight, bias) in enumerate(self._layers):
@@ -74,7 +67,25 @@ class NativePolicy:
         return np.asarray(x[:, 0, :], dtype=np.float32)
 
 
-def save(folder: Path, contract: Contract, network: Network) -> None:
+class NativePolicy:
+    """A loaded native checkpoint; see policies.Policy."""
+
+    def __init__(self, contract: Contract, network: Network) -> None:
+        self._contract, self._network = contract, Mlp(network)
+
+    @property
+    def contract(self) -> Contract:
+        return self._contract
+
+    def reset(self) -> None:
+        """Nothing to forget: the network has no memory."""
+
+    def act(self, observation: Rows) -> Rows:
+        """(B, N) to (B, J), bit-identical per row whatever B is."""
+        return self._network(observation)
+
+
+def save(folder: Path, contract: Contract | SpaceContract, network: Network) -> None:
     """Write a checkpoint; the folder is made if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"norm.mean": network.mean, "norm.scale": network.scale}
@@ -90,9 +101,13 @@ def save(folder: Path, contract: Contract, network: Network) -> None:
 def load(folder: Path) -> NativePolicy:
     """Read and check a checkpoint."""
     contract = read_contract(folder)
+    return NativePolicy(contract, read_network(folder, contract.width, len(contract.joints)))
+
+
+def read_network(folder: Path, inputs: int, outputs: int) -> Network:
+    """The weights of a checkpoint, checked; `inputs` and `outputs` are its contract's numbers."""
     path = folder / WEIGHTS_FILE
-    tensors = _read(path)
-    return NativePolicy(contract, _network(path, contract, tensors))
+    return _network(path, inputs, outputs, _read(path))
 
 
 def _read(path: Path) -> dict[str, Rows]:
@@ -123,7 +138,7 @@ def _read(path: Path) -> dict[str, Rows]:
         ) from error
 
 
-def _network(path: Path, contract: Contract, tensors: dict[str, Rows]) -> Network:
+def _network(path: Path, inputs: int, outputs: int, tensors: dict[str, Rows]) -> Network:
     count = sum(1 for name in tensors if name.endswith(".weight"))
     names = [f"layer{i}.{part}" for i in range(count) for part in ("weight", "bias")]
     expected = {*names, "norm.mean", "norm.scale"}
@@ -136,7 +151,7 @@ def _network(path: Path, contract: Contract, tensors: dict[str, Rows]) -> Networ
         if not np.isfinite(tensor).all():
             raise _wrong(path, "a tensor holds numbers that are not finite", name)
     hidden = [tensors[f"layer{i}.bias"].size for i in range(count - 1)]
-    widths = [contract.width, *hidden, len(contract.joints)]
+    widths = [inputs, *hidden, outputs]
     shapes: dict[str, tuple[int, ...]] = {"norm.mean": (widths[0],), "norm.scale": (widths[0],)}
     for i in range(count):
         shapes[f"layer{i}.weight"] = (widths[i + 1], widths[i])

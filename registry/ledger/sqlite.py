@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from registry.errors import Corrupt, PolicyctlError, Refused, ServiceFailed
 from registry.storage import disk_errors
 
-REVISION = "0001"
+REVISION = "0002"
 BUSY_S = 30.0
 _WRITE = "policyctl_write"
 

@@ -3,7 +3,8 @@
 - Rows of `versions`, `provenance`, `climbs`, `verdicts`, `assignments`, `attempts` and `audit` are
   only ever added; the stage of a version, a rollout and a policy's serving version change under a
   rising `revision`. Triggers refuse any change to `audit`.
-- `heartbeats` and `attempts` are telemetry: rows of their own, no audit.
+- `heartbeats` and `attempts` are telemetry: rows of their own, no audit. `results` and
+  `episodes` are caches: their first row under a key stays, no audit.
 - Times are seconds since the epoch, UTC.
 """
 
@@ -114,6 +115,14 @@ results = Table(
     Column("key", Text, primary_key=True),
     Column("result", JSON, nullable=False),
     Column("at", Float, nullable=False),
+)
+
+episodes = Table(
+    "episodes",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("row", JSON, nullable=False),
 )
 
 rollouts = Table(

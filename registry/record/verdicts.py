@@ -1,7 +1,9 @@
 """Verdicts: what a gate said of a version, kept with all that it was computed from.
 
 - No verdict is recorded that its own rule does not give on its evidence.
-- A passed gate lifts the stage as far as the ladder allows; a failed sim or hil rejects.
+- A passed gate lifts the stage as far as the ladder allows; a failed sim or hil rejects. A
+  robustness suite (`sim:NAME`) is a report: it moves no stage.
+- A gate that asks for the comparison with the fleet's version takes no evidence without it.
 - Anyone can judge again from what is kept, and is told where the answer differs.
 """
 
@@ -15,8 +17,8 @@ from sqlalchemy import Connection, insert, select
 
 from registry.errors import Corrupt, NotFound, PolicyctlError, Refused
 from registry.evidence import Evidence, GridEvidence, evidence_from_json
-from registry.gates import Gate, gate_from_json
-from registry.ledger.tables import results, verdicts
+from registry.gates import Gate, GridGate, gate_from_json
+from registry.ledger.tables import policies, results, verdicts
 from registry.record.desk import Desk
 from registry.record.model import VerdictRecord, VersionRecord
 from registry.record.versions import Versions, read_version
@@ -44,7 +46,7 @@ class Verdicts:
         """
         self._desk.actor.require("record_verdict")
         again = judge(gate, evidence)
-        if again != verdict:
+        if not again.agrees(verdict):
             raise Refused(
                 f"the verdict is not what the {gate.name} gate says on this evidence",
                 evidence=f"given {verdict.outcome}, computed {again.outcome}: {again.reason}",
@@ -86,6 +88,8 @@ class Verdicts:
                 evidence=f"nonce {evidence.nonce[:12]}, the registry drew {record.nonce[:12]}",
                 hint=command_of(gate.name, f"'{record}'"),
             )
+        if isinstance(gate, GridGate) and isinstance(evidence, GridEvidence):
+            _check_baseline(connection, record, gate, evidence)
         newest = connection.execute(
             select(verdicts.c.verdict)
             .where(
@@ -146,7 +150,7 @@ class Verdicts:
                     problems.append(f"{entry.path}: {size} bytes, was {entry.size}")
         for one in self.of(ref):
             again = judge(one.gate, one.evidence)
-            if again != one.verdict:
+            if not again.agrees(one.verdict):
                 problems.append(
                     f"{one.verdict.gate}: the evidence gives {again.outcome}, "
                     f"the record says {one.verdict.outcome}"
@@ -189,6 +193,36 @@ def read_verdicts(connection: Connection, ref: VersionRef) -> list[VerdictRecord
         )
         for row in connection.execute(query)
     ]
+
+
+def _check_baseline(
+    connection: Connection, record: VersionRecord, gate: GridGate, evidence: GridEvidence
+) -> None:
+    """Refused unless a gate that asks for the comparison was compared with the fleet's version.
+
+    There is none to compare with where the fleet runs nothing, this very version, or a version of
+    another task or robot class.
+    """
+    if gate.regression is None:
+        return
+    serving = connection.execute(
+        select(policies.c.serving).where(policies.c.name == record.policy)
+    ).scalar()
+    if serving is None or serving == record.number:
+        return
+    fleet = read_version(connection, VersionRef(record.policy, serving))
+    if (fleet.task, fleet.robot_class) != (record.task, record.robot_class):
+        return
+    found = evidence.paired
+    if found is not None and found.baseline == fleet.subject:
+        return
+    again = command_of(gate.name, f"'{record}'")
+    named = "no baseline" if found is None else f"v{found.baseline.number}"
+    raise Refused(
+        f"{record} was not compared with {fleet}, which the fleet runs",
+        evidence=f"the {gate.name} gate asks for it, the evidence names {named}",
+        hint=f"run it again, its own episodes are kept: {again}",
+    )
 
 
 def _stage_after(connection: Connection, record: VersionRecord, verdict: Verdict) -> Stage:

@@ -75,7 +75,7 @@ def test_ctrl_c_in_the_simulation_exits_130_and_records_nothing(
     home = tmp_path / "home"
     registered(home, write_still(tmp_path / "checkpoint"))
     process = subprocess.Popen(
-        [COMMAND, "gate", "run", "sim", "v1", "--home", home, "--threads", "1"],
+        [COMMAND, "gate", "run", "sim", "v1", "--home", home, "--workers", "1"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 60

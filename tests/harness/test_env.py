@@ -12,7 +12,7 @@ from harness.sim.episode import EpisodeSpec
 from harness.sim.runner import play
 from harness.tasks.box_grasp import BOX_GRASP
 from policies.contract import parse_contract
-from registry.errors import ConfigError, UsageError
+from registry.errors import ConfigError
 
 CELL = (31,)
 
@@ -139,7 +139,7 @@ def test_every_episode_is_played_once_through_refills() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     data = contract().to_json()
-    with pytest.raises(UsageError, match="there is no task 'juggling'"):
+    with pytest.raises(ConfigError, match="no task that is simulated"):
         BatchEnv(parse_contract({**data, "task": "juggling"}), 1)
     with pytest.raises(ConfigError, match="does not fit: task"):
         BatchEnv(parse_contract({**data, "task": "juggling"}), 1, task=BOX_GRASP)

@@ -1,5 +1,6 @@
 """policy.yaml and gates.yaml: right ones are read exactly, wrong ones name file, line and field."""
 
+import json
 from fractions import Fraction
 from pathlib import Path
 from shutil import copytree
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from registry.config import find_policy, load_gates_yaml, load_policy_yaml
 from registry.errors import ConfigError, NotFound
-from registry.gates import CanaryGate, TrialGate, gate_from_json
+from registry.gates import CanaryGate, Regression, Term, TrialGate, gate_from_json
 from registry.versions import digest_bytes
 from registry.yaml_file import read_yaml
 
@@ -37,13 +38,15 @@ def line_of(text: str, content: str = GATES) -> int:
 def test_the_shipped_gates_are_those_of_the_requirements() -> None:
     gates = load_gates_yaml(SHIPPED / "gates.yaml")
     assert gates.sim is not None
-    assert gates.sim.axes == {
+    assert gates.sim.grid == {
         "friction": (0.3, 0.5, 0.8, 1.0, 1.5),
         "mass": (0.5, 0.75, 1.0, 1.5, 2.0),
         "delay": (0.0, 1.0, 2.0, 3.0),
     }
     assert gates.sim.population == 5000
     assert gates.sim.threshold == 0.85
+    assert gates.sim.regression == Regression(alpha=0.05, margin=0.02)
+    assert (gates.sim.floor, gates.sim.floor_alpha) == (0.60, 0.05)
     suite = digest_bytes((SHIPPED / "hil" / "lift.yaml").read_bytes())
     assert gates.hil == TrialGate("hil/lift.yaml", suite_digest=suite)
     assert gates.canary.ratio == Fraction(1, 2)
@@ -70,6 +73,140 @@ def test_what_is_left_out_is_the_default_of_the_gate(tmp_path: Path) -> None:
     gates = load_gates_yaml(path)
     assert gates.canary == CanaryGate()
     assert gates.hil == TrialGate("s.yaml", suite_digest=digest_bytes(b"suite: s\n"))
+
+
+def sim_of(tmp_path: Path, text: str) -> Path:
+    """A gates.yaml with this sim section, indented by two, and no hil."""
+    path = tmp_path / "gates.yaml"
+    path.write_text(f"sim:\n{text}hil: {{not_applicable: no lab}}\n")
+    return path
+
+
+WHOLE = """\
+  task: box-grasp
+  axes:
+    friction: [0.3, 1.0]
+    mass: {range: [0.8, 1.2], target: object, field: mass, operation: scale}
+  episodes_per_cell: 10
+  regression: {alpha: 0.1, margin: 0.05}
+  floor: 0.5
+  floor_alpha: 0.1
+  suites:
+    camera:
+      axes:
+        tilt: {range: [-0.05, 0.05], target: camera, field: position, operation: add}
+      samples: 200
+      threshold: 0.7
+    held-out: {object: cylinder}
+    few: {episodes_per_cell: 2, regression: {margin: 0.1}, floor: 0.4}
+"""
+
+
+def test_all_of_a_sim_section_becomes_its_gates(tmp_path: Path) -> None:
+    gates = load_gates_yaml(sim_of(tmp_path, WHOLE))
+    sim, suites = gates.sim, gates.suites
+    assert sim is not None
+    assert (sim.cells, sim.population, sim.name) == (2, 20, "sim")
+    assert sim.axes["mass"] == Term((), (0.8, 1.2), "object", "mass", "scale")
+    assert (sim.regression, sim.floor, sim.floor_alpha) == (Regression(0.1, 0.05), 0.5, 0.1)
+    camera, held_out, few = suites["camera"], suites["held-out"], suites["few"]
+    assert [suite.name for suite in suites.values()] == ["sim:camera", "sim:held-out", "sim:few"]
+    assert (camera.task, camera.cells, camera.population) == ("box-grasp", 1, 200)
+    assert (camera.threshold, camera.regression, camera.floor) == (0.7, None, None)
+    assert (held_out.object, held_out.axes) == ("cylinder", sim.axes)
+    assert (held_out.population, held_out.threshold) == (20, 0.85)
+    assert (few.population, few.regression, few.floor) == (4, Regression(margin=0.1), 0.4)
+    for gate in (sim, *suites.values()):
+        assert gate_from_json(json.loads(json.dumps(gate.to_json()))) == gate
+    assert gates.to_json()["suites"]["camera"] == camera.to_json()
+
+
+def test_a_gymnasium_environment_is_a_task_with_its_own_axes(tmp_path: Path) -> None:
+    text = """\
+  task:
+    gymnasium: CartPole-v1
+    success: is_success
+    axes: {low: [-0.05, -0.2], high: {range: [0.05, 0.2]}}
+  suites:
+    other: {task: box-grasp, axes: {mass: [1]}}
+"""
+    gates = load_gates_yaml(sim_of(tmp_path, text))
+    sim = gates.sim
+    assert sim is not None
+    assert (sim.task, sim.gymnasium) == ("CartPole-v1", {"success": "is_success"})
+    assert (sim.cells, set(sim.axes)) == (2, {"low", "high"})
+    assert gate_from_json(json.loads(json.dumps(sim.to_json()))) == sim
+    assert (gates.suites["other"].task, gates.suites["other"].gymnasium) == ("box-grasp", None)
+
+
+def test_the_comparison_can_be_said_to_be_off(tmp_path: Path) -> None:
+    for off in ("off", '"off"'):
+        text = f"  task: t\n  axes: {{mass: [1]}}\n  regression: {off}\n"
+        sim = load_gates_yaml(sim_of(tmp_path, text)).sim
+        assert sim is not None
+        assert sim.regression is None
+
+
+RANGES = "{x: {range: [0, 1]}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "field", "what"),
+    [
+        ("  task: t\n  axes: {m: [1]}\n  regression: on\n", 4, "sim.regression", "mapping"),
+        ("  task: t\n  axes: {m: [1]}\n  regression: {margin: 2}\n", 4, "sim.regression.margin",
+         "margin lies between 0 and 1"),
+        ("  task: t\n  axes: {m: [1]}\n  regression: {alpha: 5}\n", 4, "sim.regression.alpha",
+         "alpha lies between 0 and .5"),
+        ("  task: t\n  axes: {m: [1]}\n  regression:\n    margn: .1\n", 5, "sim.regression.margn",
+         "unknown key 'margn'"),
+        ("  task: t\n  axes: {m: [1]}\n  floor: 60\n", 4, "sim.floor", "floor lies between"),
+        ("  task: t\n  axes: {m: [1]}\n  floor_alpha: 1\n", 4, "sim.floor_alpha", "floor_alpha"),
+        ("  task: t\n  axes: {m: [1]}\n  samples: 9\n", 4, "sim.samples", "episodes_per_cell"),
+        (f"  task: t\n  axes: {RANGES}\n  episodes_per_cell: 9\n", 4, "sim.episodes_per_cell",
+         "ranges"),
+        (f"  task: t\n  axes: {RANGES}\n", 3, "sim.axes", "how many samples"),
+        (f"  task: t\n  axes: {RANGES}\n  samples: 0\n", 4, "sim.samples", "at least 1"),
+        ("  axes: {m: [1]}\n", 1, "sim", "missing key 'task'"),
+        ("  task: t\n", 1, "sim", "missing key 'axes'"),
+        ("  task: 5\n  axes: {m: [1]}\n", 2, "sim.task", "valid string"),
+        ("  task:\n    gymnasium: X-v0\n  axes: {m: [1]}\n", 2, "sim.task.success",
+         "missing key 'success'"),
+        ("  task:\n    gymnasium: X-v0\n    sucess: y\n    axes: {m: [1]}\n", 4, "sim.task.sucess",
+         "unknown key 'sucess'"),
+        ("  task: {gymnasium: X-v0, success: y, axes: {m: [1]}}\n  axes: {m: [2]}\n", 3, "sim.axes",
+         "m is also an axis of the task"),
+        ("  task: t\n  axes: {m: [1]}\n  suites:\n    Camera: {samples: 3}\n", 4, "sim.suites",
+         "'Camera' is not a suite's name"),
+        ("  task: t\n  axes: {m: [1]}\n  suites:\n    camera:\n      treshold: 3\n", 6,
+         "sim.suites.camera.treshold", "unknown key 'treshold'"),
+        ("  task: t\n  axes: {m: [1]}\n  suites:\n    camera:\n      threshold: 3\n", 6,
+         "sim.suites.camera.threshold", "threshold lies between 0 and 1"),
+        (f"  task: t\n  axes: {{m: [1]}}\n  suites:\n    camera:\n      axes: {RANGES}\n", 6,
+         "sim.suites.camera.axes", "how many samples"),
+        ("  task: t\n  axes: {m: [1]}\n  suites:\n    camera: {not_applicable: x}\n", 4,
+         "sim.suites", "leave camera out"),
+        ("  not_applicable: x\n  suites: {camera: {object: y}}\n", 2, "sim.not_applicable",
+         "stands alone"),
+    ],
+)  # fmt: skip
+def test_a_wrong_sim_section_is_named_with_line_and_field(
+    tmp_path: Path, text: str, line: int, field: str, what: str
+) -> None:
+    path = sim_of(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_gates_yaml(path)
+    error = caught.value
+    assert what in error.what
+    assert (error.where, error.field) == (f"{path}:{line}", field)
+    assert error.exit_status == 2
+
+
+def test_an_unknown_key_of_an_environment_names_the_nearest(tmp_path: Path) -> None:
+    text = "  task: {gymnasium: X-v0, success: y, axis: {m: [1]}}\n"
+    with pytest.raises(ConfigError) as caught:
+        load_gates_yaml(sim_of(tmp_path, text))
+    assert "did you mean 'axes'?" in caught.value.hint
 
 
 def test_an_edited_suite_is_another_gate_and_a_missing_one_is_said(tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ def simulated(number: int, seed: int) -> Outcome:
     outcomes[rng.permutation(population)[: round(SIM[number] * population)]] = True
     nonce = f"nonce-{seed}-{number}"
     drawn = outcomes[order(nonce, population)]
+    cells = order(nonce, population) // GRID.episodes_per_cell
     for n in range(20, population + 1, 20):
         evidence = GridEvidence(
             subject=subject_of(number),
@@ -169,11 +170,22 @@ def simulated(number: int, seed: int) -> Outcome:
             successes=int(drawn[:n].sum()),
             nonce=nonce,
             order_digest=order_digest(nonce, population),
+            cells=tallies(cells[:n], drawn[:n]),
         )
         verdict = judge(GRID, evidence)
         if verdict.outcome is not Outcome.INCONCLUSIVE:
             return verdict.outcome
     raise AssertionError("the full run decides")
+
+
+def tallies(cells: np.ndarray, drawn: np.ndarray) -> tuple[tuple[str, Tally], ...]:
+    """The drawn episodes of each cell that has any."""
+    n = np.bincount(cells, minlength=GRID.cells)
+    success = np.bincount(cells, weights=drawn, minlength=GRID.cells).astype(int)
+    return tuple(
+        (f"cell {cell}", Tally(int(success[cell]), int(n[cell] - success[cell])))
+        for cell in np.flatnonzero(n)
+    )
 
 
 def on_hardware(number: int, seed: int) -> Outcome:

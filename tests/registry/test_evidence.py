@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from registry.attempts import AttemptReport
 from registry.evidence import (
     CanaryEvidence,
     GridEvidence,
+    Paired,
     Segment,
     StratumCounts,
     Subject,
@@ -21,7 +24,17 @@ from registry.evidence import (
     TrialEvidence,
     evidence_from_json,
 )
-from registry.gates import CanaryGate, Gates, GridGate, TrialGate, Weights, gate_from_json
+from registry.gates import (
+    CanaryGate,
+    Gates,
+    GridGate,
+    Regression,
+    Term,
+    TrialGate,
+    Weights,
+    gate_from_json,
+)
+from registry.versions import digest_of
 
 COMMON = {
     "subject": Subject("box-grasp", 3, "sha256:" + "1" * 64),
@@ -79,10 +92,12 @@ def test_grid_and_trial_evidence_survive_their_json() -> None:
         order_digest="sha256:" + "4" * 64,
         cells=(("friction=.3", Tally(1, 1)), ("friction=.5", Tally(1, 0))),
     )
+    assert "paired" not in grid.to_json()
+    compared = replace(grid, paired=Paired(replace(grid.subject, number=2), 3, 1, 0, 2))
     trials = TrialEvidence(
         **COMMON, success=4, failure=1, void=1, tasks=(("lift", Tally(4, 1, 1)),)
     )
-    for evidence in (grid, trials):
+    for evidence in (grid, compared, trials):
         back = evidence_from_json(json.loads(json.dumps(evidence.to_json())))
         assert back == evidence
         assert back.digest == evidence.digest
@@ -129,6 +144,18 @@ def test_void_attempts_enter_no_rate() -> None:
     "gate",
     [
         GridGate("box-grasp", {"friction": (0.3, 1), "delay": (0, 1, 2)}, 50),
+        GridGate("box-grasp", {"friction": (0.3, 1)}, edition=1),
+        GridGate(
+            "X-v0",
+            {"m": Term((), (0.5, 2)), "g": Term((1.0,), None, "world", "gravity", "scale")},
+            200,
+            name="sim:wide",
+            regression=Regression(0.1, 0.05),
+            floor=0.6,
+            floor_alpha=0.1,
+            object="cylinder",
+            gymnasium={"success": "is_success"},
+        ),
         TrialGate("hil/lift.yaml", max_trials=60),
         CanaryGate(ratio=Fraction(1, 2), weights=Weights(history=(99, 1)), waves=(50, 100)),
     ],
@@ -137,6 +164,62 @@ def test_gates_survive_their_json(gate: GridGate | TrialGate | CanaryGate) -> No
     back = gate_from_json(json.loads(json.dumps(gate.to_json())))
     assert back == gate
     assert back.digest == gate.digest
+
+
+def test_a_gate_of_before_keeps_its_digest() -> None:
+    """What v0001's program wrote: no field that came later, and not edition 2."""
+    old = {
+        "gate": "grid", "name": "sim", "task": "box-grasp", "axes": {"friction": [0.3, 1.0]},
+        "episodes_per_cell": 50, "threshold": 0.85, "alpha": 0.01,
+    }  # fmt: skip
+    gate = gate_from_json(old)
+    assert gate.to_json() == old
+    assert gate.digest == digest_of(old)
+    assert gate != GridGate("box-grasp", {"friction": (0.3, 1.0)})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"floor": 1.0},
+        {"floor_alpha": 0.5},
+        {"gymnasium": {}},
+        {"edition": 3},
+        {"edition": 1, "floor": 0.5},
+    ],
+)
+def test_a_grid_gate_that_cannot_be_judged_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        GridGate("t", {"a": (1.0,)}, **wrong)
+
+
+def test_a_suite_is_named_after_its_gate() -> None:
+    suite = GridGate("t", {"a": (1.0,)}, name="sim:camera")
+    gates = Gates(suite, None, CanaryGate(), {"hil": "no lab"}, {"camera": suite})
+    assert gates.digest != Gates(suite, None, CanaryGate(), {"hil": "no lab"}).digest
+    for name in ("other", "Camera", "a-name-that-is-long"):
+        with pytest.raises(ValueError, match=name):
+            Gates(suite, None, CanaryGate(), {"hil": "no lab"}, {name: suite})
+
+
+def test_paired_counts_that_cannot_be_are_refused() -> None:
+    baseline = COMMON["subject"]
+    with pytest.raises(ValueError, match="negative"):
+        Paired(baseline, 3, -1, 0, 0)
+    with pytest.raises(ValueError, match="in 3 pairs"):
+        Paired(baseline, 3, 1, 1, 2)
+    grid = GridEvidence(
+        **COMMON, population=9, drawn=4, successes=3, nonce="", order_digest="", cells=()
+    )
+    for paired, why in [
+        (Paired(baseline, 5, 0, 0, 0), "5 pairs of 4"),
+        (Paired(baseline, 4, 2, 0, 0), "1 failures"),
+        (Paired(baseline, 4, 0, 4, 0), "3 successes"),
+    ]:
+        with pytest.raises(ValueError, match=why):
+            replace(grid, paired=paired)
+    with pytest.raises(ValueError, match="3 successes"):
+        replace(grid, cells=(("a", Tally(4, 0)),))
 
 
 def test_a_gate_reads_decimals_as_they_are_written() -> None:

@@ -1,0 +1,225 @@
+"""The simulation runner against MuJoCo itself and against Gymnasium, and the seconds of a gate.
+
+Runner: env steps/s of whole lock-step episodes at nominal physics with refill (policy, shaping,
+protection, judge) over those of mj_step called in C, same threads, same number of physics steps,
+from states saved along the very episodes that were run. Interleaved; medians over repeats. One env
+step is one policy step: 10 physics steps. Protection at servo rate is what gates run.
+
+Peer: gymnasium's AsyncVectorEnv over the same environment with the same policy, a process an
+environment, in the same run.
+
+Gate: wall seconds of all 1,000 episodes of a 5 x 5 x 4 grid with early exit; and of a verdict.
+
+Replay: every failed episode of a policy that fails, played again alone, by inference and by its
+action log, against the digest that the gate recorded.
+
+    benchmarks/sim_throughput.py [--checkpoint DIR] [--weak DIR] [--threads N] [--repeats N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from mujoco.batch import Batch
+from shared.figures import line
+
+from harness.sim.env import BatchEnv
+from harness.sim.episode import EpisodeSpec
+from harness.sim.executors.threads import InProcess
+from harness.sim.gate import SimResult, SimRun, run_sim_gate
+from harness.sim.grid import Grid
+from harness.sim.replay import replay, replay_log
+from harness.sim.results import row
+from harness.sim.simulation import Contestant
+from policies import Policy
+from policies.loading import load_policy
+from registry.config import load_gates_yaml
+from registry.evidence import Subject
+from registry.gates import GridGate
+
+ROOT = Path(__file__).parents[1]
+SLOTS = 64
+EPISODES = 384
+SAVED = (10, 30, 50, 70)
+"""Policy steps at which states are saved for the raw loop."""
+RAW_STEPS = 100
+PHYSICS_STEPS = 10
+PEERS = 16
+FAILURES = 200
+FRICTION = (0.3, 0.5, 0.8, 1.0, 1.5)
+MASS = (0.5, 0.75, 1.0, 1.5, 2.0)
+DELAY = (0.0, 1.0, 2.0, 3.0)
+
+
+FLOORS: dict[Literal["servo", "policy"], float] = {"policy": 0.80, "servo": 0.60}
+"""Floors of the runner's share of raw speed, by the rate of protection."""
+
+
+def saved_states(policy: Policy) -> tuple[Any, list[npt.NDArray[np.float64]]]:
+    """The model, and full states of `SLOTS` running episodes at the steps `SAVED`."""
+    env = BatchEnv(policy.contract, SLOTS)
+    slots = list(range(SLOTS))
+    env.reset(slots, [EpisodeSpec((1,), episode) for episode in slots])
+    states, running = [], np.arange(SLOTS)
+    for step in range(1, max(SAVED) + 1):
+        done = env.step(running, policy.act(env.observe(running)))
+        if step in SAVED:
+            states.append(np.array(env.world.batch.state))
+        running = running[~done]
+    return env.scene.model, states
+
+
+def runner_speed(executor: InProcess, first: int) -> float:
+    """Env steps/s of whole episodes, resets and refills included."""
+    specs = [EpisodeSpec((2,), first + episode) for episode in range(EPISODES)]
+    began = time.perf_counter()
+    steps = sum(record.steps for record in executor.map(specs))
+    return steps / (time.perf_counter() - began)
+
+
+def raw_speed(model: Any, states: list[npt.NDArray[np.float64]], threads: int) -> float:
+    """Env steps/s of nothing but mj_step, in C, controls held."""
+    batch = Batch(model, SLOTS, nthread=threads)
+    seconds = 0.0
+    for state in states:
+        batch.state[:] = state
+        began = time.perf_counter()
+        batch.step(nstep=PHYSICS_STEPS * RAW_STEPS)
+        seconds += time.perf_counter() - began
+    return SLOTS * RAW_STEPS * len(states) / seconds
+
+
+def against_mujoco(policy: Policy, threads: int, repeats: int) -> tuple[bool, float]:
+    """Both rates of protection against raw mj_step; and steps/s at servo rate."""
+    model, states = saved_states(policy)
+    runners = {
+        rate: InProcess(policy, slots=SLOTS, threads=threads, protection=rate) for rate in FLOORS
+    }
+    raw: list[float] = []
+    speeds: dict[str, list[float]] = {rate: [] for rate in FLOORS}
+    for repeat in range(repeats):
+        for rate, runner in runners.items():
+            raw.append(raw_speed(model, states, threads))
+            speeds[rate].append(runner_speed(runner, repeat))
+    met = [
+        line(
+            f"env steps/s, protection at {rate} rate, threads: {threads}",
+            median(speeds[rate]), "1/s", "mj_step called in C, same threads", median(raw), floor,
+        )
+        for rate, floor in FLOORS.items()
+    ]  # fmt: skip
+    return all(met), median(speeds["servo"])
+
+
+def against_gymnasium(policy: Policy, repeats: int, threads: int) -> bool:
+    """Our runner against AsyncVectorEnv on the same environment and policy."""
+    from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+
+    from harness.sim.gym import make_box_grasp
+
+    runner = InProcess(policy, slots=SLOTS, threads=threads)
+    peer = AsyncVectorEnv(
+        [make_box_grasp] * PEERS, autoreset_mode=AutoresetMode.NEXT_STEP, context="spawn"
+    )
+    ours, theirs = [], []
+    try:
+        for repeat in range(repeats):
+            observation, _ = peer.reset(seed=repeat)
+            began, steps = time.perf_counter(), 0
+            for _ in range(150):
+                observation, *_ = peer.step(policy.act(observation))
+                steps += PEERS
+            theirs.append(steps / (time.perf_counter() - began))
+            ours.append(runner_speed(runner, 10_000 + repeat))
+    finally:
+        peer.close()
+    return line(
+        f"env steps/s, threads: {threads}", median(ours), "1/s",
+        f"gymnasium AsyncVectorEnv of {PEERS} processes", median(theirs), 1.5,
+    )  # fmt: skip
+
+
+def judged(folder: Path, gate: GridGate, nonce: str, threads: int, *, full: bool) -> SimResult:
+    subject = Subject("box-grasp", 1, "sha256:" + "0" * 64)
+    run = SimRun(Contestant(folder, subject), gate, nonce, full=full)
+    return run_sim_gate(run, executor=lambda job: InProcess.of(job, workers=threads))
+
+
+def seconds_of_a_gate(folder: Path, gates: Path, threads: int, repeats: int) -> bool:
+    gate = load_gates_yaml(gates).sim
+    assert gate is not None
+    small = replace(
+        gate,
+        axes={"friction": FRICTION, "mass": MASS, "delay": DELAY},
+        episodes_per_cell=10,
+    )
+    full = [judged(folder, small, f"order {i}", threads, full=True) for i in range(repeats)]
+    met = line(
+        "wall seconds of 1,000 episodes on 5 x 5 x 4 cells", median(r.seconds for r in full), "s",
+        "floor of 30 s", 30.0, 1.0, less_is_better=True,
+    )  # fmt: skip
+    runs = [judged(folder, gate, f"order {i}", threads, full=False) for i in range(repeats)]
+    outcomes = "/".join(sorted({str(run.verdict.outcome) for run in runs}))
+    rate = median(run.evidence.drawn / run.seconds for run in full)
+    line(
+        f"wall seconds to the verdict ({outcomes})", median(run.seconds for run in runs), "s",
+        f"the full run of {gate.population} at the rate of the 1,000", gate.population / rate,
+        less_is_better=True,
+    )  # fmt: skip
+    return met
+
+
+def replays(folder: Path) -> bool:
+    """Failures of a weak policy, played again."""
+    policy = load_policy(folder)
+    grid = Grid.of("box-grasp", {"friction": FRICTION, "mass": MASS, "delay": DELAY}, 10)
+    numbers = range(grid.population)
+    by_spec = {grid.spec(number): number for number in numbers}
+    executor = InProcess(policy, slots=SLOTS)
+    rows = (row(grid, by_spec[record.spec], record) for record in executor.map(by_spec))
+    failed = list(itertools.islice((each for each in rows if not each.success), FAILURES))
+    equal = {"inference": 0, "action log": 0}
+    for each in failed:
+        spec = grid.spec(grid.number(each.key))
+        equal["inference"] += bool(replay(policy, spec, each, same_engine=True).identical)
+        log = replay_log(policy.contract, spec, each, same_engine=True)
+        equal["action log"] += bool(log and log.identical)
+    met = [
+        line(
+            f"failures replayed bit-identically by {how}", count, "episodes",
+            "failures replayed", FAILURES, 1.0,
+        )
+        for how, count in equal.items()
+    ]  # fmt: skip
+    return all(met)
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--checkpoint", type=Path, default=ROOT / "ci/demo/checkpoints/v1")
+    options.add_argument("--weak", type=Path, default=ROOT / "ci/demo/checkpoints/v2")
+    options.add_argument("--gates", type=Path, default=ROOT / "policies/box_grasp/gates.yaml")
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--repeats", type=int, default=3)
+    given = options.parse_args()
+    policy = load_policy(given.checkpoint)
+    met = [
+        against_mujoco(policy, threads, given.repeats)[0] for threads in sorted({1, given.threads})
+    ]
+    met.append(against_gymnasium(policy, given.repeats, given.threads))
+    met.append(seconds_of_a_gate(given.checkpoint, given.gates, given.threads, given.repeats))
+    met.append(replays(given.weak))
+    return 0 if all(met) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

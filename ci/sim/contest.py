@@ -1,0 +1,76 @@
+"""What every verb of simulation needs: versions as folders, and who plays them.
+
+A version is tried from its registered bytes, materialised and verified, in a folder that is gone
+when the command ends.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ci.pipeline import PolicyGates, applicable
+from harness.sim.executors import Executor, Job, executor
+from harness.sim.simulation import Contestant
+from registry.errors import UsageError
+from registry.gates import GridGate
+from registry.service import Registry, VersionRecord
+from registry.versions import VersionRef
+
+
+@dataclass(frozen=True)
+class Hands:
+    """Who plays: an executor by name, with so many workers, at an address where it has one."""
+
+    executor: str = "threads"
+    workers: int = 2
+    address: str | None = None
+
+    def of(self, job: Job) -> Executor:
+        return executor(self.executor, job, workers=self.workers, address=self.address)
+
+
+class Bench:
+    """Versions of one registry, each in a folder as soon as somebody wants to play it."""
+
+    def __init__(self, registry: Registry, folder: Path) -> None:
+        self._registry, self._folder = registry, folder
+
+    def contestant(self, version: VersionRecord) -> Contestant:
+        place = self._folder / f"{version.policy}-v{version.number}"
+        return Contestant(self._registry.materialize(version.ref, place), version.subject)
+
+
+@contextmanager
+def bench(registry: Registry) -> Generator[Bench]:
+    with tempfile.TemporaryDirectory(prefix="policyctl-") as folder:
+        yield Bench(registry, Path(folder))
+
+
+def sim_gate(gates: PolicyGates, version: VersionRecord, suite: str | None = None) -> GridGate:
+    """The sim gate of a version, or one of its suites. UsageError names those there are."""
+    gate = applicable(gates, "sim", version)
+    if not isinstance(gate, GridGate):
+        raise UsageError("the sim gate is not a grid", evidence=str(gates.path))
+    if suite is None:
+        return gate
+    suites = gates.gates.suites
+    if suite not in suites:
+        raise UsageError(
+            f"the gates name no suite '{suite}'",
+            evidence=str(gates.path),
+            hint=f"suites: {', '.join(suites)}" if suites else "add it under sim.suites",
+        )
+    return suites[suite]
+
+
+def baseline_of(registry: Registry, version: VersionRecord, gate: GridGate) -> VersionRecord | None:
+    """The fleet's version that a version is compared with; None where there is none."""
+    serving = registry.serving(version.policy)
+    if gate.regression is None or serving is None or serving == version.number:
+        return None
+    found = registry.version(VersionRef(version.policy, serving))
+    return found if found.task == version.task else None

@@ -1,0 +1,66 @@
+"""`gate plan sim`: is every axis alive, how large is the full run, how soon will it be decided."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ci.pipeline import PolicyGates
+from ci.sim.contest import baseline_of, bench, sim_gate
+from harness.sim.plan import AxisReport, refuse_dead
+from harness.sim.simulation import simulation_of
+from registry.service import Registry
+from registry.statistics.grid import more_draws
+from registry.versions import VersionRef
+
+RATES = (0.99, 0.95, 0.90, 0.80, 0.60)
+"""True means for which the plan says how many episodes a verdict takes."""
+
+
+@dataclass(frozen=True)
+class SimPlan:
+    """`verdict_after` are episodes to a verdict, by true mean, if luck is average."""
+
+    gate: str
+    cells: int
+    population: int
+    baseline: str
+    axes: tuple[AxisReport, ...]
+    verdict_after: tuple[tuple[float, int], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"alive": all(axis.alive for axis in self.axes)}
+
+
+def plan_sim(
+    registry: Registry, ref: VersionRef, gates: PolicyGates, *, suite: str | None = None
+) -> SimPlan:
+    """Raises ConfigError naming the dead axes of the gate."""
+    version = registry.version(ref)
+    gate = sim_gate(gates, version, suite)
+    where = str(gates.path)
+    simulation = simulation_of(gate, where)
+    grid = simulation.grid
+    with bench(registry) as table:
+        who = table.contestant(version)
+        simulation.examine(who)
+        axes = simulation.try_axes(who)
+    refuse_dead(axes, where)
+    baseline = baseline_of(registry, version, gate)
+    return SimPlan(
+        gate=gate.name,
+        cells=len(grid.cells),
+        population=grid.population,
+        baseline=str(baseline) if baseline else "",
+        axes=axes,
+        verdict_after=tuple(
+            (rate, _episodes(grid.population, gate.threshold, gate.alpha, rate)) for rate in RATES
+        ),
+    )
+
+
+def _episodes(population: int, threshold: float, alpha: float, rate: float) -> int:
+    """Episodes to a verdict where they succeed at just this rate."""
+    seen = 20
+    successes = round(rate * seen)
+    return seen + more_draws(population, threshold, alpha, seen, successes)

@@ -1,0 +1,157 @@
+"""`replay KEY`: one simulated episode of a version again, and what it looked like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ci.sim.contest import bench
+from harness.episodes.log import write_log
+from harness.sim.engine import fingerprint
+from harness.sim.env import BatchEnv
+from harness.sim.population import Population
+from harness.sim.recorder import Recorder
+from harness.sim.replay import Replay, compared, replay, replay_log
+from harness.sim.results import Row
+from harness.sim.simulation import RobotSimulation, Simulation, drawer_at, simulation_of
+from policies.loading import load_policy
+from registry.errors import Corrupt, NotFound, UsageError
+from registry.evidence import GridEvidence
+from registry.gates import GridGate
+from registry.service import Registry, VersionRecord
+from registry.versions import VersionRef
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """`log` is what came of the action log, where one was kept."""
+
+    key: str
+    version: str
+    result: Replay
+    log: Replay | None
+    files: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        record = self.result.record
+        return {
+            "key": self.key,
+            "version": self.version,
+            "outcome": "success" if record.success else "failure",
+            "failure_mode": record.failure_mode,
+            "detail": record.detail,
+            "steps": record.steps,
+            "metrics": dict(record.metrics),
+            "digest": record.digest,
+            "by": self.result.by,
+            "identical": self.result.identical,
+            "same_outcome": self.result.same_outcome,
+            "log_identical": self.log.identical if self.log else None,
+            "files": list(self.files),
+        }
+
+
+def replay_episode(
+    registry: Registry,
+    ref: VersionRef,
+    key: str,
+    *,
+    suite: str | None = None,
+    video: Path | None = None,
+    mcap: Path | None = None,
+) -> Replayed:
+    """Plays the episode `key` of the version's last sim verdict.
+
+    Raises NotFound where it was not played, and Corrupt where the engine that made the record
+    gives other bits now.
+    """
+    version = registry.version(ref)
+    gate, evidence = _judged(registry, version, "sim" if suite is None else f"sim:{suite}")
+    simulation = simulation_of(gate, "the gate as recorded")
+    number = simulation.grid.number(key)
+    row = _row(registry, version, simulation, evidence, number)
+    spec = simulation.grid.spec(number)
+    same = evidence.engine == simulation.engine
+    if not isinstance(simulation, RobotSimulation):
+        if mcap or video:
+            raise UsageError(
+                "an episode of a Gymnasium task is neither logged nor filmed",
+                evidence=f"the task is {gate.task}",
+                hint="leave --mcap and --video out",
+            )
+        with bench(registry) as table:
+            player = simulation.job(table.contestant(version)).make_player()
+            (record,) = player([spec])
+        return _told(key, version, compared(record, row, "inference", same_engine=same))
+    recorders: list[Recorder] = []
+
+    def watch(env: BatchEnv) -> None:
+        if not recorders:
+            recorders.append(Recorder(env))
+
+    with bench(registry) as table:
+        policy = load_policy(table.contestant(version).folder)
+    result = replay(policy, spec, row, same_engine=same, watch=watch)
+    log = replay_log(policy.contract, spec, row, same_engine=same)
+    files = []
+    if mcap:
+        about = {"key": key, "version": str(version), "engine": fingerprint()}
+        write_log(mcap, recorders[0].log(result.record, about))
+        files.append(str(mcap))
+    return _told(key, version, result, log, tuple(files))
+
+
+def _told(
+    key: str,
+    version: VersionRecord,
+    result: Replay,
+    log: Replay | None = None,
+    files: tuple[str, ...] = (),
+) -> Replayed:
+    """Raises Corrupt where the engine that made the record gives other bits now."""
+    for each in (result, log):
+        if each is not None and each.identical is False:
+            raise Corrupt(
+                f"{key} does not give the bits that were recorded",
+                evidence=each.words,
+                hint="the engine is the same: compare CPU, BLAS and memory of both machines",
+            )
+    return Replayed(key, str(version), result, log, files)
+
+
+def _judged(registry: Registry, version: VersionRecord, gate: str) -> tuple[GridGate, GridEvidence]:
+    """The gate as it stood at the version's last verdict, with its evidence."""
+    for each in reversed(registry.verdicts(version.ref)):
+        found, seen = each.gate, each.evidence
+        if each.verdict.gate == gate and isinstance(found, GridGate):
+            if not isinstance(seen, GridEvidence):
+                raise TypeError("a sim verdict holds a grid's evidence")
+            return found, seen
+    raise NotFound(
+        f"{version} has no verdict of the {gate} gate",
+        hint=f"policyctl gate run sim '{version}'",
+    )
+
+
+def _row(
+    registry: Registry,
+    version: VersionRecord,
+    simulation: Simulation,
+    evidence: GridEvidence,
+    number: int,
+) -> Row:
+    grid = simulation.grid
+    key = drawer_at(simulation, version.digest, evidence.engine)
+    row = Population(grid, key, _nobody, registry).known(number)
+    if row is None:
+        raise NotFound(
+            f"{grid.key(number)} was not played",
+            evidence=f"{evidence.drawn} of {evidence.population} episodes were drawn",
+            hint=f"policyctl gate run sim '{version}' --full",
+        )
+    return row
+
+
+def _nobody() -> Any:
+    raise RuntimeError("a replay plays its one episode itself")

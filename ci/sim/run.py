@@ -1,0 +1,214 @@
+"""`gate run sim`: try a version, judge it, record what was seen, write its report."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from ci.pipeline import GateRun, PolicyGates
+from ci.report.sim.build import build
+from ci.report.sim.files import as_csv, as_json, as_junit, as_summary
+from ci.report.sim.html import render
+from ci.report.sim.model import Clip, Lineage, PairedCounts, SimReport, SuiteResult
+from ci.sim.contest import Bench, Hands, baseline_of, bench, sim_gate
+from harness.sim.gate import Progress, SimResult, SimRun, run_sim_gate
+from harness.sim.results import Row, to_csv, unpack
+from registry.evidence import GridEvidence
+from registry.gates import GridGate
+from registry.service import Registry, VersionRecord
+from registry.statistics.paired import log_regression
+from registry.storage import disk_errors
+from registry.versions import VersionRef
+
+LOGS = 500
+"""Most action logs kept with one verdict."""
+CLIPS = 3
+"""Failures that a report shows as film, where the machine can render."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How far to go, and what to leave behind. `price` is that of a core-hour."""
+
+    full: bool = False
+    budget_s: float | None = None
+    suite: str | None = None
+    report: Path | None = None
+    clips: int = CLIPS
+    price: float | None = None
+
+
+def run_sim(
+    registry: Registry,
+    ref: VersionRef,
+    gates: PolicyGates,
+    *,
+    hands: Hands | None = None,
+    effort: Effort | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> GateRun:
+    """Runs the simulation gate, or a suite, on a version and records its verdict."""
+    hands, effort = hands or Hands(workers=os.cpu_count() or 1), effort or Effort()
+    version = registry.version(ref)
+    gate = sim_gate(gates, version, effort.suite)
+    baseline = baseline_of(registry, version, gate)
+    with bench(registry) as table:
+        run = SimRun(
+            candidate=table.contestant(version),
+            gate=gate,
+            nonce=version.nonce,
+            baseline=table.contestant(baseline) if baseline else None,
+            full=effort.full,
+            budget_s=effort.budget_s,
+            where=str(gates.path),
+        )
+        result = run_sim_gate(run, executor=hands.of, progress=progress, keeper=registry)
+        clips = _clips(table, version, gate, result, effort.clips) if effort.report else {}
+    report = describe(registry, version, gate, result, hands=hands, effort=effort, clips=clips)
+    artifacts = _keep(registry, report, result)
+    if effort.report:
+        write(report, effort.report)
+    version = registry.record_verdict(ref, gate, result.evidence, result.verdict, artifacts)
+    return GateRun(
+        version, gate, result.evidence, result.verdict, result.seconds,
+        result.failure_modes, artifacts, result.cached,
+    )  # fmt: skip
+
+
+def describe(
+    registry: Registry,
+    version: VersionRecord,
+    gate: GridGate,
+    result: SimResult,
+    *,
+    hands: Hands,
+    effort: Effort,
+    clips: Mapping[str, Clip],
+) -> SimReport:
+    """The report on a result, with what the record knows beside it."""
+    numbers = result.verdict.numbers
+    paired = result.evidence.paired
+    regression = gate.regression
+    counts = None
+    if paired is not None and regression is not None:
+        counts = PairedCounts(
+            baseline=f"{paired.baseline.policy} v{paired.baseline.number}",
+            pairs=paired.pairs,
+            regressions=paired.regressions,
+            fixes=paired.fixes,
+            identical=paired.identical,
+            alpha=regression.alpha,
+            margin=regression.margin,
+            regression_e=_number(numbers.get("regression_e")),
+            sound_e=_number(numbers.get("sound_e")),
+        )
+    return build(
+        version=version,
+        gate=gate,
+        evidence=result.evidence,
+        verdict=result.verdict,
+        rows=result.rows,
+        baseline_rows=result.baseline_rows,
+        seconds=result.seconds,
+        engine=result.engine,
+        executor=hands.executor,
+        lineage=lineage(registry, version, gate.name),
+        clips=clips,
+        suites=_suites(registry, version, gate),
+        paired=counts,
+        log_regression=lambda pairs, worse, better: log_regression(worse, better),
+        floor=gate.floor,
+        floor_alpha=gate.floor_alpha,
+        played=result.played,
+        cores=hands.workers,
+        price=effort.price,
+        written=datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def lineage(registry: Registry, version: VersionRecord, gate: str) -> Lineage:
+    """How often something like this was tried since the fleet got what it runs now."""
+    serving = registry.serving(version.policy)
+    tried = [
+        each
+        for each in registry.list_versions(version.policy)
+        if each.number > (serving or 0)
+        and (
+            each.number == version.number
+            or any(v.verdict.gate == gate for v in registry.verdicts(each.ref))
+        )
+    ]
+    of = f"{version.policy} v{serving}" if serving else ""
+    return Lineage(len(tried), of, tuple(f"v{each.number}" for each in tried))
+
+
+def write(report: SimReport, folder: Path) -> dict[str, Path]:
+    """The report's files in a folder, by what they are."""
+    contents = {
+        "report.html": render(report),
+        "report.json": as_json(report),
+        "episodes.csv": as_csv(report),
+        "junit.xml": as_junit(report),
+        "summary.md": as_summary(report),
+    }
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in contents.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    return {name: folder / name for name in contents}
+
+
+def _keep(registry: Registry, report: SimReport, result: SimResult) -> dict[str, str]:
+    """Artifacts of the verdict: the report, every episode, and the logs of failures and flips."""
+    texts = {"episodes.csv": to_csv(result.rows), "report.html": render(report)}
+    if result.baseline_rows:
+        texts["baseline.csv"] = to_csv(tuple(result.baseline_rows.values()))
+    found = {name: registry.blobs.put(text.encode()) for name, text in texts.items()}
+    logs = action_logs(result.rows)
+    if logs:
+        found["actions.npz"] = registry.blobs.put(logs)
+    return found
+
+
+def action_logs(rows: Sequence[Row]) -> bytes:
+    """Outputs of the policy in failed episodes, float32 arrays by key; b"" where none failed."""
+    kept = {row.key: unpack(row.actions) for row in rows if row.actions}
+    if not kept:
+        return b""
+    out = io.BytesIO()
+    arrays = {key: np.frombuffer(data, dtype=np.float32) for key, data in list(kept.items())[:LOGS]}
+    np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def _suites(registry: Registry, version: VersionRecord, gate: GridGate) -> list[SuiteResult]:
+    """Suites of this version that were run, against its nominal success."""
+    verdicts = {v.verdict.gate: v.evidence for v in registry.verdicts(version.ref)}
+    nominal = verdicts.get("sim")
+    if gate.name != "sim" or not isinstance(nominal, GridEvidence) or not nominal.drawn:
+        return []
+    return [
+        SuiteResult(
+            name.removeprefix("sim:"), e.successes, e.drawn, nominal.successes / nominal.drawn
+        )
+        for name, e in verdicts.items()
+        if name.startswith("sim:") and isinstance(e, GridEvidence) and e.drawn
+    ]
+
+
+def _clips(
+    table: Bench, version: VersionRecord, gate: GridGate, result: SimResult, most: int
+) -> dict[str, Clip]:
+    """Films of the failures in the worst cells; none where the machine cannot render."""
+    return {}
+
+
+def _number(value: float | int | None) -> float | None:
+    return None if value is None else float(value)

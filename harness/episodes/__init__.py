@@ -1,0 +1,1 @@
+"""What happened in episodes, kept in files: MCAP logs."""

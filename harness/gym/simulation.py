@@ -1,0 +1,69 @@
+"""A Gymnasium environment as the simulation of a gate; see `harness.sim.simulation.Simulation`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.gym.engine import fingerprint
+from harness.gym.player import GymPlayer
+from harness.gym.tasks import GymTask, dead_axes
+from harness.sim.executors import Job
+from harness.sim.grid import Grid
+from harness.sim.plan import AxisReport
+from harness.sim.simulation import Contestant, Examined
+from policies.space import ROBOT_CLASS
+from registry.gates import GridGate
+from registry.versions import digest_of
+
+
+@dataclass(frozen=True)
+class GymSimulation:
+    """One environment, its axes being options of its reset."""
+
+    task: GymTask
+    grid: Grid
+
+    @classmethod
+    def of(cls, gate: GridGate, where: str) -> GymSimulation:
+        """Raises ConfigError where the environment, its success or an axis is not there."""
+        axes = {name: term.to_json() for name, term in gate.axes.items()}
+        given = {"gymnasium": gate.task, **(gate.gymnasium or {}), "axes": axes}
+        task = GymTask.of(given, where=where)
+        grid = Grid.of_options(gate.task, gate.axes, gate.episodes_per_cell, task.option)
+        return cls(task, grid)
+
+    @property
+    def engine(self) -> str:
+        return fingerprint(self.task)
+
+    @property
+    def judge(self) -> str:
+        return self.task.judge
+
+    @property
+    def task_digest(self) -> str:
+        return self.task.digest
+
+    def examine(self, who: Contestant) -> Examined:
+        """A policy that is too slow is found out by its player, episode by episode."""
+        GymPlayer(who.folder, self.task).check()
+        axes = {name: term.to_json() for name, term in self.grid.randomization.terms}
+        key = digest_of({"axes": axes, "task": self.task_digest, "engine": self.engine})
+        return Examined(ROBOT_CLASS, "", key)
+
+    def try_axes(self, who: Contestant) -> tuple[AxisReport, ...]:
+        terms = dict(self.grid.randomization.terms)
+        dead = dead_axes(self.task, {n: term.range or term.values for n, term in terms.items()})
+        return tuple(
+            AxisReport(
+                axis=name,
+                low=min(term.range or term.values),
+                high=max(term.range or term.values),
+                changed=() if name in dead else ("observation",),
+                first_step=None,
+            )
+            for name, term in terms.items()
+        )
+
+    def job(self, who: Contestant) -> Job:
+        return GymPlayer(who.folder, self.task)

@@ -1,0 +1,163 @@
+"""The inert-axis self-test: does moving an axis change anything that is simulated or seen?
+
+A dead axis makes a grid smaller than it says: every cell along it is the same episode again. The
+classic one is a friction that another geom's priority overrules. So before a gate is trusted, each
+of its axes is moved from one end to the other on the same scenes, all else nominal, and both
+episodes are followed step by step:
+
+    contact      which finger touches the object, and the torque that the motors give
+    state        joint and object positions and velocities
+    observation  what a policy would be given, images included where the contract has cameras
+
+An axis is alive where any of the three differs in any scene. The scripted expert drives where the
+task has one and the contract fits it, since a policy that never touches the object would make all
+contact look dead; else the policy itself does. Nothing here judges success.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.sim.env import BatchEnv
+from harness.sim.episode import EpisodeSpec
+from harness.sim.experts import expert_of
+from harness.sim.grid import SHARED, Grid
+from harness.sim.randomization import change
+from harness.sim.runner import Guard
+from harness.sim.scene import Scene
+from policies import Policy
+from registry.errors import ConfigError
+from registry.gates import Term
+
+Rows = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.intp]
+LOOKS = ("contact", "state", "observation")
+SCENES = 2
+STEPS = 150
+
+
+@dataclass(frozen=True)
+class AxisReport:
+    """What moving one axis from `low` to `high` changed, and at which policy step first."""
+
+    axis: str
+    low: float | None
+    """None: the nominal world."""
+    high: float
+    changed: tuple[str, ...]
+    first_step: int | None
+
+    @property
+    def alive(self) -> bool:
+        return bool(self.changed)
+
+
+def try_axes(policy: Policy, grid: Grid, *, scene: Scene | None = None) -> tuple[AxisReport, ...]:
+    """One report an axis, in the grid's order. `scene` takes the place of the task's own."""
+    terms = [(name, term) for name, term in grid.randomization.terms]
+    pairs = [(name, term, *_ends(term)) for name, term in terms]
+    specs = [
+        EpisodeSpec(SHARED, scene, () if value is None else (change(name, term, value),), grid.task)
+        for name, term, low, high in pairs
+        for scene in range(SCENES)
+        for value in (low, high)
+    ]
+    if not specs:
+        return ()
+    traces = _follow(policy, specs, scene)
+    reports = []
+    for index, (name, _, low, high) in enumerate(pairs):
+        first = 2 * SCENES * index
+        scenes = [(traces[first + 2 * s], traces[first + 2 * s + 1]) for s in range(SCENES)]
+        reports.append(_compare(name, low, high, scenes))
+    return tuple(reports)
+
+
+def refuse_dead(reports: Sequence[AxisReport], where: str) -> None:
+    """Raises ConfigError naming every axis that changes nothing."""
+    dead = [report for report in reports if not report.alive]
+    if dead:
+        raise ConfigError(
+            "moving an axis changes nothing that is simulated or seen: "
+            + ", ".join(report.axis for report in dead),
+            where=where,
+            field=", ".join(f"sim.axes.{report.axis}" for report in dead),
+            hint="take the axis out, or give the policy what the axis changes",
+        )
+
+
+def _ends(term: Term) -> tuple[float | None, float]:
+    """The ends of an axis; one with a single value is moved from the nominal world."""
+    if term.range is not None:
+        return term.range
+    low, high = min(term.values), max(term.values)
+    return (None, high) if low == high else (low, high)
+
+
+Trace = dict[str, list[bytes]]
+
+
+def _follow(policy: Policy, specs: Sequence[EpisodeSpec], scene: Scene | None) -> list[Trace]:
+    """Traces of all specs, played side by side for at most `STEPS` policy steps."""
+    env = BatchEnv(policy.contract, len(specs), scene=scene)
+    slots = list(range(len(specs)))
+    env.reset(slots, specs)
+    traces: list[Trace] = [{look: [] for look in LOOKS} for _ in specs]
+    act = _driver(policy, env)
+    running: Ints = np.arange(len(specs))
+    for _ in range(STEPS):
+        seen = env.observe(running)
+        _note(env, running, seen, traces)
+        running = running[~env.step(running, act(running, seen))]
+        if not len(running):
+            break
+    return traces
+
+
+def _driver(policy: Policy, env: BatchEnv) -> Callable[[Ints, Rows], Rows]:
+    """Who moves the arms: the expert by the truth, or the policy by what it sees."""
+    contract = policy.contract
+    expert = expert_of(contract)
+    if expert is not None:
+        return lambda slots, seen: expert.act(env.measure(slots), env.truth(slots))
+    guard = Guard(policy.act, len(contract.joints))
+    return lambda slots, seen: guard(seen)
+
+
+def _note(env: BatchEnv, slots: Ints, seen: Rows, traces: list[Trace]) -> None:
+    """One step of the traces, as hashes."""
+    world, scene = env.world, env.scene
+    for row, slot in enumerate(slots):
+        touch = world.sensors[slot, scene.touch.ravel()] > 0
+        found = {
+            "contact": touch.tobytes() + world.force[slot, scene.ctrl].tobytes(),
+            "state": world.qpos[slot].tobytes() + world.qvel[slot].tobytes(),
+            "observation": seen[row].tobytes(),
+        }
+        for look, value in found.items():
+            traces[slot][look].append(hashlib.sha256(value).digest()[:8])
+
+
+def _compare(
+    name: str, low: float | None, high: float, scenes: Sequence[tuple[Trace, Trace]]
+) -> AxisReport:
+    changed, first = [], []
+    for look in LOOKS:
+        steps = [_first_difference(one[look], other[look]) for one, other in scenes]
+        found = [step for step in steps if step is not None]
+        if found:
+            changed.append(look)
+            first.append(min(found))
+    return AxisReport(name, low, high, tuple(changed), min(first) if first else None)
+
+
+def _first_difference(one: list[bytes], other: list[bytes]) -> int | None:
+    for step, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return step
+    return None if len(one) == len(other) else min(len(one), len(other))

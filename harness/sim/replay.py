@@ -1,0 +1,137 @@
+"""One episode again, from its key: the same bits, or a plain word that they are not.
+
+- By inference: the version's policy is asked again. On the engine that made the record (same
+  fingerprint) the digest of the final state is equal, or something is broken.
+- By action log: the recorded outputs are played without a policy. That needs the physics alone, so
+  it also tells apart whether a difference came from inference or from physics.
+- On another engine a digest says nothing; the outcome is compared, and the log is played, which
+  keeps at least the policy's side of the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.sim.env import BatchEnv
+from harness.sim.episode import EpisodeRecord, EpisodeSpec
+from harness.sim.results import Row, unpack
+from harness.sim.runner import Guard
+from policies import Policy
+from policies.contract import Contract
+from registry.errors import Corrupt, NotFound
+
+Rows = npt.NDArray[np.float32]
+Watch = Callable[[BatchEnv], None]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came of playing an episode again. `by` is inference or actions."""
+
+    record: EpisodeRecord
+    by: str
+    identical: bool | None
+    """Whether the final state has the recorded bits; None where the engine is another one."""
+    same_outcome: bool
+
+    @property
+    def words(self) -> str:
+        if self.identical:
+            return f"bit-identical by {self.by}"
+        if self.identical is False:
+            return f"not the recorded bits by {self.by}, on the engine that recorded them"
+        outcome = "the recorded outcome" if self.same_outcome else "another outcome"
+        return f"{outcome} by {self.by}, on another engine than the record's"
+
+
+def infer(policy: Policy, spec: EpisodeSpec, watch: Watch | None = None) -> EpisodeRecord:
+    """Play an episode by its policy; `watch` sees the environment at the start and each step."""
+    guard = Guard(policy.act, len(policy.contract.joints))
+    env = BatchEnv(policy.contract, 1)
+
+    def act(step: int) -> Rows:
+        raw = guard(env.observe([0]))
+        for mode, detail in guard.failed.values():
+            env.blame(0, mode, detail)
+        return raw
+
+    return _play(env, spec, act, watch)
+
+
+def by_actions(
+    contract: Contract, spec: EpisodeSpec, actions: bytes, watch: Watch | None = None
+) -> EpisodeRecord:
+    """Play an episode by its recorded outputs."""
+    outputs = np.frombuffer(actions, dtype=np.float32).reshape(-1, len(contract.joints))
+
+    def act(step: int) -> Rows:
+        if step >= len(outputs):
+            raise Corrupt(
+                "the action log ends before the episode does",
+                evidence=f"{len(outputs)} steps",
+                hint="the engine is not the one that recorded it",
+            )
+        return outputs[step : step + 1]
+
+    return _play(BatchEnv(contract, 1), spec, act, watch)
+
+
+def replay(
+    policy: Policy, spec: EpisodeSpec, row: Row, *, same_engine: bool, watch: Watch | None = None
+) -> Replay:
+    """Play the episode of `row` again: by inference on its own engine, else by its action log.
+
+    Raises NotFound where another engine recorded it and no log was kept.
+    """
+    if same_engine:
+        return compared(infer(policy, spec, watch), row, "inference", same_engine=True)
+    actions = unpack(row.actions)
+    if not actions:
+        raise NotFound(
+            f"{row.key} was recorded on another engine, and no action log was kept",
+            evidence="logs are kept of failures and of flips against the baseline",
+            hint="run the gate again on this engine",
+        )
+    return compared(
+        by_actions(policy.contract, spec, actions, watch), row, "actions", same_engine=False
+    )
+
+
+def replay_log(
+    contract: Contract, spec: EpisodeSpec, row: Row, *, same_engine: bool
+) -> Replay | None:
+    """Play the kept action log of a row; None where there is none."""
+    actions = unpack(row.actions)
+    if not actions:
+        return None
+    record = by_actions(contract, spec, actions)
+    return compared(record, row, "actions", same_engine=same_engine)
+
+
+def compared(record: EpisodeRecord, row: Row, by: str, *, same_engine: bool) -> Replay:
+    """An episode played again beside what was recorded of it."""
+    return Replay(
+        record=record,
+        by=by,
+        identical=record.digest == row.digest if same_engine else None,
+        same_outcome=record.success == row.success,
+    )
+
+
+def _play(
+    env: BatchEnv, spec: EpisodeSpec, act: Callable[[int], Rows], watch: Watch | None
+) -> EpisodeRecord:
+    env.reset([0], [spec])
+    step, done = 0, False
+    while not done:
+        if watch:
+            watch(env)
+        done = bool(env.step([0], act(step))[0])
+        step += 1
+    if watch:
+        watch(env)
+    return env.record(0)

@@ -1,0 +1,160 @@
+"""What gates.yaml may say of a Gymnasium task: tried on the environment, named when wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import gym_worlds
+import pytest
+
+from harness.gym.engine import fingerprint
+from harness.gym.tasks import GymTask, dead_axes
+from registry.errors import ConfigError
+
+POLE = {"gymnasium": "CartPole-v1", "success": {"return": 475}}
+LEVER = {"gymnasium": "gym_worlds:Lever-v0", "success": "is_success"}
+EXIT = {"gymnasium": "highway_env:exit-v1", "success": "is_success"}
+
+
+def task(data: dict[str, Any]) -> GymTask:
+    return GymTask.of(data, where="gates.yaml:3")
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "said"),
+    [
+        ({"gymnasium": "Carpole-v1"}, "sim.task.gymnasium", "no Gymnasium environment 'Carpole"),
+        ({"gymnasium": "CartPole-v9"}, "sim.task.gymnasium", "no Gymnasium environment"),
+        ({"gymnasium": "not_there:X-v0"}, "sim.task.gymnasium", "no Gymnasium environment"),
+        ({"gymnasium": "Car Pole"}, "sim.task.gymnasium", "cannot be made"),
+        ({"gymnasium": 7}, "sim.task.gymnasium", "7 is no Gymnasium id"),
+        ({"success": "is_success"}, "sim.task.success", "tells no info 'is_success'"),
+        ({"success": {"return": "much"}}, "sim.task.success", "does not say when"),
+        ({"success": {"returns": 3}}, "sim.task.success", "does not say when"),
+        ({"success": True}, "sim.task.success", "does not say when"),
+        ({"sucess": "terminated"}, "sim.task.sucess", "unknown key 'sucess'"),
+        ({"axes": "low"}, "sim.task.axes", "no list of reset options"),
+        ({"axes": [["low"]]}, "sim.task.axes", "is no reset option"),
+    ],
+)
+def test_what_is_wrong_names_file_and_field(change: dict[str, Any], field: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as error:
+        task(POLE | change)
+    assert error.value.where == "gates.yaml:3"
+    assert error.value.field.startswith(field)
+
+
+def test_a_key_left_out_is_named() -> None:
+    with pytest.raises(ConfigError, match="missing key 'success'"):
+        task({"gymnasium": "CartPole-v1"})
+
+
+def test_info_keys_there_are_stand_in_the_error() -> None:
+    with pytest.raises(ConfigError) as error:
+        task(LEVER | {"success": "succes"})
+    assert error.value.field == "sim.task.success: its info keys are is_success"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gym_worlds:Unseeded-v0", "does not follow from its seed"),
+        ("gym_worlds:Breaks-v0", "breaks when it is played"),
+        ("gym_worlds:Silent-v0", "tells no info 'is_success'"),
+        ("Blackjack-v1", "observations of 'Blackjack-v1' are of a kind"),
+    ],
+)
+def test_an_environment_that_no_gate_can_use_is_refused(name: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        task({"gymnasium": name, "success": "is_success"})
+
+
+@pytest.mark.parametrize(
+    ("axes", "dead"),
+    [
+        ({"low": (-0.05, -0.2), "high": (0.05, 0.2)}, ()),
+        ({"high": (0.1,)}, ()),
+        ({"low": (-0.05, -0.2), "gravity": (9.8, 1.6)}, ("gravity",)),
+        ({"gravity": (1.6,)}, ("gravity",)),
+    ],
+)
+def test_an_option_that_the_environment_ignores_is_a_dead_axis(
+    axes: dict[str, tuple[float, ...]], dead: tuple[str, ...]
+) -> None:
+    assert dead_axes(task(POLE), axes) == dead
+
+
+def test_an_axis_that_shows_only_in_steps_or_at_the_end_is_alive() -> None:
+    lever = task(LEVER | {"axes": {"stiffness": "spring.stiff", "way": "far", "none": "spring.x"}})
+    axes = {"stiffness": (0.0, 0.5), "way": (1.0, 2.0), "none": (0.0, 1.0)}
+    assert dead_axes(lever, axes) == ("none",)
+    with pytest.raises(ConfigError, match="axis 'none' is dead") as error:
+        lever.check_axes(axes)
+    assert error.value.field == "sim.axes.none"
+    lever.check_axes({"stiffness": (0.0, 0.5)})
+
+
+@pytest.mark.slow
+def test_axes_of_another_distributions_environment() -> None:
+    lane = task(EXIT)
+    axes = {"config.duration": (3.0, 4.0), "config.vehicles_count": (0, 1), "vehicles": (0, 9)}
+    assert dead_axes(lane, axes) == ("vehicles",)
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ({"far": (1.0, -1.0)}, "refuses far = -1"),
+        ({"far": (-1.0,)}, "refuses far = -1"),
+        ({"spring": (1.0, 2.0)}, "refuses spring = 1"),
+    ],
+)
+def test_a_value_that_the_environment_refuses_is_named(
+    axes: dict[str, tuple[float, ...]], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said) as error:
+        task(LEVER).check_axes(axes)
+    assert error.value.field.startswith(f"sim.axes.{next(iter(axes))}: ")
+
+
+def test_values_that_exclude_each_other_are_found_before_the_run() -> None:
+    with pytest.raises(ConfigError, match=r"refuses low = 0\.3, high = 0\.1"):
+        task(POLE).check_axes({"low": (-0.1, 0.3), "high": (0.1, 0.4)})
+
+
+def test_an_axis_that_the_task_does_not_have_is_named_with_those_it_has() -> None:
+    with pytest.raises(ConfigError, match="there is no axis 'wide'") as error:
+        task(POLE | {"axes": ["low", "high"]}).check_axes({"wide": (1.0, 2.0)})
+    assert error.value.hint == "axes of this task: high, low"
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        ["far"],
+        {"far": "far"},
+        {"far": [1.0, 2.0]},
+        {"far": {"range": [1.0, 2.0]}},
+        {"far": {"target": "reset", "field": "far", "operation": "set", "values": [1.0]}},
+    ],
+)
+def test_axes_may_stand_with_their_values(axes: Any) -> None:
+    assert task(LEVER | {"axes": axes}).options == (("far", "far"),)
+
+
+def test_axes_become_reset_options() -> None:
+    (change,) = task(LEVER | {"axes": {"stiffness": "spring.stiff"}}).changes({"stiffness": 0.5})
+    assert (change.target, change.field, change.operation) == ("reset", "spring.stiff", "set")
+    assert (change.value, change.at_s) == (0.5, 0.0)
+
+
+def test_the_fingerprint_names_who_ships_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "highway-env" in fingerprint(task(EXIT))
+    lever = task(LEVER)
+    before = fingerprint(lever)
+    copy = tmp_path / "gym_worlds.py"
+    copy.write_text(Path(str(gym_worlds.__file__)).read_text() + "# another version\n")
+    monkeypatch.setattr(gym_worlds, "__file__", str(copy))
+    fingerprint.cache_clear()
+    assert fingerprint(lever) != before
