@@ -46,6 +46,8 @@ class PlaceConfig:
     """How far the gripper is asked to close in one step [rad]."""
     lower: float = 0.001
     """How far it is lowered in one step when the table is near [m]."""
+    over_m: float = 0.011
+    """It is lowered where it is nearer to the goal than this, sideways [m]."""
     release_m: float = 0.007
     """It is let go of below this height: a cube that hangs tilted rests no lower [m]."""
     damping: float = 0.05
@@ -96,7 +98,7 @@ class PlaceExpert:
     def _placed(self, truth: Truth) -> Bools:
         """It lies well within what the task allows."""
         off = np.linalg.norm((truth.position - truth.goal[:, :3])[:, :2], axis=1)
-        placed = (off < 0.6 * self._task.tolerance_m) & (truth.lift < self.config.release_m)
+        placed = (off < 0.75 * self._task.tolerance_m) & (truth.lift < self.config.release_m)
         if self._task.orientation_rad is not None:
             turned = np.abs(off_square(truth.goal[:, 3] - truth.yaw))
             placed &= turned < 0.7 * self._task.orientation_rad
@@ -126,11 +128,11 @@ class PlaceExpert:
         config = self.config
         way = truth.goal[:, :3] - cube
         level = np.linalg.norm(way[:, :2], axis=1)
-        over = level < 0.007
+        over = level < config.over_m
         if self._task.orientation_rad is not None:
             turned = np.abs(off_square(truth.goal[:, 3] - truth.yaw))
             over &= turned < 0.5 * self._task.orientation_rad
-        height = np.clip(0.02 + 1.0 * (level - 0.007), 0.02, config.carry_m)
+        height = np.clip(0.02 + 1.0 * (level - config.over_m), 0.02, config.carry_m)
         way[:, 2] = truth.rest_z + height - cube[:, 2]
         free = np.clip((truth.lift - 0.003) / 0.012, 0.0, 1.0)
         way[:, :2] *= np.where(over, 1.0, free)[:, None]

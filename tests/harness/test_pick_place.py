@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from experts import drive, expert_for, rate, specs
 
 from fleet.kinematics import ArmKinematics
 from harness.sim.env import BatchEnv
+from harness.sim.grid import Grid
 from harness.sim.gym_env import contract_for
 from harness.sim.peaks import hand_force
+from harness.sim.plan import try_axes
 from harness.sim.reach import Reach, outputs
 from harness.sim.scene import SceneConfig, build_scene
 from harness.tasks import TASKS
 from harness.tasks.box_grasp import BOX_GRASP
 from harness.tasks.pick_place import PICK_PLACE, PICK_PLACE_ALIGNED
 from harness.tasks.task import Course, Truth
+from policies.contract import ROBOT_CLASSES, Contract
+from policies.training.imitation import contract_of
+from policies.training.recipe import Recipe
+from registry.config import load_gates_yaml, load_policy_yaml
+from registry.yaml_file import load_yaml
 
 GOAL = (0.25, -0.2, PICK_PLACE.rest_z, 0.3)
 ROW = np.array([0])
+SHIPPED = Path(__file__).parents[2] / "policies" / "pick_place"
+
+
+class Still:
+    """A policy that moves nothing."""
+
+    def __init__(self, contract: Contract) -> None:
+        self.contract = contract
+
+    def reset(self) -> None:
+        """It remembers nothing."""
+
+    def act(self, observation: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return np.zeros((len(observation), len(self.contract.joints)), dtype=np.float32)
 
 
 def lying(x: float = 0.25, y: float = -0.2, z: float = PICK_PLACE.rest_z, **facts: float) -> Truth:
@@ -204,6 +227,34 @@ def test_success_needs_the_whole_hold_and_latches() -> None:
         if done:
             break
     assert env.record(0).success
+
+
+def test_the_shipped_gate_spans_the_tasks_masses_and_says_why_no_arm_tries_it() -> None:
+    config = load_policy_yaml(SHIPPED)
+    gates = load_gates_yaml(config.gates_path)
+    assert gates.sim is not None
+    assert gates.sim.task == config.task == PICK_PLACE.name
+    masses = gates.sim.grid["mass"]
+    assert min(masses) * PICK_PLACE.box_mass == pytest.approx(0.05)
+    assert max(masses) * PICK_PLACE.box_mass == pytest.approx(0.5)
+    assert gates.sim.population == 5000
+    assert gates.hil is None
+    assert "judge" in gates.not_applicable["hil"]
+    assert config.recipe is not None
+    recipe = load_yaml(SHIPPED / config.recipe, Recipe)
+    assert contract_of(recipe).check(ROBOT_CLASSES[config.robot_class], config.task) is None
+
+
+def test_every_axis_of_the_shipped_gate_is_alive() -> None:
+    made = contract_for("pick-place")
+    gates = load_gates_yaml(SHIPPED / "gates.yaml")
+    assert gates.sim is not None
+    reports = try_axes(Still(made), Grid.of("pick-place", gates.sim.axes, 2))
+    assert {report.axis: report.alive for report in reports} == {
+        "delay": True,
+        "friction": True,
+        "mass": True,
+    }
 
 
 @pytest.mark.parametrize(
