@@ -3,9 +3,7 @@
     key            task:coordinates:episode, enough to play the episode again
     cell, values   the cell; what its axes and the drawn terms are, one column each
     outcome        success | failure
-    failure_mode   the task's: miss_grasp, dropped, wrong_position, timeout, collision (object off
-                   the table), overspeed, excess_force; the policy's: policy_nan, policy_shape,
-                   policy_crash, policy_late; frozen; unstable (the physics blew up)
+    failure_mode   what went wrong, a name of harness/failures.py; "" for a success
     steps          policy steps until the end
     metrics        what the task measures, by name and unit: lift_m, the box's highest rise
     interventions  how often shaping and protection changed a command, by name

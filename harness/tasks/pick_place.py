@@ -111,7 +111,11 @@ class PickPlace:
             return "collision" if course.fell else "miss_grasp"
         if course.fell or course.lost:
             return "dropped"
-        return "timeout" if course.holding or course.held else "wrong_position"
+        if course.holding or course.held:
+            return "timeout"
+        if course.distance >= self.tolerance_m:
+            return "wrong_position"
+        return "timeout" if self.orientation_rad is None else "wrong_orientation"
 
 
 def off_square(angle: Floats) -> Floats:

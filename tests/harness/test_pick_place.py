@@ -12,6 +12,7 @@ import pytest
 from experts import drive, expert_for, rate, specs
 
 from fleet.kinematics import ArmKinematics
+from harness.failures import FAILURES
 from harness.sim.env import BatchEnv
 from harness.sim.grid import Grid
 from harness.sim.gym_env import contract_for
@@ -115,6 +116,16 @@ def test_failures_are_told_apart(facts: dict[str, Any], mode: str) -> None:
         lift=0.0, grasped=False, holding=False, fell=False, distance=0.1, held=False, lost=False
     )
     assert PICK_PLACE.failure_mode(replace(nothing, **facts)) == mode
+    assert mode in FAILURES
+
+
+def test_a_cube_at_its_goal_but_turned_is_told_as_such() -> None:
+    there = Course(
+        lift=0.05, grasped=True, holding=False, fell=False, distance=0.01, held=False, lost=False
+    )
+    assert PICK_PLACE_ALIGNED.failure_mode(there) == "wrong_orientation"
+    assert PICK_PLACE.failure_mode(there) == "timeout"
+    assert PICK_PLACE.violated(lying()).keys() <= FAILURES.keys()
 
 
 def test_cube_and_goal_lie_in_reach_and_apart() -> None:
