@@ -42,7 +42,7 @@ ARM_TERMS = {
 }
 """Observation terms measured once per arm, with their width."""
 
-SCENE_TERMS = {"object_position": 3, "object_yaw": 2}
+SCENE_TERMS = {"object_position": 3, "object_yaw": 2, "goal_position": 3, "goal_yaw": 2}
 """Observation terms measured once per scene, with their width."""
 
 IMAGE, DEPTH = "image_", "depth_"

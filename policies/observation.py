@@ -1,8 +1,9 @@
 """From what a robot measured to the numbers a policy sees.
 
 Only measurements a real robot has may enter: joint state from CAN frames, the command it last gave,
-forward kinematics of both, the object's pose from a detector, and images. No contact flags, no
-simulator state. Arrays are batch first (B, …); frame "base"; units rad, rad/s, Nm, m, s.
+forward kinematics of both, the object's pose from a detector, images, and the goal that it was
+given. No contact flags, no simulator state. Arrays are batch first (B, …); frame "base"; units
+rad, rad/s, Nm, m, s.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ class Measurement:
     """(B,) detected yaw; a cube's yaw is known up to quarter turns."""
     object_age: Floats
     """(B,) age of the detection."""
+    goal_position: Floats | None = None
+    """(B, 3) where the object's centre shall go; None where the task names no goal."""
+    goal_yaw: Floats | None = None
+    """(B,) with it: the yaw that the object shall have there, up to quarter turns."""
     images: Mapping[str, npt.NDArray[np.uint8]] = field(default_factory=dict)
     """(B, H, W, 3) by camera, at the contract's size; only those that are asked for."""
     depths: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
@@ -53,8 +58,20 @@ def _offset(m: Measurement) -> Floats:
     return np.asarray(m.object_position[:, None, :] - m.tcp)
 
 
-def _yaw(m: Measurement) -> Floats:
-    return np.stack([np.cos(4.0 * m.object_yaw), np.sin(4.0 * m.object_yaw)], axis=1)
+def _square(yaw: Floats) -> Floats:
+    """A yaw that is known up to quarter turns, (B, 2) numbers without a seam."""
+    return np.stack([np.cos(4.0 * yaw), np.sin(4.0 * yaw)], axis=1)
+
+
+def _goal(value: Floats | None) -> Floats:
+    if value is None:
+        raise ConfigError(
+            "the policy asks for a goal, and the task names none",
+            where="contract.json",
+            field="observation",
+            hint="goal_position and goal_yaw are for tasks that carry an object somewhere",
+        )
+    return value
 
 
 TERMS: dict[str, Callable[[Measurement], Floats]] = {
@@ -67,7 +84,9 @@ TERMS: dict[str, Callable[[Measurement], Floats]] = {
     "object_offset": _offset,
     "gripper_torque": lambda m: m.tau[:, 7::8],
     "object_position": lambda m: m.object_position,
-    "object_yaw": _yaw,
+    "object_yaw": lambda m: _square(m.object_yaw),
+    "goal_position": lambda m: _goal(m.goal_position),
+    "goal_yaw": lambda m: _square(_goal(m.goal_yaw)),
 }
 
 

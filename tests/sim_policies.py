@@ -21,13 +21,13 @@ from policies.contract import ARM_TERMS, ROBOT_CLASSES, SCENE_TERMS, Contract, p
 from policies.formats import native
 from policies.observation import Measurement
 
-WIDTHS = {**ARM_TERMS, **SCENE_TERMS}
+WIDTHS = {k: v for k, v in {**ARM_TERMS, **SCENE_TERMS}.items() if not k.startswith("goal_")}
 ROBOT = ROBOT_CLASSES["openarm-v2-right"]
 Rows = npt.NDArray[np.float32]
 
 
 def contract(**changes: Any) -> Contract:
-    """Box grasp by one right arm, every observation term, delta actions."""
+    """Box grasp by one right arm, every observation term but a goal, delta actions."""
     return parse_contract(
         {
             "schema": "policyctl.contract/1",
@@ -69,7 +69,17 @@ def detected(position: npt.NDArray[np.float64], yaw: npt.NDArray[np.float64]) ->
     """What the expert needs of the truth, from a detection."""
     n = len(position)
     nothing = np.zeros(n)
-    return Truth(position, yaw, nothing.astype(bool), nothing, np.zeros((n, 4)), nothing)
+    return Truth(
+        position=position,
+        yaw=yaw,
+        touch=nothing.astype(bool),
+        rest_z=nothing,
+        goal=np.zeros((n, 4)),
+        joint_speed=nothing,
+        released=nothing.astype(bool),
+        speed=nothing,
+        hand_force=nothing,
+    )
 
 
 class ExpertPolicy:

@@ -103,5 +103,6 @@ def _try(policy: Policy, episodes: int, threads: int) -> float:
     from harness.sim.runner import play
 
     env = BatchEnv(policy.contract, min(64, episodes), threads=threads)
-    specs = [EpisodeSpec(TRIAL_CELL, episode) for episode in range(episodes)]
+    task = policy.contract.task
+    specs = [EpisodeSpec(TRIAL_CELL, episode, task=task) for episode in range(episodes)]
     return sum(record.success for record in play(env, policy.act, specs)) / episodes

@@ -13,7 +13,8 @@ Rules
   latches and ends the episode. An object that falls off the table, a policy's fault, a broken rule
   of the task, physics that blow up and protection's stop (torque, contact) end it too.
 - Units SI, frame "base", joint order of the contract. A left arm's scene is a right arm's,
-  mirrored; with two arms the object lies on the right one's side.
+  mirrored, its detector's errors too; with two arms objects lie on the right one's side, where
+  protection lets its hand go.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from fleet.limits import SafetyLimits
 from fleet.safety import INTERVENTIONS, Measured, SafetyState, interpolate, protect
 from harness.sim import seeds
 from harness.sim.episode import Change, EpisodeRecord, EpisodeSpec
+from harness.sim.peaks import Peaks, joint_speed
 from harness.sim.render import Cameras
 from harness.sim.scene import BASE_HEIGHT, Scene, SceneConfig, build_scene
 from harness.sim.signals import Signals
@@ -54,6 +56,8 @@ SERVO_PERIOD_S = 0.004
 MIRROR = np.array([-1.0, -1.0, -1.0, 1.0, -1.0, -1.0, -1.0, -1.0])
 """A right arm's joints and gripper as the left arm that mirrors them."""
 _GRASPED_LIFT = 0.02
+_BESIDE = 0.03
+"""Least distance [m] of objects from where two arms' hands may not go."""
 _STILL = 1e-4
 """Less motion of the command than this in a policy step is none [rad]."""
 _FROZEN_S = 2.0
@@ -85,6 +89,8 @@ class BatchEnv:
         self.scene = scene or build_scene(
             SceneConfig.of(self.task, contract.arms, visuals=bool(contract.cameras))
         )
+        self._turn = -1.0 if contract.arms == ("left",) else 1.0
+        """-1 in a left arm's scene, which is a right arm's, mirrored: y and yaw change sign."""
         self._arms: tuple[ArmKinematics, ...] = load_arms(contract.arms)
         self._limits = SafetyLimits.for_arms(self._arms, table_z=self.task.table_z)
         self._period = 1.0 / contract.rate_hz
@@ -95,10 +101,12 @@ class BatchEnv:
         every = ticks if protection == "policy" else 1
         self._ticks, self._substeps = ticks // every, substeps * every
         self._tick_s = SERVO_PERIOD_S * every
-        self._horizon = round(self.task.horizon_s * contract.rate_hz)
+        self.horizon = round(self.task.horizon_s * contract.rate_hz)
+        """Policy steps after which an episode ends."""
         self._hold = round(self.task.hold_s * contract.rate_hz)
         self.signals = Signals(contract, size, ticks=self._ticks, tick_s=self._tick_s)
         self.world = World(self.scene, size, self.signals, threads=threads)
+        self._peaks = Peaks(self.scene, size)
         self._detector = Detector(size, detector)
         self._cameras = Cameras(self.world, contract)
         self.on_tick: Callable[[], None] | None = None
@@ -113,7 +121,7 @@ class BatchEnv:
         self._step = np.zeros(size, dtype=np.intp)
         self._command = np.zeros((size, joints))
         self._observation = np.zeros((size, self.contract.width), dtype=np.float32)
-        self._raw = np.zeros((size, self._horizon, joints), dtype=np.float32)
+        self._raw = np.zeros((size, self.horizon, joints), dtype=np.float32)
         self._observed = np.full(size, -1, dtype=np.intp)
         self._pose = np.zeros((size, 5))
         self._goal = np.zeros((size, 4))
@@ -122,8 +130,10 @@ class BatchEnv:
         self._lift = np.zeros(size)
         self._distance = np.zeros(size)
         self._speed = np.zeros(size)
+        self._force = np.zeros(size)
         self._flags = {
-            name: np.zeros(size, dtype=bool) for name in ("grasped", "success", "fault", "fell")
+            name: np.zeros(size, dtype=bool)
+            for name in ("grasped", "held", "lost", "success", "fault", "fell")
         }
         start = np.concatenate(
             [self._start(side, np.array(self.task.start_q)) for side in self.contract.arms]
@@ -162,17 +172,23 @@ class BatchEnv:
 
     def _lay(self, slot: int, place: Placement) -> None:
         """Object, goal and arms where the episode starts."""
-        world, goal = self.world, np.array(place.goal)
-        mirrored = self.contract.arms == ("left",)
-        turn = -1.0 if mirrored else 1.0
-        world.place_box(slot, place.x, turn * place.y, turn * place.yaw)
+        world, goal, turn = self.world, np.array(place.goal), self._turn
+        y, goal[1] = self._own_side(place.y), self._own_side(place.goal[1])
+        world.placed[slot, 1:] *= turn
+        world.place_box(slot, place.x, turn * y, turn * place.yaw)
         goal[[1, 3]] *= turn
-        goal[2] += world.table_z[slot] - self.task.table_z
+        goal[2] += world.rest_z[slot] - (self.task.table_z + self.task.box_half)
         self._goal[slot] = goal
         for arm in self.scene.arms:
             q = self._start(arm.name, place.start_q)
             world.qpos[slot, arm.qpos] = q
             world.qpos[slot, arm.mirror_qpos] = q[7]
+
+    def _own_side(self, y: float) -> float:
+        """With two arms, what lies nearer to the plane between them than a hand may go is folded
+        back to the right arm's side."""
+        plane = self._limits.workspaces[0].side_plane
+        return y if plane is None else min(y, -2.0 * (plane + _BESIDE) - y)
 
     def _begin(self, rows: Ints, specs: Sequence[EpisodeSpec]) -> None:
         world = self.world
@@ -191,7 +207,8 @@ class BatchEnv:
         for flag in self._flags.values():
             flag[rows] = False
         self._observed[rows] = -1
-        self._lift[rows] = self._speed[rows] = 0.0
+        self._lift[rows] = self._speed[rows] = self._force[rows] = 0.0
+        self._peaks.begin(rows)
         for slot in rows:
             self._blame[slot] = ("", "")
         for interventions in self._interventions.values():
@@ -199,7 +216,7 @@ class BatchEnv:
         world.batch.forward(ids=rows)
         truth = self.truth(rows)
         noise = [self._rng(spec, seeds.NOISE) for spec in specs]
-        self._detector.reset(list(rows), noise, *detected(world, rows, truth.position, truth.yaw))
+        self._detector.reset(list(rows), noise, *self._seen_at(rows, truth))
         self._look(rows, truth)
 
     def truth(self, slots: Ints) -> Truth:
@@ -208,13 +225,18 @@ class BatchEnv:
         pose = world.qpos[slots, box : box + 7]
         w, x, y, z = pose[:, 3], pose[:, 4], pose[:, 5], pose[:, 6]
         touching = world.sensors[slots[:, None, None], self.scene.touch] > 0
+        moving = world.qvel[slots, self.scene.box_dof : self.scene.box_dof + 3]
+        peaks = self._peaks
         return Truth(
             position=pose[:, :3] - np.array([0.0, 0.0, BASE_HEIGHT]),
             yaw=np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z)),
             touch=touching.all(axis=2).any(axis=1),
-            rest_z=world.table_z[slots] + world.box_half[slots],
+            rest_z=world.rest_z[slots],
             goal=self._goal[slots],
-            joint_speed=np.abs(world.qvel[slots[:, None], self.scene.arm_dof]).max(axis=1),
+            joint_speed=peaks.speed[slots] if peaks.watched else joint_speed(world, slots),
+            released=~touching.any(axis=(1, 2)),
+            speed=np.linalg.norm(moving, axis=1),
+            hand_force=peaks.force[slots],
         )
 
     def measure(self, slots: Ints) -> Measurement:
@@ -236,6 +258,8 @@ class BatchEnv:
             object_position=pose[:, :3],
             object_yaw=pose[:, 3],
             object_age=pose[:, 4],
+            goal_position=self._goal[slots, :3],
+            goal_yaw=self._goal[slots, 3],
         )
 
     def observe(self, slots: Sequence[int] | Ints) -> Rows:
@@ -296,6 +320,7 @@ class BatchEnv:
         world, ticks = self.world, self._ticks
         start, to, earlier, lag = self.signals.arriving(rows, self._step[rows])
         self._protection.counts[rows] = 0
+        self._peaks.begin(rows)
         goal = self._protection.command.copy()
         loads = Measured(np.empty_like(self._no_gravity), self._no_gravity)
         for tick in range(1, ticks + 1):
@@ -309,6 +334,7 @@ class BatchEnv:
             _, command, _ = protect(self._limits, self._protection, goal, loads, self._tick_s)
             world.ctrl[rows[:, None], self.scene.ctrl] = world.mit_ctrl(rows, command[rows])
             world.step(rows, self._substeps)
+            self._peaks.look(world, rows)
             if self.on_tick is not None:
                 self.on_tick()
         world.check(rows)
@@ -322,7 +348,10 @@ class BatchEnv:
         self._lift[rows] = np.maximum(self._lift[rows], lift)
         self._speed[rows] = np.maximum(self._speed[rows], truth.joint_speed)
         self._distance[rows] = np.linalg.norm(truth.position - truth.goal[:, :3], axis=1)
+        self._force[rows] = np.maximum(self._force[rows], truth.hand_force)
         flags["grasped"][rows] |= truth.touch & (lift > _GRASPED_LIFT)
+        flags["lost"][rows] |= truth.released & (lift > _GRASPED_LIFT)
+        flags["held"][rows] = ~truth.released
         held = np.where(task.achieved(truth), self._held[rows] + 1, 0)
         self._held[rows] = held
         broken = flags["fault"][rows] | self.world.unstable[rows] | self._protection.stopped[rows]
@@ -332,16 +361,24 @@ class BatchEnv:
             broken = broken | which
         flags["success"][rows] = (held >= self._hold) & ~broken
         flags["fell"][rows] = lift < -0.1
-        late = self._step[rows] >= self._horizon
+        late = self._step[rows] >= self.horizon
         return np.asarray(flags["success"][rows] | broken | flags["fell"][rows] | late)
 
     def _look(self, rows: Ints, truth: Truth) -> None:
         now: Floats = self._step[rows].astype(np.float64) * self._period
-        placed = detected(self.world, rows, truth.position, truth.yaw)
-        position, yaw, age = self._detector.read(rows, now, *placed)
-        self._pose[rows, :3] = position
-        self._pose[rows, 3] = yaw
+        position, yaw, age = self._detector.read(rows, now, *self._seen_at(rows, truth))
+        self._pose[rows, :3], self._pose[rows, 3] = self._mirror(position, yaw)
         self._pose[rows, 4] = age
+
+    def _seen_at(self, rows: Ints, truth: Truth) -> tuple[Floats, Floats]:
+        """Where the cameras' calibration puts the object, in a right arm's scene."""
+        return self._mirror(*detected(self.world, rows, truth.position, truth.yaw))
+
+    def _mirror(self, position: Floats, yaw: Floats) -> tuple[Floats, Floats]:
+        """To a right arm's scene and back: a detector's errors are mirrored with the rest."""
+        if self._turn > 0:
+            return position, yaw
+        return position * np.array([1.0, -1.0, 1.0]), -yaw
 
     def _count(self, rows: Ints, counts: Mapping[str, npt.NDArray[np.int64]]) -> None:
         for name, count in counts.items():
@@ -363,7 +400,7 @@ class BatchEnv:
             success=success,
             failure_mode=mode,
             steps=int(self._step[slot]),
-            metrics={"lift_m": float(self._lift[slot]), "speed_rad_s": float(self._speed[slot])},
+            metrics=self._metrics(slot),
             interventions={
                 k: int(v[slot]) for k, v in sorted(self._interventions.items()) if v[slot]
             },
@@ -371,6 +408,12 @@ class BatchEnv:
             actions=self._raw[slot, : self._step[slot]].tobytes(),
             detail=detail,
         )
+
+    def _metrics(self, slot: int) -> dict[str, float]:
+        found = {"lift_m": self._lift[slot], "speed_rad_s": self._speed[slot]}
+        if self._peaks.watched:
+            found |= {"distance_m": self._distance[slot], "force_n": self._force[slot]}
+        return {name: float(value) for name, value in found.items()}
 
     def _mode(self, slot: int) -> tuple[str, str]:
         flags, (mode, detail) = self._flags, self._blame[slot]
@@ -390,6 +433,8 @@ class BatchEnv:
             holding=bool(self._held[slot]),
             fell=bool(flags["fell"][slot]),
             distance=float(self._distance[slot]),
+            held=bool(flags["held"][slot]),
+            lost=bool(flags["lost"][slot]),
         )
         return self.task.failure_mode(course), ""
 

@@ -7,7 +7,6 @@ any state another policy gets itself into (DAgger). It knows the true pose; poli
   wrist lags 80 ms, and a loop closed on the measured hand alone cycles for ever.
 - The hand stays above the box until it is over it, turned square to a face and open: descending
   earlier pins the box under a finger.
-- The tilt about the finger axis is free within 5..35 degrees; posture fills the null space.
 - The grip: the gripper's command goes to `close` [rad]; 0 closes with full torque, a more negative
   value squeezes less. Outputs are in units of the contract's limit, batch first (n, 8).
 """
@@ -20,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.kinematics import ArmKinematics
+from harness.sim.reach import Reach, nearest_face, outputs, shortened
 from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
 from harness.tasks.task import Truth
-from policies.contract import Contract
 from policies.observation import Measurement
 
 Floats = npt.NDArray[np.float64]
@@ -58,7 +57,8 @@ class Expert:
     ) -> None:
         self.config = config or ExpertConfig()
         self._kinematics, self._limit, self._task = kinematics, limit, task
-        self._nominal = np.array(task.start_q[:7])
+        nominal = np.array(task.start_q[:7])
+        self._reach = Reach(kinematics, nominal, self.config.damping, self.config.posture_gain)
 
     def act(self, m: Measurement, truth: Truth) -> npt.NDArray[np.float32]:
         """Outputs (n, 8) in units of the limit."""
@@ -67,7 +67,7 @@ class Expert:
         tcp, axes = self._kinematics.fk(q_command)
         seen = 0.9 * tcp + 0.1 * m.tcp[:, 0]
         finger = axes[:, 3:]
-        wanted = _nearest_face(finger, truth.yaw)
+        wanted = nearest_face(finger, truth.yaw)
         grasp = truth.position + np.array([0.0, 0.0, config.grasp_above])
         off = grasp - seen
         level = np.linalg.norm(off[:, :2], axis=1)
@@ -85,62 +85,14 @@ class Expert:
         up = np.stack([np.zeros_like(top), np.zeros_like(top), top], axis=1)
         step = np.where(gripped[:, None], up, step)
         speed = np.where(gripped, config.lift_speed, config.speed)
-        length = np.linalg.norm(step, axis=1)
-        step *= np.minimum(1.0, speed / np.maximum(length, 1e-9))[:, None]
+        step = shortened(step, speed)
         spin = np.where(gripped[:, None], 0.0, np.cross(finger, wanted))
-        move = self._solve(q_command, step, spin, axes)
+        move = self._reach.solve(q_command, step, spin, axes)
         squeeze = np.where(shut, config.close, config.open) - grip
-        raw = np.concatenate([move, squeeze[:, None]], axis=1) / self._limit
-        scale = np.maximum(np.abs(raw[:, :7]).max(axis=1), 1.0)
-        raw[:, :7] /= scale[:, None]
-        return np.clip(raw, -1.0, 1.0).astype(np.float32)
+        return outputs(move, squeeze, self._limit)
 
     def _gripped(self, m: Measurement) -> Bools:
         """The fingers stand on something while the command asks them to close further."""
         angle, grip = m.q[:, 7], m.command[:, 7]
         stalled = (grip - angle > 0.05) & (grip > self.config.close - 0.03)
         return np.asarray(stalled & (angle > -0.36) & (angle < -0.20))
-
-    def _solve(self, q: Floats, step: Floats, spin: Floats, axes: Floats) -> Floats:
-        """Joint motion (n, 7) for a hand motion [m] and a turn [rad], damped least squares."""
-        hand, finger = axes[:, :3], axes[:, 3:]
-        tilt = _tilt(hand, finger)
-        outside = np.clip(tilt, 0.09, 0.65) - tilt
-        spin = np.clip(spin, -0.08, 0.08) - finger * (0.2 * outside)[:, None]
-        jacobian = self._kinematics.jacobian(q)
-        along = np.einsum("ni,nij->nj", finger, jacobian[:, 3:])
-        free = np.where(np.abs(outside) > 0, 0.3, 0.02)
-        jacobian[:, 3:] -= finger[:, :, None] * ((1.0 - free)[:, None] * along)[:, None, :]
-        inverse = jacobian.transpose(0, 2, 1) @ np.linalg.inv(
-            jacobian @ jacobian.transpose(0, 2, 1) + self.config.damping**2 * np.eye(6)
-        )
-        error = np.concatenate([step, spin], axis=1)
-        move = (inverse @ error[:, :, None])[:, :, 0]
-        drift = self.config.posture_gain * (self._nominal - q)
-        return np.asarray(move + drift - (inverse @ (jacobian @ drift[:, :, None]))[:, :, 0])
-
-
-def expert_fits(contract: Contract) -> bool:
-    """Whether the expert can drive a contract's robot: one right arm, moved by joint steps."""
-    return (
-        contract.task == BOX_GRASP.name
-        and contract.arms == ("right",)
-        and contract.action.space == "delta"
-    )
-
-
-def _nearest_face(finger: Floats, yaw: Floats) -> Floats:
-    """Horizontal normal of the box face that needs the least turn of the finger axis, (n, 3)."""
-    angle = np.arctan2(finger[:, 1], finger[:, 0])
-    quarter = np.pi / 2
-    nearest = yaw + quarter * np.round((angle - yaw) / quarter)
-    return np.stack([np.cos(nearest), np.sin(nearest), np.zeros_like(nearest)], axis=1)
-
-
-def _tilt(hand: Floats, finger: Floats) -> Floats:
-    """Turn of the hand about its finger axis away from straight down [rad], forward positive."""
-    down = np.array([0.0, 0.0, -1.0])
-    straight = down - finger * (finger @ down)[:, None]
-    sine = np.einsum("ni,ni->n", np.cross(hand, straight), finger)
-    cosine = np.einsum("ni,ni->n", straight, hand)
-    return np.asarray(np.arctan2(sine, cosine))

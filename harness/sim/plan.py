@@ -23,10 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fleet.kinematics import load_arms
 from harness.sim.env import BatchEnv
 from harness.sim.episode import Change, EpisodeSpec
-from harness.sim.expert import Expert, expert_fits
+from harness.sim.experts import expert_of
 from harness.sim.grid import SHARED, Grid
 from harness.sim.randomization import change
 from harness.sim.runner import Guard
@@ -127,8 +126,8 @@ def _follow(policy: Policy, specs: Sequence[EpisodeSpec], scene: Scene | None) -
 def _driver(policy: Policy, env: BatchEnv) -> Callable[[Ints, Rows], Rows]:
     """Who moves the arms: the expert by the truth, or the policy by what it sees."""
     contract = policy.contract
-    if expert_fits(contract):
-        expert = Expert(load_arms(contract.arms)[0], np.array(contract.action.limit))
+    expert = expert_of(contract)
+    if expert is not None:
         return lambda slots, seen: expert.act(env.measure(slots), env.truth(slots))
     guard = Guard(policy.act, len(contract.joints))
     return lambda slots, seen: guard(seen)

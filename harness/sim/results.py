@@ -3,8 +3,7 @@
     key            task:coordinates:episode, enough to play the episode again
     cell, values   the cell; what its axes and the drawn terms are, one column each
     outcome        success | failure
-    failure_mode   miss_grasp, dropped, timeout, collision (box off the table), policy_fault,
-                   unstable (the physics blew up)
+    failure_mode   what went wrong, a name of harness/failures.py; "" for a success
     steps          policy steps until the end
     metrics        what the task measures, by name and unit: lift_m, the box's highest rise
     interventions  how often shaping and protection changed a command, by name

@@ -46,6 +46,8 @@ BOX_FRICTION = (0.01, 0.0001)
 
 HULL_RGBA = (0.2, 0.2, 0.22, 1.0)
 """Colour of the robot's collision shapes, which images show where there are no visual meshes."""
+_NET_FORCE = 3
+"""MuJoCo's reduction of a contact sensor to the sum of its contacts' forces."""
 
 APART = {
     "base_link": ("link2", "link3"),
@@ -71,6 +73,8 @@ class SceneConfig:
     box_half: float = 0.025
     box_mass: float = 0.2
     box_friction: float = 0.8
+    forces: bool = False
+    """Whether the hands' contact forces are measured."""
     visuals: bool = False
 
     @classmethod
@@ -81,6 +85,7 @@ class SceneConfig:
             table_z=task.table_z,
             box_half=task.box_half,
             box_mass=task.box_mass,
+            forces=task.watched,
             visuals=visuals,
         )
 
@@ -115,6 +120,8 @@ class Scene:
     """(7 A,) degrees of freedom of the arms' joints, grippers left out."""
     touch: npt.NDArray[np.intp]
     """(A, 2) sensordata addresses of the fingers' contacts with the box."""
+    force: npt.NDArray[np.intp]
+    """(A, 2, 3) of the net forces of each hand on box and table [N]; A = 0 without `forces`."""
     kp: npt.NDArray[np.float64]
     kd: npt.NDArray[np.float64]
     q_min: npt.NDArray[np.float64]
@@ -186,6 +193,8 @@ def build_scene(config: SceneConfig | None = None) -> Scene:
     for arm in config.arms:
         _add_touch(parent, arm)
         _exclude_apart(parent, arm)
+        if config.forces:
+            _add_force(parent, arm)
     return _index(config, parent.compile())
 
 
@@ -252,6 +261,20 @@ def _add_touch(parent: Any, arm: str) -> None:
         )
 
 
+def _add_force(parent: Any, arm: str) -> None:
+    """Net force, world frame, of hand and fingers together on the box and on the table."""
+    for name, kind in (("box", mujoco.mjtObj.mjOBJ_BODY), ("table", mujoco.mjtObj.mjOBJ_GEOM)):
+        parent.add_sensor(
+            name=f"{arm}_{name}_force",
+            type=mujoco.mjtSensor.mjSENS_CONTACT,
+            objtype=mujoco.mjtObj.mjOBJ_XBODY,
+            objname=f"{PREFIX}openarm_{arm}_ee_base_link",
+            reftype=kind,
+            refname=name,
+            intprm=[1 << mujoco.mjtConDataField.mjCONDATA_FORCE.value, _NET_FORCE, 1],
+        )
+
+
 def _exclude_apart(parent: Any, arm: str) -> None:
     for one, other in ((link, far) for link, others in APART.items() for far in others):
         parent.add_exclude(
@@ -263,6 +286,14 @@ def _exclude_apart(parent: Any, arm: str) -> None:
 
 def _actuators(arm: str) -> list[str]:
     return [f"{arm}_joint{i}_ctrl" for i in range(1, 8)] + [f"{arm}_finger1_ctrl"]
+
+
+def _force_addresses(config: SceneConfig, model: Any) -> npt.NDArray[np.intp]:
+    first = [
+        [int(model.sensor(f"{arm}_{name}_force").adr[0]) for name in ("box", "table")]
+        for arm in (config.arms if config.forces else ())
+    ]
+    return np.array(first, dtype=np.intp).reshape(-1, 2, 1) + np.arange(3)
 
 
 def _index(config: SceneConfig, model: Any) -> Scene:
@@ -297,6 +328,7 @@ def _index(config: SceneConfig, model: Any) -> Scene:
         ctrl=np.concatenate([arm.ctrl for arm in arms]),
         arm_dof=np.concatenate([arm.dof[:7] for arm in arms]),
         touch=np.array([arm.touch for arm in arms]),
+        force=_force_addresses(config, model),
         kp=np.tile(KP, len(arms)),
         kd=np.tile(KD, len(arms)),
         q_min=ranges[:, 0],

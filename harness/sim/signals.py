@@ -38,6 +38,8 @@ SCALES: dict[str, float] = {
     "gripper_torque": 7.0,
     "object_position": 0.5,
     "object_yaw": 1.0,
+    "goal_position": 0.5,
+    "goal_yaw": 1.0,
 }
 """What 1 means for each observation term, in its unit; images are shares already."""
 NAMES = (

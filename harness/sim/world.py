@@ -101,9 +101,14 @@ class World:
         """Lay the object on the table, frame "base" [m, rad]."""
         dx, dy, turn = self.placed[slot]
         adr, half = self.scene.box_qpos, 0.5 * (yaw + turn)
-        rest = self.table_z[slot] + self.box_half[slot]
+        rest = self.rest_z[slot]
         self.qpos[slot, adr : adr + 3] = (x + dx, y + dy, BASE_HEIGHT + rest)
         self.qpos[slot, adr + 3 : adr + 7] = (np.cos(half), 0.0, 0.0, np.sin(half))
+
+    @property
+    def rest_z(self) -> Floats:
+        """(size,) height of the object's centre where it lies on the table, frame "base" [m]."""
+        return np.asarray(self.table_z + self.box_half)
 
     def mit_ctrl(self, rows: Ints, q: Floats) -> Floats:
         """ctrl (n, J) of desired positions q (n, J) [rad] at rest, at the motors' own gains."""

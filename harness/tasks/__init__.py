@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
+from harness.tasks.pick_place import PICK_PLACE, PICK_PLACE_ALIGNED
 from harness.tasks.task import Task
 from registry.errors import UsageError
 
-TASKS: Mapping[str, Task] = {BOX_GRASP.name: BOX_GRASP}
+TASKS: Mapping[str, Task] = {
+    task.name: task for task in (BOX_GRASP, PICK_PLACE, PICK_PLACE_ALIGNED)
+}
 
 
 ROBOT_TASKS: Mapping[str, BoxGrasp] = {BOX_GRASP.name: BOX_GRASP}

@@ -51,6 +51,10 @@ class BoxGrasp:
         """Height of the box's centre at rest [m]."""
         return self.table_z + self.box_half
 
+    @property
+    def watched(self) -> bool:
+        return False
+
     def place(self, rng: np.random.Generator) -> Placement:
         """Draw where the box lies and where the arm starts."""
         u = rng.random(_DRAWS)

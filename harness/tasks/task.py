@@ -46,7 +46,15 @@ class Truth:
     goal: Floats
     """(n, 4) as in Placement."""
     joint_speed: Floats
-    """(n,) fastest arm joint now, grippers left out [rad/s]."""
+    """(n,) fastest arm joint now, grippers left out [rad/s]; of a watched task, the fastest since
+    the last policy step."""
+    released: Bools
+    """(n,) no finger touches the object."""
+    speed: Floats
+    """(n,) the object's [m/s]."""
+    hand_force: Floats
+    """(n,) largest net force of object and table on one hand since the last policy step [N]; zero
+    where the task is not watched."""
 
     @property
     def lift(self) -> Floats:
@@ -68,6 +76,10 @@ class Course:
     """It ended below the table."""
     distance: float
     """From the object's last position to the goal [m]."""
+    held: bool
+    """Fingers still touched it at the end."""
+    lost: bool
+    """At some time it was in the air with no finger on it."""
 
 
 class Task(Protocol):
@@ -89,6 +101,10 @@ class Task(Protocol):
     def box_mass(self) -> float: ...
     @property
     def start_q(self) -> tuple[float, ...]: ...
+    @property
+    def watched(self) -> bool:
+        """Whether joint speeds and hand forces count between policy steps too."""
+        ...
 
     def place(self, rng: np.random.Generator) -> Placement:
         """Draw where the object lies and where the arm starts, by a fixed number of draws."""

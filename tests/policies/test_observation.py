@@ -27,6 +27,8 @@ def measurement(batch: int, arms: int) -> Measurement:
         object_position=rng.standard_normal((batch, 3)),
         object_yaw=rng.standard_normal(batch),
         object_age=rng.random(batch),
+        goal_position=rng.standard_normal((batch, 3)),
+        goal_yaw=rng.standard_normal(batch),
     )
 
 
@@ -57,6 +59,17 @@ def test_a_cubes_quarter_turn_looks_the_same() -> None:
     m = measurement(2, 1)
     turned = dataclasses.replace(m, object_yaw=m.object_yaw + np.pi / 2)
     np.testing.assert_allclose(TERMS["object_yaw"](m), TERMS["object_yaw"](turned), atol=1e-12)
+
+
+def test_a_policy_that_asks_for_a_goal_where_there_is_none_is_refused() -> None:
+    data = contract_json()
+    data["observation"] = [{"name": "goal_position", "width": 3}]
+    contract = parse_contract(data)
+    m = measurement(2, 1)
+    assert m.goal_position is not None
+    np.testing.assert_array_equal(assemble(contract, m), m.goal_position.astype(np.float32))
+    with pytest.raises(ConfigError, match="goal"):
+        assemble(contract, dataclasses.replace(m, goal_position=None, goal_yaw=None))
 
 
 def test_offset_is_from_the_hand_to_the_object() -> None:
