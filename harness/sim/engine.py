@@ -1,9 +1,10 @@
 """What a simulated result depends on besides policy, task and gate.
 
 The fingerprint covers the physics engine, numpy and the official model by version, the machine's
-architecture, and the source of every module between an observation and an outcome. MuJoCo promises
-equal bits for equal versions on equal architectures, no more; a stored result is therefore looked
-up only under its own fingerprint. What policies see in images depends on the OpenGL driver too.
+architecture with its instruction sets, and the source of every module between an observation and
+an outcome. MuJoCo promises equal bits for equal versions on equal architectures, no more; a stored
+result is therefore looked up only under its own fingerprint. What policies see in images depends
+on the OpenGL driver too.
 """
 
 from __future__ import annotations
@@ -64,4 +65,12 @@ def fingerprint(*, images: bool = False) -> str:
         code.update(name.encode() + b"\0" + Path(spec.origin).read_bytes())
     versions = [f"{name} {version(name)}" for name in _DISTRIBUTIONS]
     driver = [gl.driver()] if images else []
-    return ", ".join([*versions, *driver, platform.machine(), f"code {code.hexdigest()[:12]}"])
+    machine = f"{platform.machine()} {_instructions()}".rstrip()
+    return ", ".join([*versions, *driver, machine, f"code {code.hexdigest()[:12]}"])
+
+
+def _instructions() -> str:
+    """The widest instruction set that numpy computes with here: its sums round by it."""
+    config = np.show_config(mode="dicts") or {}
+    found = config.get("SIMD Extensions", {}).get("found", [])
+    return str(found[-1]) if found else ""

@@ -40,6 +40,8 @@ def test_a_left_scene_begins_as_the_mirror_image(task: str) -> None:
         (right.truth(rows), mirrored_truth(left.truth(rows))),
     ):
         for each in fields(ours):
+            if each.name in ("images", "depths"):  # there are no cameras
+                continue
             np.testing.assert_allclose(
                 getattr(ours, each.name), getattr(theirs, each.name), atol=1e-9, err_msg=each.name
             )
