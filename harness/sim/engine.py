@@ -16,6 +16,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
 from harness.sim import gl
 
 JUDGE = "simulator-truth/1"
