@@ -65,6 +65,8 @@ class GateRun:
     failure_modes: dict[str, int]
     artifacts: dict[str, str]
     cached: bool = False
+    played: int = 0
+    """Episodes played in this run; the others were known."""
     nominal: float | None = None
     """Of a suite: the success rate of the gate itself, which the drop is measured from."""
 
@@ -89,6 +91,7 @@ class GateRun:
             "more": self.verdict.more,
             "seconds": round(self.seconds, 2),
             "cached": self.cached,
+            "played": self.played,
             "drop_points": self.drop,
             "failure_modes": self.failure_modes,
             "artifacts": self.artifacts,

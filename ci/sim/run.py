@@ -85,7 +85,8 @@ def run_sim(
     version = registry.record_verdict(ref, gate, result.evidence, result.verdict, artifacts)
     return GateRun(
         version, gate, result.evidence, result.verdict, result.seconds,
-        result.failure_modes, artifacts, result.cached, nominal_rate(registry, version, gate),
+        result.failure_modes, artifacts, result.cached, result.played,
+        nominal_rate(registry, version, gate),
     )  # fmt: skip
 
 

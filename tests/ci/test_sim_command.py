@@ -39,7 +39,7 @@ def test_a_failed_gate_exits_3_and_the_same_gate_again_is_a_look_up(tmp_path: Pa
     registered(tmp_path / "home", write_overflowing(tmp_path / "checkpoint"))
     status, first = policyctl(tmp_path / "home", "gate", "run", "sim", "v1")
     assert (status, first["outcome"], first["cached"]) == (3, "fail", False)
-    assert first["failure_modes"] == {"policy_fault": first["numbers"]["drawn"]}
+    assert first["failure_modes"] == {"policy_nan": first["numbers"]["drawn"]}
     status, again = policyctl(tmp_path / "home", "gate", "run", "sim", "v1")
     assert (status, again["outcome"], again["cached"]) == (3, "fail", True)
     assert again["evidence"] == first["evidence"]
