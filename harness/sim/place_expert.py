@@ -46,9 +46,9 @@ class PlaceConfig:
     """How far the gripper is asked to close in one step [rad]."""
     lower: float = 0.001
     """How far it is lowered in one step when the table is near [m]."""
-    over_m: float = 0.011
+    over_m: float = 0.013
     """It is lowered where it is nearer to the goal than this, sideways [m]."""
-    release_m: float = 0.007
+    release_m: float = 0.009
     """It is let go of below this height: a cube that hangs tilted rests no lower [m]."""
     damping: float = 0.05
     posture_gain: float = 0.03
