@@ -6,9 +6,10 @@ when the command ends.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import tempfile
 from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +45,10 @@ class Bench:
         return Contestant(self._registry.materialize(version.ref, place), version.subject)
 
 
-@contextmanager
+@contextlib.contextmanager
 def bench(registry: Registry) -> Generator[Bench]:
-    with tempfile.TemporaryDirectory(prefix="policyctl-") as folder:
+    quiet = contextlib.redirect_stdout(sys.stderr)  # what foreign code prints is no data of ours
+    with quiet, tempfile.TemporaryDirectory(prefix="policyctl-") as folder:
         yield Bench(registry, Path(folder))
 
 
