@@ -48,15 +48,22 @@ _TIMEOUT_S = 15.0
 
 
 def publish(
-    data: Mapping[str, Any], environ: Mapping[str, str] = os.environ, out: IO[str] | None = None
+    data: Mapping[str, Any],
+    environ: Mapping[str, str] = os.environ,
+    out: IO[str] | None = None,
+    *,
+    report: str = "",
 ) -> None:
-    """Tells GitHub what a command found. `out` is where annotations go, stderr by default."""
+    """Tells GitHub what a command found. `out` is where annotations go, stderr by default.
+
+    `report` is markdown that says more than the dict does, and takes its place in the summary.
+    """
     out = out or sys.stderr
     for name in OUTPUTS:
         if isinstance(data.get(name), str | int):
             _output(environ, name, data[name])
     text = summary(data)
-    _append(environ.get("GITHUB_STEP_SUMMARY"), text + "\n")
+    _append(environ.get("GITHUB_STEP_SUMMARY"), (report or text) + "\n")
     if "outcome" in data:
         level = _LEVELS.get(str(data["outcome"]), "notice")
         out.write(annotation(level, str(data.get("reason", "")), title=_title(data)) + "\n")

@@ -65,6 +65,8 @@ class GateRun:
     failure_modes: dict[str, int]
     artifacts: dict[str, str]
     cached: bool = False
+    report: str = ""
+    """What was seen, as markdown; "" where there is no more to say than the numbers."""
     played: int = 0
     """Episodes played in this run; the others were known."""
     nominal: float | None = None

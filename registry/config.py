@@ -94,7 +94,11 @@ def load_gates_yaml(path: Path) -> Gates:
         sim = replace(sim, overlay=_overlay(path, file.sim.overlay, ("sim", "overlay")))
     for name, suite in suites.items():
         own = file.sim.suites[name].overlay
-        found = sim.overlay if own is None and sim else _overlay(path, own, ("sim", "suites", name))
+        found = (
+            sim.overlay
+            if own is None and sim
+            else _overlay(path, own, ("sim", "suites", name, "overlay"))
+        )
         suites[name] = replace(suite, overlay=found)
     return Gates(sim, hil, file.canary.gate(), excused, suites)
 

@@ -185,6 +185,8 @@ def plan_sim_command(
     head = f"{planned.population} episodes in {planned.cells} cells; every axis is alive"
     soon = ", ".join(f"{n} at {rate:g}" for rate, n in planned.verdict_after)
     foot = [f"episodes to a verdict, by true mean: {soon}"]
+    if planned.late:
+        foot.append(f"[red]too slow, so every episode would fail:[/] {planned.late}")
     if planned.baseline:
         foot.append(f"paired with {planned.baseline} on the same scenes")
     emit(planned.to_json(), Group(head, axes, *foot))
@@ -233,4 +235,4 @@ def finish(done: GateRun) -> None:
             evidence=verdict.reason,
             hint=done.next_command(),
         )
-    emit(done.to_json(), "\n".join(lines), error=error)
+    emit(done.to_json(), "\n".join(lines), error=error, report=done.report)

@@ -44,9 +44,13 @@ def console(stream: IO[str] | None = None) -> Console:
 
 
 def emit(
-    data: Mapping[str, Any], text: RenderableType, *, error: PolicyctlError | None = None
+    data: Mapping[str, Any],
+    text: RenderableType,
+    *,
+    error: PolicyctlError | None = None,
+    report: str = "",
 ) -> None:
-    """Prints a command's result, in the form the user asked for.
+    """Prints a command's result, in the form the user asked for; `report` is GitHub's summary.
 
     A result that is also an error (a gate that failed) is told in one piece and then raised.
     """
@@ -58,7 +62,7 @@ def emit(
     if settings().get("github"):
         from ci.github import publish
 
-        publish(data)
+        publish(data, report=report)
     if error:
         error.told = True
         raise error

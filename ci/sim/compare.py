@@ -18,7 +18,7 @@ from ci.pipeline import PolicyGates
 from ci.sim.contest import Hands, bench, sim_gate
 from harness.sim.population import Population
 from harness.sim.simulation import drawer, simulation_of
-from registry.errors import Interrupted, UsageError
+from registry.errors import Interrupted, Refused, UsageError
 from registry.service import Registry
 from registry.statistics.compare import Comparison, compare_all
 from registry.statistics.grid import order
@@ -68,7 +68,13 @@ def compare(
         raise UsageError("a version is compared with itself", hint="name each version once")
     if not 2 <= len(versions) <= MOST:
         raise UsageError(f"{len(versions)} versions cannot be compared", hint=f"name 2 to {MOST}")
-    gate = sim_gate(gates, versions[0])
+    gate, *others = (sim_gate(gates, version) for version in versions)
+    if any(other != gate for other in others):
+        raise UsageError(
+            "the versions are tried by different gates, so their scenes differ",
+            evidence="some see images and some do not",
+            hint="compare versions that see alike, or set sim.rendered_per_cell aside",
+        )
     drawn = digest_of({"compare": sorted(v.digest for v in versions), "gate": gate.digest})
     numbers = [int(n) for n in order(drawn, gate.population)][: min(episodes, gate.population)]
     outcomes: dict[str, list[bool]] = {}
@@ -77,7 +83,12 @@ def compare(
         for version in versions:
             who = table.contestant(version)
             simulation = simulation_of(gate, str(gates.path), who.folder)
-            simulation.examine(who)
+            if late := simulation.examine(who).late:
+                raise Refused(
+                    f"{version} is slower than its control period on this machine",
+                    evidence=late,
+                    hint="every episode of it would fail by that alone; compare on a faster one",
+                )
             job, key = simulation.job(who), drawer(simulation, version.digest)
             population = Population(simulation.grid, key, partial(hands.of, job), registry)
             try:

@@ -27,6 +27,8 @@ class SimPlan:
     baseline: str
     axes: tuple[AxisReport, ...]
     verdict_after: tuple[tuple[float, int], ...]
+    late: str = ""
+    """How the policy misses its control period here, which fails every episode; "" if not."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"alive": all(axis.alive for axis in self.axes)}
@@ -43,7 +45,7 @@ def plan_sim(
         who = table.contestant(version)
         simulation = simulation_of(gate, where, who.folder)
         grid = simulation.grid
-        simulation.examine(who)
+        late = simulation.examine(who).late
         axes = simulation.try_axes(who)
     refuse_dead(axes, where)
     baseline = baseline_of(registry, version, gate)
@@ -56,6 +58,7 @@ def plan_sim(
         verdict_after=tuple(
             (rate, _episodes(grid.population, gate.threshold, gate.alpha, rate)) for rate in RATES
         ),
+        late=late,
     )
 
 

@@ -77,15 +77,16 @@ def run_sim(
         result = run_sim_gate(run, executor=hands.of, progress=progress, keeper=registry)
         clips = _clips(table, version, gate, result, effort.clips) if effort.report else {}
     artifacts = _kept(registry, version, result)
+    said = ""
     if artifacts is None or effort.report:
         report = describe(registry, version, gate, result, hands=hands, effort=effort, clips=clips)
-        artifacts = artifacts or _keep(registry, report, result)
+        artifacts, said = artifacts or _keep(registry, report, result), as_summary(report)
         if effort.report:
             write(report, effort.report)
     version = registry.record_verdict(ref, gate, result.evidence, result.verdict, artifacts)
     return GateRun(
         version, gate, result.evidence, result.verdict, result.seconds,
-        result.failure_modes, artifacts, result.cached, result.played,
+        result.failure_modes, artifacts, result.cached, said, result.played,
         nominal_rate(registry, version, gate),
     )  # fmt: skip
 
