@@ -3,13 +3,14 @@
 1. Absolute: does more than `threshold` of the full run succeed (registry/statistics/grid.py)?
 2. Regression, where the gate asks it and the evidence is paired with a baseline
    (registry/statistics/paired.py): is the version worse on the same scenes, or surely not by the
-   margin? Where every pair has identical episodes no test is needed, it is not worse.
+   margin? Where every pair has identical episodes no test is needed beyond so many of them that a
+   version which loses on a share `margin` of the scenes would have shown one (149 at .02 and .05).
 3. Floor, where the gate asks it: is any cell proven below it (registry/statistics/cells.py)?
 
 FAIL   when the absolute test fails, or the regression e-value reaches 1/alpha, or the list of cells
        below the floor is not empty, or so much of the population is paired that the difference over
        all of it is certain to be worse than −margin. Asked in this order, and before PASS.
-PASS   when the absolute test passes and, where paired, all pairs are identical, or the
+PASS   when the absolute test passes and, where paired, all of enough pairs are identical, or the
        non-inferiority e-value reaches 1/alpha, or the difference over the whole population is
        certain to be no worse than −margin.
 Else INCONCLUSIVE; `more` is the larger of what the open questions would still need.
@@ -109,7 +110,7 @@ def _answer(
         return _Why.BELOW
     compared: bool | None = True
     if paired is not None and gate.regression is not None:
-        compared, why = _compare(gate.regression, gate.population, paired)
+        compared, why = _compare(gate.regression, gate.population, paired, drawn)
         if why is _Why.WORSE:
             return why
     known = True
@@ -123,22 +124,38 @@ def _answer(
     return _Why.PASSED if absolute and compared and known else _Why.OPEN
 
 
-def _compare(regression: Regression, population: int, paired: Paired) -> tuple[bool | None, _Why]:
-    """True: no worse; False: worse; None: open. And what says so where it is worse."""
+def _compare(
+    regression: Regression, population: int, paired: Paired, drawn: int
+) -> tuple[bool | None, _Why]:
+    """True: no worse; False: worse; None: open. And what says so where it is worse.
+
+    Only a certainty answers for draws that are not paired: whoever leaves pairs out chooses.
+    """
     from registry.statistics.paired import certain, log_regression, log_sound
 
     pairs, worse, better = paired.pairs, paired.regressions, paired.fixes
     enough = log(1 / regression.alpha)
     if log_regression(worse, better) >= enough:
         return False, _Why.WORSE
-    if pairs and paired.identical == pairs:
-        return True, _Why.OPEN
     sure = certain(population, pairs, worse, better, regression.margin)
     if sure is not None:
         return sure, _Why.LOST
+    if pairs < drawn:
+        return None, _Why.OPEN
+    if paired.identical == pairs and identical_enough(regression, population, pairs):
+        return True, _Why.OPEN
     if log_sound(pairs, worse, better, regression.margin) >= enough:
         return True, _Why.OPEN
     return None, _Why.OPEN
+
+
+def identical_enough(regression: Regression, population: int, pairs: int) -> bool:
+    """Whether pairs that are all identical show that the version is not worse by the margin.
+
+    One that differs on a share `margin` of the scenes, and loses there, shows none of them in so
+    many draws with probability at most (1 - margin) ** pairs.
+    """
+    return pairs == population or (1 - regression.margin) ** pairs <= regression.alpha
 
 
 def _more(gate: GridGate, drawn: int, successes: int, paired: Paired | None) -> int:
@@ -152,7 +169,7 @@ def _more(gate: GridGate, drawn: int, successes: int, paired: Paired | None) -> 
     absolute = (gate.population, gate.threshold, gate.alpha, drawn, successes, gate.edition)
     more = grid.more_draws(*absolute) if grid.decide(*absolute) is None else 0
     asked = gate.regression
-    if asked and paired and _compare(asked, gate.population, paired)[0] is None:
+    if asked and paired and _compare(asked, gate.population, paired, drawn)[0] is None:
         counts = (gate.population, paired.pairs, paired.regressions, paired.fixes)
         more = max(more, more_pairs(*counts, asked.margin, asked.alpha))
     left = gate.population - drawn

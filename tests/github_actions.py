@@ -202,7 +202,10 @@ class Actions:
             if not target.exists():  # a test that has a base branch has put it there
                 shutil.copytree(self.workspace / folder, target)
         elif action.endswith("-artifact"):
-            assert (self.workspace / given["path"] / "registry.db").is_file()
+            if given["name"] == "registry":
+                assert (self.workspace / given["path"] / "registry.db").is_file()
+            else:
+                assert (self.workspace / given["path"] / "report.html").is_file()
         else:
             assert action in ("actions/checkout", "$/.github/actions/setup"), action
 

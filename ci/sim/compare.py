@@ -82,7 +82,7 @@ def compare(
     with bench(registry) as table:
         for version in versions:
             who = table.contestant(version)
-            simulation = simulation_of(gate, str(gates.path), who.folder)
+            simulation = simulation_of(gate, str(gates.path), [who.folder])
             if late := simulation.examine(who).late:
                 raise Refused(
                     f"{version} is slower than its control period on this machine",
@@ -99,6 +99,6 @@ def compare(
                     hint="run the same command to go on from here",
                 ) from interrupt
             engines.add(simulation.engine)
-            outcomes[f"v{version.number}"] = [row.success for row in rows]
+            outcomes[str(version)] = [row.success for row in rows]
     standings = tuple(Standing(name, sum(won), len(won)) for name, won in outcomes.items())
     return Compared(standings, compare_all(outcomes, alpha), alpha, "; ".join(sorted(engines)))

@@ -75,4 +75,5 @@ def baseline_of(registry: Registry, version: VersionRecord, gate: GridGate) -> V
     if gate.regression is None or serving is None or serving == version.number:
         return None
     found = registry.version(VersionRef(version.policy, serving))
-    return found if found.task == version.task else None
+    same = (found.task, found.robot_class) == (version.task, version.robot_class)
+    return found if same else None

@@ -43,7 +43,7 @@ def plan_sim(
     where = str(gates.path)
     with bench(registry) as table:
         who = table.contestant(version)
-        simulation = simulation_of(gate, where, who.folder)
+        simulation = simulation_of(gate, where, [who.folder])
         grid = simulation.grid
         late = simulation.examine(who).late
         axes = simulation.try_axes(who)

@@ -70,7 +70,7 @@ def replay_episode(
     gate, evidence = _judged(registry, version, "sim" if suite is None else f"sim:{suite}")
     with bench(registry) as table:
         who = table.contestant(version)
-        simulation = simulation_of(gate, "the gate as recorded", who.folder)
+        simulation = simulation_of(gate, "the gate as recorded", [who.folder])
         number = simulation.grid.number(key)
         row = _row(registry, version, simulation, evidence, number)
         spec = simulation.grid.spec(number)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,17 +76,18 @@ def run_sim(
             where=str(gates.path),
         )
         result = run_sim_gate(run, executor=hands.of, progress=progress, keeper=registry)
-        clips = _clips(table, version, gate, result, effort.clips) if effort.report else {}
-    artifacts = _kept(registry, version, result)
-    said = ""
-    if artifacts is None or effort.report:
-        report = describe(registry, version, gate, result, hands=hands, effort=effort, clips=clips)
-        artifacts, said = artifacts or _keep(registry, report, result), as_summary(report)
-        if effort.report:
+        describe_it = partial(describe, registry, version, gate, result, hands=hands, effort=effort)
+        artifacts, said = _kept(registry, version, result), ""
+        if artifacts is None:
+            report = describe_it(clips={})
+            artifacts, said = _keep(registry, report, result), as_summary(report)
+        after = registry.record_verdict(ref, gate, result.evidence, result.verdict, artifacts)
+        if effort.report:  # what comes now may fail without losing the verdict
+            report = describe_it(clips=_clips(table, version, gate, result, effort.clips))
             write(report, effort.report)
-    version = registry.record_verdict(ref, gate, result.evidence, result.verdict, artifacts)
+            said = as_summary(report)
     return GateRun(
-        version, gate, result.evidence, result.verdict, result.seconds,
+        after, gate, result.evidence, result.verdict, result.seconds,
         result.failure_modes, artifacts, result.cached, said, result.played,
         nominal_rate(registry, version, gate),
     )  # fmt: skip

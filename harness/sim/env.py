@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -103,7 +104,7 @@ class BatchEnv:
         self._tick_s = SERVO_PERIOD_S * every
         self.horizon = round(self.task.horizon_s * contract.rate_hz)
         """Policy steps after which an episode ends."""
-        self._hold = round(self.task.hold_s * contract.rate_hz)
+        self._hold = max(1, ceil(self.task.hold_s * contract.rate_hz - 1e-9))
         self.signals = Signals(contract, size, ticks=self._ticks, tick_s=self._tick_s)
         self.world = World(self.scene, size, self.signals, threads=threads)
         self._peaks = Peaks(self.scene, size)
@@ -328,7 +329,8 @@ class BatchEnv:
             if earlier is not None:
                 before = earlier + (start - earlier) * ((tick - lag + ticks) / ticks)[:, None]
                 after = start + (to - start) * ((tick - lag) / ticks)[:, None]
-                target = np.where((tick <= lag)[:, None], before, after)
+                late = np.where((tick <= lag)[:, None], before, after)
+                target = np.where((lag > 0)[:, None], late, target)  # others keep their bits
             goal[rows] = target
             np.take(world.force, self.scene.ctrl, axis=1, out=loads.tau)
             _, command, _ = protect(self._limits, self._protection, goal, loads, self._tick_s)

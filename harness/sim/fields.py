@@ -66,25 +66,30 @@ def _box_friction(world: World, slot: int, change: Change) -> None:
 
 
 def _box_size(world: World, slot: int, change: Change) -> None:
-    _resize(world, slot, result(change, 1.0))
+    world.box_scale[slot] *= result(change, 1.0)
+    _remake_box(world, slot)
 
 
 def _box_shape(world: World, slot: int, change: Change) -> None:
-    kind, size, extent = SHAPES[round(change.value)]
-    geom, half = world.scene.box_geom, world.scene.config.box_half
+    world.box_shape[slot] = round(change.value)
+    _remake_box(world, slot)
+
+
+def _remake_box(world: World, slot: int) -> None:
+    """Geometry and inertia of the object's shape at its scale; the mass stays."""
+    kind, size, extent = SHAPES[world.box_shape[slot]]
+    geom, body = world.scene.box_geom, world.scene.box_body
+    unit = world.scene.config.box_half * world.box_scale[slot]
+    half = np.array(extent) * unit
     world.expand("geom_type")[slot, geom] = int(kind)
-    world.expand("geom_size")[slot, geom] = np.array(size) * half
-    _bounds(world, slot, np.array(extent) * half)
-    world.box_half[slot] = extent[2] * half
-
-
-def _resize(world: World, slot: int, scale: float) -> None:
-    geom = world.scene.box_geom
-    world.expand("geom_size")[slot, geom] *= scale
-    box = world.expand("geom_aabb")[slot, geom, 3:] * scale
-    _bounds(world, slot, box)
-    world.expand("body_inertia")[slot, world.scene.box_body] *= scale**2
-    world.box_half[slot] *= scale
+    world.expand("geom_size")[slot, geom] = np.array(size) * unit
+    _bounds(world, slot, half)
+    world.box_half[slot] = half[2]
+    x, y, z = half**2
+    shape = np.array([y + z, x + z, x + y]) / 3.0
+    if kind == mujoco.mjtGeom.mjGEOM_CYLINDER:
+        shape = np.array([x / 4 + z / 3, x / 4 + z / 3, x / 2])
+    world.expand("body_inertia")[slot, body] = world.expand("body_mass")[slot, body] * shape
 
 
 def _bounds(world: World, slot: int, half: Any) -> None:

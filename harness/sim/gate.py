@@ -133,7 +133,8 @@ def run_sim_gate(
     Raises ConfigError before anything is played where the gate, the task and the policy's contract
     do not fit, and Interrupted on ctrl-C.
     """
-    simulation = simulation_of(run.gate, run.where, run.candidate.folder)
+    folders = [who.folder for who in (run.candidate, run.baseline) if who is not None]
+    simulation = simulation_of(run.gate, run.where, folders)
     trial = _Trial(run, simulation, executor or (lambda job: InProcess.of(job, workers=2)), keeper)
     stored = trial.stored()
     if stored is not None:
@@ -265,8 +266,9 @@ class _Trial:
         keeper = self._keeper
         if keeper and keeper.cached_result(key):
             return
-        refuse_dead(self._simulation.try_axes(who), self._run.where)
-        if keeper:
+        reports = self._simulation.try_axes(who)
+        refuse_dead(reports, self._run.where)
+        if keeper and all(report.tested for report in reports):
             keeper.store_result(key, {"axes": "alive"})
 
     def _count(self, row: Row, other: Row | None = None) -> None:
@@ -316,7 +318,8 @@ class _Trial:
             played=self._played,
         )
         late = any(row.failure_mode == "policy_late" for row in self._rows)
-        complete = self.drawn == self._grid.population or not self._undecided()
+        decided = not self._run.full and not self._undecided()
+        complete = self.drawn == self._grid.population or decided
         if self._keeper and complete and not late:
             self._keeper.store_result(
                 self._key,

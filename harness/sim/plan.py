@@ -11,14 +11,15 @@ episodes are followed step by step:
 
 An axis is alive where any of the three differs in any scene. The scripted expert drives where the
 task has one and the contract fits it, since a policy that never touches the object would make all
-contact look dead; else the policy itself does. Nothing here judges success.
+contact look dead; else the policy itself does, and one that
+gives no sound outputs proves nothing. Nothing here judges success.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,9 @@ Ints = npt.NDArray[np.intp]
 LOOKS = ("contact", "state", "observation")
 SCENES = 2
 STEPS = 150
+AFTER = 50
+"""Policy steps that are looked at, and those after the last change in an episode."""
+_NOTHING = Change("", "", "", 0.0)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class AxisReport:
     high: float
     changed: tuple[str, ...]
     first_step: int | None
+    tested: bool = True
+    """False where a policy that had to drive gave no sound outputs: nothing is proven then."""
 
     @property
     def alive(self) -> bool:
@@ -69,18 +75,18 @@ def try_axes(policy: Policy, grid: Grid, *, scene: Scene | None = None) -> tuple
     ]
     if not specs:
         return ()
-    traces = _follow(policy, specs, scene)
+    traces, drove = _follow(policy, specs, scene)
     reports = []
     for index, (name, _, low, high) in enumerate(pairs):
         first = 2 * SCENES * index
         scenes = [(traces[first + 2 * s], traces[first + 2 * s + 1]) for s in range(SCENES)]
-        reports.append(_compare(name, low, high, scenes))
+        reports.append(replace(_compare(name, low, high, scenes), tested=drove))
     return tuple(reports)
 
 
 def refuse_dead(reports: Sequence[AxisReport], where: str) -> None:
     """Raises ConfigError naming every axis that changes nothing."""
-    dead = [report for report in reports if not report.alive]
+    dead = [report for report in reports if report.tested and not report.alive]
     if dead:
         raise ConfigError(
             "moving an axis changes nothing that is simulated or seen: "
@@ -106,21 +112,26 @@ def _ends(term: Term) -> tuple[float | None, float]:
 Trace = dict[str, list[bytes]]
 
 
-def _follow(policy: Policy, specs: Sequence[EpisodeSpec], scene: Scene | None) -> list[Trace]:
-    """Traces of all specs, played side by side for at most `STEPS` policy steps."""
+def _follow(
+    policy: Policy, specs: Sequence[EpisodeSpec], scene: Scene | None
+) -> tuple[list[Trace], bool]:
+    """Traces of all specs, played side by side past the last change, however their episodes end;
+    and whether whoever drove them did drive."""
     env = BatchEnv(policy.contract, len(specs), scene=scene)
-    slots = list(range(len(specs)))
-    env.reset(slots, specs)
+    slots: Ints = np.arange(len(specs))
+    env.reset(list(slots), specs)
     traces: list[Trace] = [{look: [] for look in LOOKS} for _ in specs]
     act = _driver(policy, env)
-    running: Ints = np.arange(len(specs))
-    for _ in range(STEPS):
-        seen = env.observe(running)
-        _note(env, running, seen, traces)
-        running = running[~env.step(running, act(running, seen))]
-        if not len(running):
-            break
-    return traces
+    latest = max(change.at_s for spec in specs for change in spec.changes or (_NOTHING,))
+    steps = max(STEPS, round(latest * policy.contract.rate_hz) + AFTER)
+    drove = True
+    for _ in range(min(steps, env.horizon)):
+        seen = env.observe(slots)
+        _note(env, slots, seen, traces)
+        raw = act(slots, seen)
+        drove &= bool(np.isfinite(raw).all())
+        env.step(slots, raw)
+    return traces, drove
 
 
 def _driver(policy: Policy, env: BatchEnv) -> Callable[[Ints, Rows], Rows]:

@@ -77,15 +77,18 @@ class Randomization:
         """Raises ConfigError for a term that is unknown, repeats a value or is out of range."""
         for name, term in terms.items():
             at = f"sim.axes.{name}"
-            if len(set(term.values)) < len(term.values):
-                raise ConfigError(f"axis '{name}' names a value twice", where=where, field=at)
+            _refuse_repeated(name, term, where)
             for value in term.range or term.values:
                 find(change(name, term, value, where=where), where=where, field=at)
         return Randomization(tuple(sorted(terms.items())))
 
     @staticmethod
-    def of_options(terms: Mapping[str, Term], option: Callable[[str], str]) -> Randomization:
+    def of_options(
+        terms: Mapping[str, Term], option: Callable[[str], str], where: str = "gates.yaml"
+    ) -> Randomization:
         """Terms that name options of a foreign environment's reset, which checks them itself."""
+        for name, term in terms.items():
+            _refuse_repeated(name, term, where)
         return Randomization(tuple(sorted(terms.items())), option)
 
     def draw(self, task: str, episode: int) -> dict[str, float]:
@@ -131,6 +134,13 @@ def change(name: str, term: Term, value: float, *, where: str = "gates.yaml") ->
             hint=f"did you mean '{near[0]}'?" if near else f"axes: {', '.join(AXES)}",
         )
     return Change(axis.target, axis.field, axis.operation, float(value), at_s)
+
+
+def _refuse_repeated(name: str, term: Term, where: str) -> None:
+    if len(set(term.values)) < len(term.values):
+        raise ConfigError(
+            f"axis '{name}' names a value twice", where=where, field=f"sim.axes.{name}"
+        )
 
 
 def checked(made: Change, where: str, field: str) -> Change:

@@ -6,6 +6,7 @@ somebody else (`harness/gym/simulation.py`). The gate, its plan and a comparison
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +20,7 @@ from harness.sim.population import episodes_key
 from harness.sim.runner import lateness
 from harness.tasks import TASKS
 from harness.tasks.task import Task
-from policies.contract import read_contract
+from policies.contract import ROBOT_CLASSES, read_contract
 from policies.loading import load_policy
 from registry.errors import ConfigError
 from registry.evidence import Subject
@@ -90,10 +91,11 @@ def drawer_at(simulation: Simulation, digest: str, engine: str) -> str:
 
 
 def simulation_of(
-    gate: GridGate, where: str = "gates.yaml", folder: Path | None = None
+    gate: GridGate, where: str = "gates.yaml", folders: Iterable[Path] = ()
 ) -> Simulation:
-    """The simulation that a gate asks for, as the policy in `folder` sees it: what renders images
-    is part of the engine where there are any. Raises ConfigError with `where`, the gate's file.
+    """The simulation that a gate asks for, for the policies in `folders`: where one of them sees
+    images, what renders them is part of the engine. Raises ConfigError with `where`, the gate's
+    file.
     """
     if gate.gymnasium is not None:
         from harness.gym.simulation import GymSimulation
@@ -107,7 +109,7 @@ def simulation_of(
             hint=f"tasks: {', '.join(TASKS)}; or {{gymnasium: Name-v0, success: info key}}",
         )
     grid = Grid.of(gate.task, gate.axes, gate.episodes_per_cell, overlay=gate.overlay, where=where)
-    images = folder is not None and bool(read_contract(folder).cameras)
+    images = any(read_contract(folder).cameras for folder in folders)
     return RobotSimulation(TASKS[gate.task], grid, where, images)
 
 
@@ -142,6 +144,8 @@ class RobotSimulation:
                 field=f"sim.task is {self.task.name}, the policy was made for {contract.task}",
                 hint="simulate the policy on the task it was trained for",
             )
+        if contract.robot_class in ROBOT_CLASSES:
+            contract.check(ROBOT_CLASSES[contract.robot_class], where=str(who.folder))
         axes = {name: term.to_json() for name, term in self.grid.randomization.terms}
         made = {"axes": axes, "contract": contract.to_json(), "task": self.task_digest}
         key = digest_of({**made, "engine": self.engine})

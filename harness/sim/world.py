@@ -53,6 +53,8 @@ class World:
         self.table_z = np.full(size, scene.config.table_z)
         self.box_half = np.full(size, scene.config.box_half)
         """Half the object's height [m]: where it rests above the table."""
+        self.box_scale = np.ones(size)
+        self.box_shape = np.zeros(size, dtype=np.intp)
         self.placed = np.zeros((size, 3))
         """What is added to the object's drawn x, y [m] and yaw [rad]."""
         self.unstable = np.zeros(size, dtype=bool)
@@ -82,6 +84,7 @@ class World:
         scene = self.scene
         self.kp[rows], self.kd[rows] = scene.kp, scene.kd
         self.table_z[rows], self.box_half[rows] = scene.config.table_z, scene.config.box_half
+        self.box_scale[rows], self.box_shape[rows] = 1.0, 0
         self.placed[rows] = 0.0
         self.unstable[rows] = self.camera_moved[rows] = False
         self.calibration[rows] = 0.0

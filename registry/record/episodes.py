@@ -33,7 +33,7 @@ class Episodes:
 
     def keep(self, key: str, rows: Mapping[int, Mapping[str, Any]]) -> None:
         """Keeps the rows whose numbers are not kept yet: all of them, or none."""
-        self._desk.actor.require("cache")
+        self._desk.actor.require("record_verdict")
         if not rows:
             return
         kept = select(episodes.c.number).where(episodes.c.key == key)

@@ -9,6 +9,7 @@ from sim_policies import ExpertPolicy, contract, world
 from harness.sim import seeds
 from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeSpec
+from harness.sim.randomization import changes
 from harness.sim.runner import play
 from harness.tasks.box_grasp import BOX_GRASP
 from policies.contract import parse_contract
@@ -161,3 +162,34 @@ def test_seeds_come_from_names_not_from_order() -> None:
         draw("a", (), 3, 0),
     }
     assert len(different) == 6
+
+
+def test_noise_keeps_its_bits_beside_an_episode_that_lags() -> None:
+    """A row without lag is what it is alone: arithmetic for its mates must not touch it."""
+    noisy = EpisodeSpec(CELL, 1, changes({"action_noise": 0.01, "delay": 1}))
+    whole = EpisodeSpec(CELL, 1, changes({"action_noise": 0.01, "latency": 0.02}))
+    late = EpisodeSpec(CELL, 2, changes({"latency": 0.007}))
+    policy = ExpertPolicy()
+    for spec in (noisy, whole):
+        (alone,) = play(BatchEnv(policy.contract, 1), policy.act, [spec])
+        mates = {r.spec: r for r in play(BatchEnv(policy.contract, 2), policy.act, [spec, late])}
+        assert mates[spec].digest == alone.digest
+
+
+def test_shape_and_size_make_the_objects_geometry_and_inertia_in_any_order() -> None:
+    def model(*names: str) -> object:
+        values = {"size": 1.3, "shape": 3.0}
+        made = tuple(change for name in names for change in changes({name: values[name]}))
+        env = BatchEnv(contract(), 1)
+        env.reset([0], [EpisodeSpec(CELL, 1, made)])
+        return env.world.batch.get_model(0)
+
+    one, other = model("size", "shape"), model("shape", "size")
+    box = BatchEnv(contract(), 1).scene
+    for found in (one, other):
+        np.testing.assert_allclose(
+            found.geom_size[box.box_geom], 0.025 * 1.3 * np.array([0.9, 0.9, 1.4])
+        )
+        half = found.geom_size[box.box_geom] ** 2
+        inertia = 0.2 / 3 * np.array([half[1] + half[2], half[0] + half[2], half[0] + half[1]])
+        np.testing.assert_allclose(np.sort(found.body_inertia[box.box_body]), np.sort(inertia))
