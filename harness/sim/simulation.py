@@ -155,7 +155,7 @@ class RobotSimulation:
         return try_axes(load_policy(who.folder), self.grid)
 
     def job(self, who: Contestant) -> Job:
-        return LockStep(who.folder, who.subject.digest)
+        return LockStep(who.folder, who.subject.digest, engine=self.engine, images=self.images)
 
 
 def task_digest(task: Task) -> str:

@@ -27,7 +27,7 @@ from harness.sim.executors.chunks import CHUNK, FIRST, ChunkFailed, cut
 from harness.sim.executors.processes import Processes
 from harness.sim.grid import Grid
 from harness.sim.results import digest_rows, row
-from registry.errors import ConfigError, UsageError
+from registry.errors import ConfigError, ServiceFailed, UsageError
 
 GRID = Grid.of("box-grasp", {"friction": (0.5, 1.5), "delay": (0, 3)}, 3)
 NUMBERS = range(GRID.population)
@@ -407,3 +407,10 @@ def test_a_missing_ray_says_what_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"policyctl\[ray\]"):
         executor("ray", ScriptedJob(tmp_path), workers=1)
+
+
+@pytest.mark.slow
+def test_a_worker_with_another_engine_refuses(tmp_path: Path) -> None:
+    job = LockStep(write_still(tmp_path / "still"), "sha256:0", 2, engine="mujoco 9.9.9")
+    with pytest.raises(ServiceFailed, match="another engine"):
+        list(executor("processes", job, workers=1).map([EpisodeSpec((), 0)]))

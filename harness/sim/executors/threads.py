@@ -19,12 +19,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Literal
 
+from harness.sim.engine import fingerprint
 from harness.sim.env import Act, BatchEnv
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from harness.sim.executors import Job, Player
 from harness.sim.runner import Rows, play
 from policies import Policy
 from policies.loading import load_policy
+from registry.errors import ServiceFailed
 
 HALVES = 2
 SLOTS = 64
@@ -35,13 +37,24 @@ class LockStep:
     """The job of one version: `slots` episodes in lock-step on one thread.
 
     `policy` is the checkpoint's folder, readable wherever a worker runs; `digest` the version's.
+    A worker whose engine is not `engine` (where one is named; `images`: with what renders) refuses:
+    its records would be kept as what they are not.
     """
 
     policy: Path
     digest: str
     slots: int = SLOTS
+    engine: str = ""
+    images: bool = False
 
     def make_player(self) -> Player:
+        here = fingerprint(images=self.images)
+        if self.engine and here != self.engine:
+            raise ServiceFailed(
+                "a worker would simulate with another engine",
+                evidence=f"there {here}; here {self.engine}",
+                hint="give all workers the same policyctl, libraries and kind of processor",
+            )
         policy = load_policy(self.policy)
         env = BatchEnv(policy.contract, self.slots)
         return lambda specs: play(env, policy.act, specs)
