@@ -72,6 +72,10 @@ class GateRun:
     nominal: float | None = None
     """Of a suite: the success rate of the gate itself, which the drop is measured from."""
 
+    recorded: bool = True
+    hil: bool = True
+    """Whether these gates ask for hardware in the loop."""
+
     @property
     def drop(self) -> float | None:
         """Points of success that a suite lost against the gate."""
@@ -95,6 +99,7 @@ class GateRun:
             "cached": self.cached,
             "played": self.played,
             "drop_points": self.drop,
+            "recorded": self.recorded,
             "failure_modes": self.failure_modes,
             "artifacts": self.artifacts,
             "evidence": self.evidence.digest,
@@ -108,7 +113,7 @@ class GateRun:
             return f"policyctl gate run sim v{self.version.number} --policy {self.version.policy}"
         if self.verdict.outcome is Outcome.FAIL:
             return f"policyctl report --policy {self.version.policy}"
-        above = {"sim": "hil", "hil": "canary"}
+        above = {"sim": "hil" if self.hil else "canary", "hil": "canary"}
         passed = self.verdict.outcome is Outcome.PASS
         gate = above[self.verdict.gate] if passed else self.verdict.gate
         return command_of(gate, f"v{self.version.number} --policy {self.version.policy}")

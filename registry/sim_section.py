@@ -61,7 +61,15 @@ class _Term(Strict):
         return Term(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
-_Axes = dict[str, tuple[float, ...] | _Term]
+def _kind_of_axis(value: Any) -> str:
+    return "term" if isinstance(value, Mapping | _Term) else "values"
+
+
+_Axis = Annotated[
+    Annotated[tuple[float, ...], Tag("values")] | Annotated[_Term, Tag("term")],
+    Discriminator(_kind_of_axis),
+]
+_Axes = dict[str, _Axis]
 
 
 class _Environment(Strict):

@@ -162,13 +162,14 @@ def _config_error(
     field = place
     if first["type"] in ("missing", "extra_forbidden") and place[-1:] != first["loc"][-1:]:
         field = (*place, first["loc"][-1])
-    what, hint = _complaint(first, model)
+    what, hint = _complaint(first, model, _field(place or first["loc"]))
     if len(details) > 1:
         what += f" (and {len(details) - 1} more)"
     return ConfigError(what, where=f"{path}:{lines[place]}", field=_field(field), hint=hint)
 
 
-def _complaint(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
+def _complaint(detail: ErrorDetails, model: type[BaseModel], named: str) -> tuple[str, str]:
+    """What is wrong and a hint; `named` is the field as the file has it."""
     loc = detail["loc"]
     if detail["type"] == "extra_forbidden":
         known = _fields_at(model, loc[:-1])
@@ -181,15 +182,15 @@ def _complaint(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
         return str(detail["ctx"]["error"]) if "ctx" in detail else detail["msg"], ""
     shown = repr(detail["input"])
     if detail["type"] in ("tuple_type", "list_type"):
-        return f"{_field(loc)} must be a list, not {shown[:60]}", "start each item with `- `"
+        return f"{named} must be a list, not {shown[:60]}", "start each item with `- `"
     if detail["type"] in ("model_type", "dict_type"):
-        return f"{_field(loc)} must be a mapping of keys, not {shown[:60]}", (
+        return f"{named} must be a mapping of keys, not {shown[:60]}", (
             f"known keys: {', '.join(sorted(_fields_at(model, loc)))}"
             if detail["type"] == "model_type"
             else ""
         )
     message = detail["msg"][:1].lower() + detail["msg"][1:]
-    return f"{_field(loc)}: {message}, not {shown[:60]}", ""
+    return f"{named}: {message}, not {shown[:60]}", ""
 
 
 def _loc(detail: ErrorDetails) -> Loc:

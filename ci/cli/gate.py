@@ -75,6 +75,7 @@ gates_option = click.option(
     show_default=True,
     help="Films of failures in the report, where this machine renders.",
 )
+@click.option("--no-record", is_flag=True, help="Only try: no verdict is recorded, no stage moves.")
 @click.option("--cost-per-core-hour", "price", type=float, help="Show what the run cost.")
 @hands_options
 def sim(
@@ -86,6 +87,7 @@ def sim(
     suite: str | None,
     report: Path | None,
     clips: int,
+    no_record: bool,
     price: float | None,
     executor: str,
     workers: int | None,
@@ -104,7 +106,7 @@ def sim(
             done = run_sim(
                 registry, ref, found,
                 hands=Hands(executor, workers or os.cpu_count() or 1, address),
-                effort=Effort(full, budget, suite, report, clips, price),
+                effort=Effort(full, budget, suite, report, clips, price, not no_record),
                 progress=line,
             )  # fmt: skip
     if report:
@@ -224,7 +226,12 @@ def finish(done: GateRun) -> None:
         modes = ", ".join(f"{mode} {count}" for mode, count in done.failure_modes.items())
         lines.append(f"  failures: {modes}")
     if done.drop is not None:
-        lines.append(f"  {done.drop:+.1f} points lost against the gate itself")
+        way = "lost" if done.drop >= 0 else "won"
+        lines.append(f"  {abs(done.drop):.1f} points {way} against the gate itself")
+    if verdict.more and verdict.outcome is Outcome.INCONCLUSIVE:
+        lines.append(f"  about {verdict.more} more episodes would decide")
+    if not done.recorded:
+        lines.append("  nothing was recorded")
     spent = "from the record" if done.cached else f"{done.seconds:.1f} s"
     lines.append(f"  {spent}; next: {with_home(done.next_command(), settings().get('home', ''))}")
     error = None

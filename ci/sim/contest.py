@@ -16,10 +16,11 @@ from pathlib import Path
 from ci.pipeline import PolicyGates, applicable
 from harness.sim.executors import Executor, Job, executor
 from harness.sim.simulation import Contestant
-from registry.errors import UsageError
+from registry.errors import ConfigError, UsageError
 from registry.gates import GridGate
 from registry.service import Registry, VersionRecord
 from registry.versions import VersionRef
+from registry.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,26 @@ class Bench:
     def contestant(self, version: VersionRecord) -> Contestant:
         place = self._folder / f"{version.policy}-v{version.number}"
         return Contestant(self._registry.materialize(version.ref, place), version.subject)
+
+
+@contextlib.contextmanager
+def located(gates: PolicyGates, suite: str | None = None) -> Generator[None]:
+    """Gives an error that names a field of the gates file that field's line."""
+    try:
+        yield
+    except ConfigError as error:
+        if error.where != str(gates.path) or not error.field.startswith("sim."):
+            raise
+        _, lines = read_yaml(gates.path)
+        section, _, name = error.field.partition(",")[0].removeprefix("sim.").partition(".")
+        ways = [("sim", section, name), ("sim", "task", section, name)]
+        if suite is not None:
+            ways.insert(0, ("sim", "suites", suite, section, name))
+        line = next((lines[way] for way in ways if way in lines), None)
+        if line is None:
+            raise
+        where = f"{gates.path}:{line}"
+        raise ConfigError(error.what, where=where, field=error.field, hint=error.hint) from error
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ci.pipeline import PolicyGates
-from ci.sim.contest import baseline_of, bench, sim_gate
+from ci.sim.contest import baseline_of, bench, located, sim_gate
 from harness.sim.plan import AxisReport, refuse_dead
 from harness.sim.simulation import simulation_of
 from registry.service import Registry
@@ -41,13 +41,13 @@ def plan_sim(
     version = registry.version(ref)
     gate = sim_gate(gates, version, suite)
     where = str(gates.path)
-    with bench(registry) as table:
+    with located(gates, suite), bench(registry) as table:
         who = table.contestant(version)
         simulation = simulation_of(gate, where, [who.folder])
         grid = simulation.grid
         late = simulation.examine(who).late
         axes = simulation.try_axes(who)
-    refuse_dead(axes, where)
+        refuse_dead(axes, where)
     baseline = baseline_of(registry, version, gate)
     return SimPlan(
         gate=gate.name,
@@ -64,6 +64,6 @@ def plan_sim(
 
 def _episodes(population: int, threshold: float, alpha: float, rate: float) -> int:
     """Episodes to a verdict where they succeed at just this rate."""
-    seen = 20
+    seen = min(20, population)
     successes = round(rate * seen)
     return seen + more_draws(population, threshold, alpha, seen, successes)

@@ -20,7 +20,7 @@ from ci.report.sim.build import build
 from ci.report.sim.files import as_csv, as_json, as_junit, as_summary
 from ci.report.sim.html import render
 from ci.report.sim.model import Clip, Lineage, PairedCounts, SimReport, SuiteResult
-from ci.sim.contest import Bench, Hands, baseline_of, bench, sim_gate
+from ci.sim.contest import Bench, Hands, baseline_of, bench, located, sim_gate
 from harness.sim import gl
 from harness.sim.gate import Progress, SimResult, SimRun, run_sim_gate
 from harness.sim.results import Row, to_csv, unpack
@@ -49,6 +49,8 @@ class Effort:
     report: Path | None = None
     clips: int = CLIPS
     price: float | None = None
+    record: bool = True
+    """Whether the verdict counts: what is only tried leaves its episodes and nothing else."""
 
 
 def run_sim(
@@ -65,7 +67,7 @@ def run_sim(
     version = registry.version(ref)
     gate = sim_gate(gates, version, effort.suite)
     baseline = baseline_of(registry, version, gate)
-    with bench(registry) as table:
+    with located(gates, effort.suite), bench(registry) as table:
         run = SimRun(
             candidate=table.contestant(version),
             gate=gate,
@@ -78,18 +80,22 @@ def run_sim(
         result = run_sim_gate(run, executor=hands.of, progress=progress, keeper=registry)
         describe_it = partial(describe, registry, version, gate, result, hands=hands, effort=effort)
         artifacts, said = _kept(registry, version, result), ""
-        if artifacts is None:
+        if artifacts is None and effort.record:
             report = describe_it(clips={})
             artifacts, said = _keep(registry, report, result), as_summary(report)
-        after = registry.record_verdict(ref, gate, result.evidence, result.verdict, artifacts)
+        after = version
+        if effort.record:
+            verdict = result.verdict
+            after = registry.record_verdict(ref, gate, result.evidence, verdict, artifacts)
         if effort.report:  # what comes now may fail without losing the verdict
             report = describe_it(clips=_clips(table, version, gate, result, effort.clips))
             write(report, effort.report)
             said = as_summary(report)
     return GateRun(
         after, gate, result.evidence, result.verdict, result.seconds,
-        result.failure_modes, artifacts, result.cached, said, result.played,
-        nominal_rate(registry, version, gate),
+        result.failure_modes, artifacts or {}, result.cached, said, result.played,
+        nominal_rate(registry, version, gates) if effort.suite else None,
+        recorded=effort.record, hil=gates.gates.hil is not None,
     )  # fmt: skip
 
 
@@ -207,12 +213,11 @@ def action_logs(rows: Sequence[Row]) -> bytes:
     return out.getvalue()
 
 
-def nominal_rate(registry: Registry, version: VersionRecord, gate: GridGate) -> float | None:
-    """Success in the gate itself, where `gate` is a suite and the gate was run before."""
-    if gate.name == "sim":
-        return None
+def nominal_rate(registry: Registry, version: VersionRecord, gates: PolicyGates) -> float | None:
+    """Success in the gate itself, where a version was judged by just these gates."""
+    gate = sim_gate(gates, version)
     for each in reversed(registry.verdicts(version.ref)):
-        if each.verdict.gate == "sim" and isinstance(each.evidence, GridEvidence):
+        if each.gate == gate and isinstance(each.evidence, GridEvidence):
             return each.evidence.successes / each.evidence.drawn if each.evidence.drawn else None
     return None
 

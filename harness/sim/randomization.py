@@ -75,9 +75,21 @@ class Randomization:
     @staticmethod
     def of(terms: Mapping[str, Term], where: str = "gates.yaml") -> Randomization:
         """Raises ConfigError for a term that is unknown, repeats a value or is out of range."""
-        for name, term in terms.items():
+        moved: dict[tuple[str, str, float], tuple[str, str]] = {}
+        for name, term in sorted(terms.items()):
             at = f"sim.axes.{name}"
             _refuse_repeated(name, term, where)
+            made = change(name, term, (term.range or term.values)[0], where=where)
+            other, operation = moved.setdefault(
+                (made.target, made.field, made.at_s), (name, made.operation)
+            )
+            if other != name and "set" in (operation, made.operation):
+                raise ConfigError(
+                    f"'{other}' and '{name}' both move {made.target}.{made.field}",
+                    where=where,
+                    field=at,
+                    hint="one overrides the other: keep one, or let both scale or add",
+                )
             for value in term.range or term.values:
                 find(change(name, term, value, where=where), where=where, field=at)
         return Randomization(tuple(sorted(terms.items())))

@@ -109,6 +109,14 @@ def simulation_of(
             hint=f"tasks: {', '.join(TASKS)}; or {{gymnasium: Name-v0, success: info key}}",
         )
     grid = Grid.of(gate.task, gate.axes, gate.episodes_per_cell, overlay=gate.overlay, where=where)
+    for name, term in gate.axes.items():
+        if not isinstance(term.when, str) and term.when >= TASKS[gate.task].horizon_s:
+            raise ConfigError(
+                f"'{name}' would act after {term.when:g} s, when the episode is over",
+                where=where,
+                field=f"sim.axes.{name}",
+                hint=f"an episode of {gate.task} lasts {TASKS[gate.task].horizon_s:g} s",
+            )
     images = any(read_contract(folder).cameras for folder in folders)
     return RobotSimulation(TASKS[gate.task], grid, where, images)
 
