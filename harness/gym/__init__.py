@@ -8,7 +8,7 @@ those that Gymnasium and its installed plugins register (entry points `gymnasium
 importable where the gate runs: installed beside policyctl, or on PYTHONPATH.
 
     tasks    GymTask: what gates.yaml says, checked against the real environment; dead axes
-    player   GymPlayer(folder, task).map(specs): episodes of one policy, one environment a worker
+    player   GymJob, what an executor takes: one policy at one task; GymPlayer, its episodes
     spaces   observations as the policy's numbers, answers as actions, what fits what
     worlds   making, resetting and stepping a foreign environment; what may go wrong there
     engine   what a result of such a task depends on besides policy and gate

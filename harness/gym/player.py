@@ -14,12 +14,11 @@ Rules
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,32 +40,23 @@ from registry.errors import ConfigError, ServiceFailed
 from registry.versions import digest_bytes, digest_of
 
 if TYPE_CHECKING:
-    from harness.gym.worlds import World
+    from harness.gym.worlds import Env
 
 LATE = 8
 """Answers that lateness is judged by."""
 
 
 @dataclass(frozen=True)
-class GymPlayer:
+class GymJob:
     """Plays the checkpoint in `folder` at `task`: plain values, so that it travels to workers."""
 
     folder: Path
     task: GymTask
 
-    def map(self, specs: Iterable[EpisodeSpec]) -> Generator[EpisodeRecord]:
-        """One record for each spec, in their order, by one environment. Raises ConfigError."""
-        with contextlib.closing(self.make_player()) as stage:
-            yield from stage(specs)
-
-    def make_player(self) -> Stage:
-        """The same for specs that come in portions: policy and environment are loaded once."""
-        policy = load_space_policy(self.folder)
-        return Stage(self.task, policy, where=str(self.folder / CONTRACT_FILE))
-
-    def check(self) -> None:
+    def make_player(self) -> GymPlayer:
         """Raises ConfigError where the checkpoint is not sound, or not for this environment."""
-        self.make_player().close()
+        policy = load_space_policy(self.folder)
+        return GymPlayer(self.task, policy, where=str(self.folder / CONTRACT_FILE))
 
     @property
     def digest(self) -> str:
@@ -80,7 +70,7 @@ class GymPlayer:
         )
 
 
-class Stage:
+class GymPlayer:
     """One policy and one environment of its own, until it is closed."""
 
     def __init__(
@@ -92,27 +82,27 @@ class Stage:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._task, self._policy, self._clock = task, policy, clock
-        self._world: World = task.make()
+        self._env: Env = task.make()
         self._given: frozenset[str] | None = None
         try:
-            spaces.fit(policy.contract, self._world, task.name, where=where)
+            spaces.fit(policy.contract, self._env, task.name, where=where)
         except ConfigError:
             self.close()
             raise
 
     def __call__(self, specs: Iterable[EpisodeSpec]) -> Iterator[EpisodeRecord]:
-        """Plays `specs` one after another."""
+        """One record for each spec, in their order."""
         for spec in specs:
             values = _values(spec)
             used = self._given is not None
             if used and (self._task.remade or self._given != values.keys()):
-                self._world.close()
-                self._world = self._task.make()
+                self._env.close()
+                self._env = self._task.make()
             self._given = frozenset(values)
-            yield _Episode(self._task, self._policy, self._world, spec, self._clock).play(values)
+            yield _Episode(self._task, self._policy, self._env, spec, self._clock).play(values)
 
     def close(self) -> None:
-        self._world.close()
+        self._env.close()
 
 
 def seed_of(spec: EpisodeSpec) -> int:
@@ -139,11 +129,11 @@ class _Episode:
         self,
         task: GymTask,
         policy: SpacePolicy,
-        world: World,
+        env: Env,
         spec: EpisodeSpec,
         clock: Callable[[], float],
     ) -> None:
-        self._task, self._policy, self._world, self._spec = task, policy, world, spec
+        self._task, self._policy, self._env, self._spec = task, policy, env, spec
         self._clock = clock
         self._took: deque[float] = deque(maxlen=LATE)
         self._digest = hashlib.sha256()
@@ -151,8 +141,8 @@ class _Episode:
 
     def play(self, values: dict[str, float]) -> EpisodeRecord:
         with aside():
-            observation, _ = self._ask_world(
-                lambda: self._world.reset(seed=seed_of(self._spec), options=options_of(values))
+            observation, _ = self._ask(
+                lambda: self._env.reset(seed=seed_of(self._spec), options=options_of(values))
             )
             feed(self._digest, observation)
             try:
@@ -169,7 +159,7 @@ class _Episode:
                 return self._failed(f"policy_{error.mode}", error.detail)
 
     def _step(self, action: Any) -> tuple[Any, EpisodeRecord | None]:
-        result = self._ask_world(lambda: self._world.step(action))
+        result = self._ask(lambda: self._env.step(action))
         observation, reward, terminated, truncated, info = result
         feed(self._digest, (action, *result[:4]))
         self._steps += 1
@@ -182,8 +172,8 @@ class _Episode:
         return observation, self._failed("terminated" if terminated else "timeout")
 
     def _seen(self, observation: Any) -> spaces.Rows | None:
-        contract, space = self._policy.contract, self._world.observation_space
-        seen = self._ask_world(lambda: spaces.observe(contract, space, observation))
+        contract, space = self._policy.contract, self._env.observation_space
+        seen = self._ask(lambda: spaces.observe(contract, space, observation))
         return None if np.isnan(seen).any() else seen
 
     def _forget(self) -> None:
@@ -208,9 +198,9 @@ class _Episode:
         if len(self._took) == LATE and typical > period:
             late = f"{typical * 1e3:.1f} ms an answer, every {period * 1e3:.1f} ms one is due"
             raise PolicyFailedError("late", late)
-        return spaces.act(contract, self._world.action_space, answer[0])
+        return spaces.act(contract, self._env.action_space, answer[0])
 
-    def _ask_world(self, call: Callable[[], Any]) -> Any:
+    def _ask(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
         except Exception as error:

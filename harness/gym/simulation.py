@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.gym.engine import fingerprint
-from harness.gym.player import GymPlayer
+from harness.gym.player import GymJob
 from harness.gym.tasks import GymTask, dead_axes
 from harness.sim.executors import Job
 from harness.sim.grid import Grid
@@ -46,7 +46,7 @@ class GymSimulation:
 
     def examine(self, who: Contestant) -> Examined:
         """A policy that is too slow is found out by its player, episode by episode."""
-        GymPlayer(who.folder, self.task).check()
+        GymJob(who.folder, self.task).make_player().close()
         axes = {name: term.to_json() for name, term in self.grid.randomization.terms}
         key = digest_of({"axes": axes, "task": self.task_digest, "engine": self.engine})
         return Examined(ROBOT_CLASS, "", key)
@@ -66,4 +66,4 @@ class GymSimulation:
         )
 
     def job(self, who: Contestant) -> Job:
-        return GymPlayer(who.folder, self.task)
+        return GymJob(who.folder, self.task)

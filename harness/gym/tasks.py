@@ -32,7 +32,7 @@ from registry.errors import ConfigError
 from registry.versions import digest_of
 
 if TYPE_CHECKING:
-    from harness.gym.worlds import World
+    from harness.gym.worlds import Env
 
 KEYS = ("gymnasium", "success", "axes")
 SEEDS = (0, 1, 2)
@@ -111,7 +111,7 @@ class GymTask:
         task = GymTask(name, success, options, where=where, field=field)
         return _examined(task)
 
-    def make(self) -> World:
+    def make(self) -> Env:
         """A fresh environment."""
         return make(self.name, where=self.where, field=f"{self.field}.gymnasium")
 
@@ -119,8 +119,8 @@ class GymTask:
         """The contract of a policy that sees all of it; see `spaces.contract_for`."""
         from harness.gym.spaces import contract_for
 
-        with contextlib.closing(self.make()) as world:
-            return contract_for(world, self.name, **numbers)
+        with contextlib.closing(self.make()) as env:
+            return contract_for(env, self.name, **numbers)
 
     def changes(self, values: Mapping[str, float]) -> tuple[Change, ...]:
         """What these values of the axes change at the reset."""
@@ -170,31 +170,31 @@ def dead_axes(task: GymTask, axes: Mapping[str, Sequence[float]]) -> tuple[str, 
     option left out. Raises ConfigError where the environment breaks at values, naming them.
     """
     with contextlib.ExitStack() as stack:
-        worlds = _Worlds(task, stack)
+        envs = _Envs(task, stack)
         start = {axis: values[0] for axis, values in axes.items()}
-        for _ in worlds.corners(axes):
+        for _ in envs.corners(axes):
             pass
-        return tuple(axis for axis in axes if not _alive(worlds, axis, axes[axis], start))
+        return tuple(axis for axis in axes if not _alive(envs, axis, axes[axis], start))
 
 
-class _Worlds:
+class _Envs:
     """Environments to try axes on, one for each set of options: they may keep what they got."""
 
     def __init__(self, task: GymTask, stack: contextlib.ExitStack) -> None:
         self.task = task
         self._stack = stack
-        self._made: dict[frozenset[str], World] = {}
+        self._made: dict[frozenset[str], Env] = {}
 
     def play(self, values: Mapping[str, float], seed: int, steps: int) -> Trace:
         """`values` by axis. Raises ConfigError where the environment does not take them."""
         task, axes = self.task, frozenset(values)
         options = {task.option(axis): value for axis, value in values.items()}
-        world = self._made.get(axes)
-        if world is None or task.remade:
-            world = self._stack.enter_context(contextlib.closing(task.make()))
-            self._made[axes] = world
+        env = self._made.get(axes)
+        if env is None or task.remade:
+            env = self._stack.enter_context(contextlib.closing(task.make()))
+            self._made[axes] = env
         try:
-            return trace(world, seed, options, steps)
+            return trace(env, seed, options, steps)
         except Exception as error:
             said = ", ".join(f"{axis} = {value:g}" for axis, value in values.items())
             field = f"{_parent(task.field)}axes" + (f".{min(axes)}" if len(axes) == 1 else "")
@@ -212,7 +212,7 @@ class _Worlds:
             yield self.play(dict(zip(axes, corner, strict=True)), SEEDS[0], 0)
 
 
-def _alive(worlds: _Worlds, axis: str, values: Sequence[float], start: Mapping[str, float]) -> bool:
+def _alive(envs: _Envs, axis: str, values: Sequence[float], start: Mapping[str, float]) -> bool:
     """First by a glance at each value, infos included, then by an episode of each.
 
     Some infos hold the time of day or a random number. They count only where they were the same
@@ -221,41 +221,41 @@ def _alive(worlds: _Worlds, axis: str, values: Sequence[float], start: Mapping[s
     points = [{**start, axis: value} for value in dict.fromkeys(values)]
     if len(points) == 1:
         points.insert(0, {other: value for other, value in start.items() if other != axis})
-    glances = [_plays(worlds, points, seed, PROBE_STEPS) for seed in SEEDS]
+    glances = [_plays(envs, points, seed, PROBE_STEPS) for seed in SEEDS]
     states = any(one.states != alike[0].states for alike, others in glances for one in others)
     steady = all(one.infos == alike[0].infos for alike, _ in glances for one in alike)
     infos = any(one.infos != alike[0].infos for alike, others in glances for one in others)
     if states or (steady and infos):
         return True
-    alike, others = _plays(worlds, points, SEEDS[0], WHOLE_STEPS)
+    alike, others = _plays(envs, points, SEEDS[0], WHOLE_STEPS)
     return any(one.states != alike[0].states for one in others)
 
 
 def _plays(
-    worlds: _Worlds, points: Sequence[Mapping[str, float]], seed: int, steps: int
+    envs: _Envs, points: Sequence[Mapping[str, float]], seed: int, steps: int
 ) -> tuple[list[Trace], list[Trace]]:
     """The first point played three times, and each of the others."""
-    alike = [worlds.play(points[0], seed, steps) for _ in range(3)]
+    alike = [envs.play(points[0], seed, steps) for _ in range(3)]
     if len({one.states for one in alike}) > 1:
-        raise _unsteady(worlds.task, "it differs when it is played again with the same options")
-    return alike, [worlds.play(point, seed, steps) for point in points[1:]]
+        raise _unsteady(envs.task, "it differs when it is played again with the same options")
+    return alike, [envs.play(point, seed, steps) for point in points[1:]]
 
 
 def _examined(task: GymTask) -> GymTask:
     """The task as its environment turns out to be. Raises ConfigError where it will not do."""
     gymnasium = f"{task.field}.gymnasium"
     with (
-        contextlib.closing(task.make()) as world,
+        contextlib.closing(task.make()) as env,
         contextlib.closing(task.make()) as other,
     ):
         from harness.gym.spaces import contract_for  # needs gymnasium, which `make` has found
 
-        contract_for(world, task.name)
+        contract_for(env, task.name)
         length = HORIZON if task.success.kind == "info" else WHOLE_STEPS
         try:
-            first, fresh = (trace(each, SEEDS[0], {}, PROBE_STEPS) for each in (world, other))
-            end = trace(world, SEEDS[1], {}, length)
-            again = trace(world, SEEDS[0], {}, PROBE_STEPS)
+            first, fresh = (trace(each, SEEDS[0], {}, PROBE_STEPS) for each in (env, other))
+            end = trace(env, SEEDS[1], {}, length)
+            again = trace(env, SEEDS[0], {}, PROBE_STEPS)
         except Exception as error:
             raise ConfigError(
                 f"the Gymnasium environment '{task.name}' breaks when it is played",

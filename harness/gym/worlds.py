@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -25,15 +25,13 @@ from registry.errors import ConfigError
 if TYPE_CHECKING:
     import gymnasium
 
-    World = gymnasium.Env[Any, Any]
+    Env = gymnasium.Env[Any, Any]
 
 HORIZON = 10_000
 """Steps after which an episode without an end of its own is a timeout."""
 
-Make = Callable[[], "World"]
 
-
-def make(name: str, *, where: str = "gates.yaml", field: str = "sim.task.gymnasium") -> World:
+def make(name: str, *, where: str = "gates.yaml", field: str = "sim.task.gymnasium") -> Env:
     """The environment of that id. Raises ConfigError with the reason where there is none."""
     try:
         import gymnasium
@@ -95,17 +93,17 @@ class Trace:
     """The last one."""
 
 
-def trace(world: World, seed: int, values: Mapping[str, float], steps: int) -> Trace:
+def trace(env: Env, seed: int, values: Mapping[str, float], steps: int) -> Trace:
     """Plays to the episode's end or for `steps`, by random actions that the seed names."""
     states, infos = hashlib.sha256(), hashlib.sha256()
     with aside():
-        observation, info = world.reset(seed=seed, options=options_of(values))
-        world.action_space.seed(seed)  # after the reset, which may make the spaces anew
+        observation, info = env.reset(seed=seed, options=options_of(values))
+        env.action_space.seed(seed)  # after the reset, which may make the spaces anew
         feed(states, observation)
         feed(infos, info)
         ended = False
         for _ in range(steps):
-            seen = world.step(world.action_space.sample())
+            seen = env.step(env.action_space.sample())
             observation, _, terminated, truncated, info = seen
             feed(states, seen[:4])
             feed(infos, info)
