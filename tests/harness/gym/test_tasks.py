@@ -1,13 +1,16 @@
 """What gates.yaml may say of a Gymnasium task: tried on the environment, named when wrong."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import gym_worlds
 import pytest
 
+import harness.gym
 from harness.gym.engine import fingerprint
 from harness.gym.tasks import GymTask, dead_axes
+from registry.config import load_gates_yaml
 from registry.errors import ConfigError
 
 POLE = {"gymnasium": "CartPole-v1", "success": {"return": 475}}
@@ -41,6 +44,16 @@ def test_what_is_wrong_names_file_and_field(change: dict[str, Any], field: str, 
         task(POLE | change)
     assert error.value.where == "gates.yaml:3"
     assert error.value.field.startswith(field)
+
+
+def test_the_example_of_the_package_is_a_gate(tmp_path: Path) -> None:
+    example = textwrap.dedent((harness.gym.__doc__ or "").split("\n\n")[1])
+    path = tmp_path / "gates.yaml"
+    path.write_text(f"{example}\nhil: {{not_applicable: no robot}}\n")
+    gate = load_gates_yaml(path).sim
+    assert gate is not None
+    assert (gate.task, gate.gymnasium) == (EXIT["gymnasium"], {"success": EXIT["success"]})
+    assert set(gate.axes) == {"config.vehicles_count"}
 
 
 def test_a_key_left_out_is_named() -> None:
