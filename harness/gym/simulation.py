@@ -26,9 +26,8 @@ class GymSimulation:
     @classmethod
     def of(cls, gate: GridGate, where: str) -> GymSimulation:
         """Raises ConfigError where the environment, its success or an axis is not there."""
-        axes = {name: term.to_json() for name, term in gate.axes.items()}
-        given = {"gymnasium": gate.task, **(gate.gymnasium or {}), "axes": axes}
-        task = GymTask.of(given, where=where)
+        success = (gate.gymnasium or {}).get("success")
+        task = GymTask.of(gate.task, success, gate.axes, where=where)
         grid = Grid.of_options(gate.task, gate.axes, gate.episodes_per_cell, task.option)
         return cls(task, grid)
 

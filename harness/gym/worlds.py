@@ -31,7 +31,7 @@ HORIZON = 10_000
 """Steps after which an episode without an end of its own is a timeout."""
 
 
-def make(name: str, *, where: str = "gates.yaml", field: str = "sim.task.gymnasium") -> Env:
+def make(name: str, *, where: str) -> Env:
     """The environment of that id. Raises ConfigError with the reason where there is none."""
     try:
         import gymnasium
@@ -39,7 +39,7 @@ def make(name: str, *, where: str = "gates.yaml", field: str = "sim.task.gymnasi
         raise ConfigError(
             "gymnasium is not installed here",
             where=where,
-            field=field,
+            field="sim.task.gymnasium",
             hint="install it beside policyctl: pip install 'policyctl[sim]'",
         ) from error
     try:
@@ -52,13 +52,13 @@ def make(name: str, *, where: str = "gates.yaml", field: str = "sim.task.gymnasi
             raise ConfigError(
                 f"there is no Gymnasium environment '{name}' here",
                 where=where,
-                field=f"{field}: {error}",
+                field=f"sim.task.gymnasium: {error}",
                 hint="install what registers it, or write `module:Name-v0` to import that first",
             ) from error
         raise ConfigError(
             f"the Gymnasium environment '{name}' cannot be made",
             where=where,
-            field=f"{field}: {type(error).__name__}: {error}",
+            field=f"sim.task.gymnasium: {type(error).__name__}: {error}",
             hint="make it by gymnasium.make in Python first; it gets no arguments",
         ) from error
 

@@ -205,7 +205,7 @@ def kept_episodes(home: Path) -> int:
 def test_a_gymnasium_environment_is_gated_and_replayed(tmp_path: Path, run: Run) -> None:
     gates = tmp_path / "gates.yaml"
     gates.write_text(CARTPOLE)
-    task = GymTask.of({"gymnasium": "CartPole-v1", "success": {"return": 195}}, where="test")
+    task = GymTask.of("CartPole-v1", {"return": 195}, {}, where="test")
     balance = np.array([[0.0, 0.0, 0.0, 0.0], [0.0, 0.5, 3.0, 1.0]])
     home = tmp_path / "home"
     for name, weights in (("good", balance), ("bad", -balance)):

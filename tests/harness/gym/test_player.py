@@ -26,23 +26,20 @@ from registry.errors import ConfigError, ServiceFailed
 
 Rows = npt.NDArray[np.float32]
 
-POLE = {"gymnasium": "CartPole-v1", "success": {"return": 475}, "axes": ["low", "high"]}
+POLE = {"gymnasium": "CartPole-v1", "success": {"return": 475}}
 CAR = {"gymnasium": "MountainCarContinuous-v0", "success": "terminated"}
-EXIT = {
-    "gymnasium": "highway_env:exit-v1",
-    "success": "is_success",
-    "axes": {"traffic": "config.vehicles_count"},
-}
+EXIT = {"gymnasium": "highway_env:exit-v1", "success": "is_success"}
+TRAFFIC = "config.vehicles_count"
 LEFT, RIGHT = [1.0, 0, 0, 0, 0], [0, 0, 1.0, 0, 0]  # exit-v1's lane changes among its five actions
 BALANCE = [[0.0] * 4, [0.1, 0.5, 3.0, 1.0]]
 
 
 def task(data: dict[str, Any]) -> GymTask:
-    return GymTask.of(data, where="gates.yaml")
+    return GymTask.of(data["gymnasium"], data["success"], {}, where="gates.yaml")
 
 
-def specs(task: GymTask, count: int, **axes: float) -> list[EpisodeSpec]:
-    changes = task.changes(axes)
+def specs(task: GymTask, count: int, **options: float) -> list[EpisodeSpec]:
+    changes = tuple(Change("reset", option, "set", value) for option, value in options.items())
     return [EpisodeSpec((), episode, changes, task.name) for episode in range(count)]
 
 
@@ -97,9 +94,9 @@ def test_another_distributions_task_by_its_own_success_key_and_options(tmp_path:
     contract = lane.contract()
     right = GymJob(write_constant(tmp_path / "good", contract, RIGHT), lane)
     left = GymJob(write_constant(tmp_path / "bad", contract, LEFT), lane)
-    assert rate(played(right, specs(lane, 8, traffic=0))) == 1.0
-    assert rate(played(left, specs(lane, 2, traffic=0))) == 0.0
-    busy = played(right, specs(lane, 8, traffic=5))
+    assert rate(played(right, specs(lane, 8, **{TRAFFIC: 0}))) == 1.0
+    assert rate(played(left, specs(lane, 2, **{TRAFFIC: 0}))) == 0.0
+    busy = played(right, specs(lane, 8, **{TRAFFIC: 5}))
     assert 0.0 < rate(busy) < 1.0
     assert {r.failure_mode for r in busy if not r.success} == {"terminated"}
 
@@ -118,7 +115,7 @@ def test_an_episode_follows_from_its_spec_alone(tmp_path: Path, which: str) -> N
     else:
         one = task(EXIT)
         job = GymJob(write_constant(tmp_path, one.contract(), RIGHT), one)
-        wanted = specs(one, 2, traffic=3) + specs(one, 2, traffic=5)
+        wanted = specs(one, 2, **{TRAFFIC: 3}) + specs(one, 2, **{TRAFFIC: 5})
     first = everything(played(job, wanted))
     assert len({digest for *_, digest in first.values()}) == len(wanted)
     assert everything(played(job, wanted[::-1])) == first
@@ -224,7 +221,7 @@ def test_a_users_own_environment_with_a_dict_observation(
     assert [(term.name, term.width) for term in contract.observation] == [("goal", 1), ("side", 2)]
     job = GymJob(write_linear(tmp_path, contract, PUSH, [0.0]), own)
     assert rate(played(job, specs(own, 5, far=3))) == 1.0
-    (stiff,) = played(job, [EpisodeSpec((), 0, own.changes({"spring.stiff": 1.0}), own.name)])
+    (stiff,) = played(job, specs(own, 1, **{"spring.stiff": 1.0}))
     assert stiff.failure_mode == "timeout"
     said = capsys.readouterr()
     assert said.out == ""
