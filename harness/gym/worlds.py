@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -63,9 +64,33 @@ def make(name: str, *, where: str) -> Env:
         ) from error
 
 
-def aside() -> contextlib.redirect_stdout[Any]:
-    """While this is open, what is printed goes to stderr."""
-    return contextlib.redirect_stdout(sys.stderr)
+class _Aside(contextlib.AbstractContextManager[None]):
+    """stdout is the process's, and threads that play overlap: the first to come turns it aside, the
+    last to leave turns it back."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._turned = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._turned.enter_context(contextlib.redirect_stdout(sys.stderr))
+            self._inside += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._turned.close()
+
+
+_ASIDE = _Aside()
+
+
+def aside() -> contextlib.AbstractContextManager[None]:
+    """While this is open in any thread, what is printed goes to stderr."""
+    return _ASIDE
 
 
 def options_of(values: Mapping[str, float]) -> dict[str, Any] | None:
