@@ -9,7 +9,7 @@ from harness.gym.player import GymJob
 from harness.gym.tasks import GymTask, dead_axes
 from harness.sim.executors import Job
 from harness.sim.grid import Grid
-from harness.sim.plan import AxisReport
+from harness.sim.plan import AxisReport, ends
 from harness.sim.simulation import Contestant, Examined
 from policies.space import ROBOT_CLASS
 from registry.gates import GridGate
@@ -51,17 +51,11 @@ class GymSimulation:
         return Examined(ROBOT_CLASS, "", key)
 
     def try_axes(self, who: Contestant) -> tuple[AxisReport, ...]:
-        terms = dict(self.grid.randomization.terms)
-        dead = dead_axes(self.task, {n: term.range or term.values for n, term in terms.items()})
+        terms = self.grid.randomization.terms
+        dead = dead_axes(self.task, {name: term.range or term.values for name, term in terms})
         return tuple(
-            AxisReport(
-                axis=name,
-                low=min(term.range or term.values),
-                high=max(term.range or term.values),
-                changed=() if name in dead else ("observation",),
-                first_step=None,
-            )
-            for name, term in terms.items()
+            AxisReport(name, *ends(term), () if name in dead else ("observation",), None)
+            for name, term in terms
         )
 
     def job(self, who: Contestant) -> Job:
