@@ -5,19 +5,15 @@ Rules
   from (task, cell, episode), and the spec's changes are its reset options. An environment may keep
   options that an earlier reset gave, so one is used only for specs that give the same ones.
 - How an episode fails: `timeout` (truncated, or never ending), `terminated` (ended otherwise),
-  `policy_crash | policy_shape | policy_nan | policy_late`, `unstable` (an observation that is not a
-  number). What the environment raises is nobody's failure: the run ends with ServiceFailed.
-- Late: the median of LATE answers in a row took longer than the control period, wall time. One slow
-  answer is the machine's doing.
+  `policy_crash | policy_shape | policy_nan`, `unstable` (an observation that is not a number). What
+  the environment raises is nobody's failure: the run ends with ServiceFailed.
+- No clock is read: whether a policy is late is a matter of the gate (`harness/gym/simulation.py`).
 - The digest covers every observation, action, reward and end, bit by bit.
 """
 
 from __future__ import annotations
 
 import hashlib
-import statistics
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +37,6 @@ from registry.versions import digest_bytes, digest_of
 
 if TYPE_CHECKING:
     from harness.gym.worlds import Env
-
-LATE = 8
-"""Answers that lateness is judged by."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +66,8 @@ class GymJob:
 class GymPlayer:
     """One policy and one environment of its own, until it is closed."""
 
-    def __init__(
-        self,
-        task: GymTask,
-        policy: SpacePolicy,
-        *,
-        where: str = CONTRACT_FILE,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self._task, self._policy, self._clock = task, policy, clock
+    def __init__(self, task: GymTask, policy: SpacePolicy, *, where: str = CONTRACT_FILE) -> None:
+        self._task, self.policy = task, policy
         self._env: Env = task.make()
         self._given: frozenset[str] | None = None
         try:
@@ -99,7 +85,7 @@ class GymPlayer:
                 self._env.close()
                 self._env = self._task.make()
             self._given = frozenset(values)
-            yield _Episode(self._task, self._policy, self._env, spec, self._clock).play(values)
+            yield _Episode(self._task, self.policy, self._env, spec).play(values)
 
     def close(self) -> None:
         self._env.close()
@@ -125,17 +111,8 @@ def _values(spec: EpisodeSpec) -> dict[str, float]:
 class _Episode:
     """One episode under way."""
 
-    def __init__(
-        self,
-        task: GymTask,
-        policy: SpacePolicy,
-        env: Env,
-        spec: EpisodeSpec,
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, task: GymTask, policy: SpacePolicy, env: Env, spec: EpisodeSpec) -> None:
         self._task, self._policy, self._env, self._spec = task, policy, env, spec
-        self._clock = clock
-        self._took: deque[float] = deque(maxlen=LATE)
         self._digest = hashlib.sha256()
         self._steps, self._return = 0, 0.0
 
@@ -184,20 +161,15 @@ class _Episode:
 
     def _answer(self, seen: spaces.Rows) -> Any:
         """The policy's action. Raises PolicyFailedError."""
-        contract, began = self._policy.contract, self._clock()
+        contract = self._policy.contract
         try:
             answer = np.asarray(self._policy.act(seen))
         except Exception as error:
             raise PolicyFailedError("crash", repr(error)) from error
-        self._took.append(self._clock() - began)
         if answer.shape != (1, contract.outputs):
             raise PolicyFailedError("shape", f"{answer.shape}, expected {(1, contract.outputs)}")
         if not np.isfinite(answer).all():
             raise PolicyFailedError("nan", "the output holds numbers that are not finite")
-        typical, period = statistics.median(self._took), 1.0 / contract.rate_hz
-        if len(self._took) == LATE and typical > period:
-            late = f"{typical * 1e3:.1f} ms an answer, every {period * 1e3:.1f} ms one is due"
-            raise PolicyFailedError("late", late)
         return spaces.act(contract, self._env.action_space, answer[0])
 
     def _ask(self, call: Callable[[], Any]) -> Any:

@@ -5,7 +5,6 @@ construction: one balances, one rocks a car uphill, one keeps changing to the ri
 """
 
 import contextlib
-import itertools
 import multiprocessing
 import pickle
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ import numpy.typing as npt
 import pytest
 from gym_policies import write_constant, write_linear
 
-from harness.gym.player import LATE, GymJob, GymPlayer
+from harness.gym.player import GymJob, GymPlayer
 from harness.gym.tasks import GymTask
 from harness.sim.episode import Change, EpisodeRecord, EpisodeSpec
 from policies.space import SpaceContract
@@ -185,25 +184,6 @@ def test_a_policy_that_misbehaves_fails_its_episode_in_its_own_mode(
     records = list(GymPlayer(pole, Scripted(pole.contract(), act))(specs(pole, 2)))
     assert [(r.success, r.failure_mode, r.steps) for r in records] == [(False, mode, 0)] * 2
     assert detail in records[0].detail
-
-
-@pytest.mark.parametrize(
-    ("slow", "mode"), [(range(0), ""), (range(20, 24), ""), (range(20, 60), "policy_late")]
-)
-def test_late_is_slower_than_the_control_period_again_and_again(slow: range, mode: str) -> None:
-    pole = task(POLE)
-    period = 1.0 / pole.contract().rate_hz
-    answers, now = itertools.count(), 0.0
-
-    def act(observation: Rows) -> Rows:
-        nonlocal now
-        now += 1.5 * period if next(answers) in slow else 0.5 * period
-        return observation @ np.array(BALANCE, dtype=np.float32).T
-
-    policy = Scripted(pole.contract(), act)
-    (record,) = GymPlayer(pole, policy, clock=lambda: now)(specs(pole, 1))
-    assert record.failure_mode == mode
-    assert record.steps == (20 + LATE // 2 if mode else 500)
 
 
 def lever(name: str = "Lever-v0", success: Any = "is_success") -> GymTask:
