@@ -5,8 +5,8 @@ protection, judge) over those of mj_step called in C, same threads, same number 
 from states saved along the very episodes that were run. Interleaved; medians over repeats. One env
 step is one policy step: 10 physics steps. Protection at servo rate is what gates run.
 
-Peer: gymnasium's AsyncVectorEnv over the same environment with the same policy, a process an
-environment, in the same run.
+Peer: gymnasium's AsyncVectorEnv over the Gymnasium environment of the same scene with the same
+policy, a process an environment, in the same run. Its resets count as steps.
 
 Gate: wall seconds of all 1,000 episodes of a 5 x 5 x 4 grid with early exit; and of a verdict.
 
@@ -20,27 +20,33 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from mujoco.batch import Batch
 from shared.figures import line
 
 from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeSpec
 from harness.sim.executors.threads import InProcess
+from harness.sim.executors.worker import one_thread
 from harness.sim.gate import SimResult, SimRun, run_sim_gate
 from harness.sim.grid import Grid
+from harness.sim.gym_env import TaskEnv
 from harness.sim.replay import replay, replay_log
 from harness.sim.results import row
 from harness.sim.simulation import Contestant
 from policies import Policy
+from policies.contract import Contract
 from policies.loading import load_policy
 from registry.config import load_gates_yaml
 from registry.evidence import Subject
@@ -54,6 +60,7 @@ SAVED = (10, 30, 50, 70)
 RAW_STEPS = 100
 PHYSICS_STEPS = 10
 PEERS = 16
+PEER_STEPS = 150
 FAILURES = 200
 FRICTION = (0.3, 0.5, 0.8, 1.0, 1.5)
 MASS = (0.5, 0.75, 1.0, 1.5, 2.0)
@@ -120,22 +127,26 @@ def against_mujoco(policy: Policy, threads: int, repeats: int) -> tuple[bool, fl
     return all(met), median(speeds["servo"])
 
 
+def make_peer(contract: Contract) -> TaskEnv:
+    """The scene that the runner plays, in a process of its own."""
+    return TaskEnv(contract.task, contract=contract)
+
+
 def against_gymnasium(policy: Policy, repeats: int, threads: int) -> bool:
     """Our runner against AsyncVectorEnv on the same environment and policy."""
-    from gymnasium.vector import AsyncVectorEnv, AutoresetMode
-
-    from harness.sim.gym import make_box_grasp
-
-    runner = InProcess(policy, slots=SLOTS, threads=threads)
+    os.environ.update(one_thread())
     peer = AsyncVectorEnv(
-        [make_box_grasp] * PEERS, autoreset_mode=AutoresetMode.NEXT_STEP, context="spawn"
+        [partial(make_peer, policy.contract)] * PEERS,
+        autoreset_mode=AutoresetMode.NEXT_STEP,
+        context="spawn",
     )
+    runner = InProcess(policy, slots=SLOTS, threads=threads)
     ours, theirs = [], []
     try:
         for repeat in range(repeats):
             observation, _ = peer.reset(seed=repeat)
             began, steps = time.perf_counter(), 0
-            for _ in range(150):
+            for _ in range(PEER_STEPS):
                 observation, *_ = peer.step(policy.act(observation))
                 steps += PEERS
             theirs.append(steps / (time.perf_counter() - began))

@@ -181,9 +181,8 @@ def plan_sim_command(
         axes.add_column(column)
     for axis in planned.axes:
         low = "nominal" if axis.low is None else f"{axis.low:g}"
-        axes.add_row(
-            axis.axis, low, f"{axis.high:g}", ", ".join(axis.changed), str(axis.first_step)
-        )
+        first = "–" if axis.first_step is None else str(axis.first_step)
+        axes.add_row(axis.axis, low, f"{axis.high:g}", ", ".join(axis.changed), first)
     head = f"{planned.population} episodes in {planned.cells} cells; every axis is alive"
     soon = ", ".join(f"{n} at {rate:g}" for rate, n in planned.verdict_after)
     foot = [f"episodes to a verdict, by true mean: {soon}"]

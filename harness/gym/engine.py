@@ -35,9 +35,9 @@ _SOURCES = (
 @cache
 def fingerprint(task: GymTask) -> str:
     """`gymnasium 1.4.0, highway-env 1.12.1, numpy …, x86_64, code 1a2b3c4d5e6f`."""
-    world = task.make()
-    module = type(world.unwrapped).__module__
-    world.close()
+    env = task.make()
+    module = type(env.unwrapped).__module__
+    env.close()
     code = hashlib.sha256()
     sources = list(_SOURCES)
     shipped = packages_distributions().get(module.partition(".")[0], [])

@@ -5,21 +5,16 @@ Rules
   from (task, cell, episode), and the spec's changes are its reset options. An environment may keep
   options that an earlier reset gave, so one is used only for specs that give the same ones.
 - How an episode fails: `timeout` (truncated, or never ending), `terminated` (ended otherwise),
-  `policy_crash | policy_shape | policy_nan | policy_late`, `unstable` (an observation that is not a
-  number). What the environment raises is nobody's failure: the run ends with ServiceFailed.
-- Late: the median of LATE answers in a row took longer than the control period, wall time. One slow
-  answer is the machine's doing.
+  `policy_crash | policy_shape | policy_nan`, `unstable` (an observation that is not a number). What
+  the environment raises is nobody's failure: the run ends with ServiceFailed.
+- No clock is read: whether a policy is late is a matter of the gate (`harness/gym/simulation.py`).
 - The digest covers every observation, action, reward and end, bit by bit.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import statistics
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,32 +36,20 @@ from registry.errors import ConfigError, ServiceFailed
 from registry.versions import digest_bytes, digest_of
 
 if TYPE_CHECKING:
-    from harness.gym.worlds import World
-
-LATE = 8
-"""Answers that lateness is judged by."""
+    from harness.gym.worlds import Env
 
 
 @dataclass(frozen=True)
-class GymPlayer:
+class GymJob:
     """Plays the checkpoint in `folder` at `task`: plain values, so that it travels to workers."""
 
     folder: Path
     task: GymTask
 
-    def map(self, specs: Iterable[EpisodeSpec]) -> Generator[EpisodeRecord]:
-        """One record for each spec, in their order, by one environment. Raises ConfigError."""
-        with contextlib.closing(self.make_player()) as stage:
-            yield from stage(specs)
-
-    def make_player(self) -> Stage:
-        """The same for specs that come in portions: policy and environment are loaded once."""
-        policy = load_space_policy(self.folder)
-        return Stage(self.task, policy, where=str(self.folder / CONTRACT_FILE))
-
-    def check(self) -> None:
+    def make_player(self) -> GymPlayer:
         """Raises ConfigError where the checkpoint is not sound, or not for this environment."""
-        self.make_player().close()
+        policy = load_space_policy(self.folder)
+        return GymPlayer(self.task, policy, where=str(self.folder / CONTRACT_FILE))
 
     @property
     def digest(self) -> str:
@@ -80,39 +63,32 @@ class GymPlayer:
         )
 
 
-class Stage:
+class GymPlayer:
     """One policy and one environment of its own, until it is closed."""
 
-    def __init__(
-        self,
-        task: GymTask,
-        policy: SpacePolicy,
-        *,
-        where: str = CONTRACT_FILE,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self._task, self._policy, self._clock = task, policy, clock
-        self._world: World = task.make()
+    def __init__(self, task: GymTask, policy: SpacePolicy, *, where: str = CONTRACT_FILE) -> None:
+        self._task, self.policy = task, policy
+        self._env: Env = task.make()
         self._given: frozenset[str] | None = None
         try:
-            spaces.fit(policy.contract, self._world, task.name, where=where)
+            spaces.fit(policy.contract, self._env, task.name, where=where)
         except ConfigError:
             self.close()
             raise
 
     def __call__(self, specs: Iterable[EpisodeSpec]) -> Iterator[EpisodeRecord]:
-        """Plays `specs` one after another."""
+        """One record for each spec, in their order."""
         for spec in specs:
             values = _values(spec)
             used = self._given is not None
             if used and (self._task.remade or self._given != values.keys()):
-                self._world.close()
-                self._world = self._task.make()
+                self._env.close()
+                self._env = self._task.make()
             self._given = frozenset(values)
-            yield _Episode(self._task, self._policy, self._world, spec, self._clock).play(values)
+            yield _Episode(self._task, self.policy, self._env, spec).play(values)
 
     def close(self) -> None:
-        self._world.close()
+        self._env.close()
 
 
 def seed_of(spec: EpisodeSpec) -> int:
@@ -135,24 +111,15 @@ def _values(spec: EpisodeSpec) -> dict[str, float]:
 class _Episode:
     """One episode under way."""
 
-    def __init__(
-        self,
-        task: GymTask,
-        policy: SpacePolicy,
-        world: World,
-        spec: EpisodeSpec,
-        clock: Callable[[], float],
-    ) -> None:
-        self._task, self._policy, self._world, self._spec = task, policy, world, spec
-        self._clock = clock
-        self._took: deque[float] = deque(maxlen=LATE)
+    def __init__(self, task: GymTask, policy: SpacePolicy, env: Env, spec: EpisodeSpec) -> None:
+        self._task, self._policy, self._env, self._spec = task, policy, env, spec
         self._digest = hashlib.sha256()
         self._steps, self._return = 0, 0.0
 
     def play(self, values: dict[str, float]) -> EpisodeRecord:
         with aside():
-            observation, _ = self._ask_world(
-                lambda: self._world.reset(seed=seed_of(self._spec), options=options_of(values))
+            observation, _ = self._ask(
+                lambda: self._env.reset(seed=seed_of(self._spec), options=options_of(values))
             )
             feed(self._digest, observation)
             try:
@@ -169,7 +136,7 @@ class _Episode:
                 return self._failed(f"policy_{error.mode}", error.detail)
 
     def _step(self, action: Any) -> tuple[Any, EpisodeRecord | None]:
-        result = self._ask_world(lambda: self._world.step(action))
+        result = self._ask(lambda: self._env.step(action))
         observation, reward, terminated, truncated, info = result
         feed(self._digest, (action, *result[:4]))
         self._steps += 1
@@ -182,8 +149,8 @@ class _Episode:
         return observation, self._failed("terminated" if terminated else "timeout")
 
     def _seen(self, observation: Any) -> spaces.Rows | None:
-        contract, space = self._policy.contract, self._world.observation_space
-        seen = self._ask_world(lambda: spaces.observe(contract, space, observation))
+        contract, space = self._policy.contract, self._env.observation_space
+        seen = self._ask(lambda: spaces.observe(contract, space, observation))
         return None if np.isnan(seen).any() else seen
 
     def _forget(self) -> None:
@@ -194,23 +161,18 @@ class _Episode:
 
     def _answer(self, seen: spaces.Rows) -> Any:
         """The policy's action. Raises PolicyFailedError."""
-        contract, began = self._policy.contract, self._clock()
+        contract = self._policy.contract
         try:
             answer = np.asarray(self._policy.act(seen))
         except Exception as error:
             raise PolicyFailedError("crash", repr(error)) from error
-        self._took.append(self._clock() - began)
         if answer.shape != (1, contract.outputs):
             raise PolicyFailedError("shape", f"{answer.shape}, expected {(1, contract.outputs)}")
         if not np.isfinite(answer).all():
             raise PolicyFailedError("nan", "the output holds numbers that are not finite")
-        typical, period = statistics.median(self._took), 1.0 / contract.rate_hz
-        if len(self._took) == LATE and typical > period:
-            late = f"{typical * 1e3:.1f} ms an answer, every {period * 1e3:.1f} ms one is due"
-            raise PolicyFailedError("late", late)
-        return spaces.act(contract, self._world.action_space, answer[0])
+        return spaces.act(contract, self._env.action_space, answer[0])
 
-    def _ask_world(self, call: Callable[[], Any]) -> Any:
+    def _ask(self, call: Callable[[], Any]) -> Any:
         try:
             return call()
         except Exception as error:

@@ -21,7 +21,7 @@ from policies.space import Box, Discrete, SpaceContract, SpaceTerm, parse_space_
 from registry.errors import ConfigError
 
 if TYPE_CHECKING:
-    from harness.gym.worlds import World
+    from harness.gym.worlds import Env
 
 Rows = npt.NDArray[np.float32]
 FLAT = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -48,17 +48,17 @@ def act(contract: SpaceContract, space: spaces.Space[Any], answer: Rows) -> Any:
     return (np.rint(action) if dtype.kind in "iu" else action).astype(dtype)
 
 
-def contract_for(world: World, task: str, **numbers: float) -> SpaceContract:
+def contract_for(env: Env, task: str, **numbers: float) -> SpaceContract:
     """The contract of a policy that sees all of an environment that can be flattened.
 
     `numbers` are those of `SpaceContract` (rate_hz, latency_ms, memory_mb, load_s) where they are
     not the usual ones. Raises ConfigError where its observations or actions are of no kind here.
     """
-    terms = _terms(world.observation_space)
-    action = _action(world.action_space)
+    terms = _terms(env.observation_space)
+    action = _action(env.action_space)
     if not terms or action is None:
         which, space = (
-            ("actions", world.action_space) if terms else ("observations", world.observation_space)
+            ("actions", env.action_space) if terms else ("observations", env.observation_space)
         )
         raise ConfigError(
             f"the {which} of '{task}' are of a kind that no policy here can have",
@@ -66,7 +66,7 @@ def contract_for(world: World, task: str, **numbers: float) -> SpaceContract:
             field=str(space),
             hint="observations: arrays, counted things or a Dict of them; actions: Discrete or Box",
         )
-    rate = float(numbers.pop("rate_hz", world.metadata.get("render_fps") or RATE_HZ))
+    rate = float(numbers.pop("rate_hz", env.metadata.get("render_fps") or RATE_HZ))
     usual = {"rate_hz": rate, "latency_ms": 1000.0 / rate, "memory_mb": 64, "load_s": 5.0}
     return parse_space_contract(
         {
@@ -80,11 +80,11 @@ def contract_for(world: World, task: str, **numbers: float) -> SpaceContract:
     )
 
 
-def fit(contract: SpaceContract, world: World, task: str, *, where: str) -> None:
+def fit(contract: SpaceContract, env: Env, task: str, *, where: str) -> None:
     """Raises ConfigError naming the first field of a contract that is not the environment's."""
     if contract.task != task:
         raise _misfit(where, "task", f"task is {contract.task}, the gate's is {task}")
-    terms = _terms(world.observation_space)
+    terms = _terms(env.observation_space)
     for term in contract.observation:
         found = terms.get(term.name)
         field = f"observation.{term.name}" if term.name else "observation"
@@ -93,9 +93,9 @@ def fit(contract: SpaceContract, world: World, task: str, *, where: str) -> None
             raise _misfit(where, field, f"{field} is not among what it observes: {known}")
         if found != term:
             raise _misfit(where, field, f"{field} is {_said(term)}, its own is {_said(found)}")
-    action = _action(world.action_space)
+    action = _action(env.action_space)
     if action is None or not _within(contract.action, action):
-        own = world.action_space
+        own = env.action_space
         raise _misfit(where, "action", f"action is {_said(contract.action)}, its own is {own}")
 
 

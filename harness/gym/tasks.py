@@ -4,9 +4,7 @@ Rules
 - `success` is one of: an info key, true at the step that ends the episode (what an info said
   before does not count); the word `terminated` or `truncated`, the way in which the episode ended;
   `{return: 195}`, at least so much reward in all.
-- `axes` names reset options: a list of them, or a mapping from each axis to its option, or to its
-  values or term as in gates.yaml, whose `field` is the option where it has one. Without `axes` any
-  axis of the gate is the option of its own name.
+- An axis of the gate moves the reset option that its term names as `field`, else that of its name.
 - A task has to follow from its seed, or nothing can be played again: two fresh environments that do
   not do the same from one seed are refused. One that remembers earlier episodes is made anew for
   each (`remade`), which is slower and as exact.
@@ -20,21 +18,20 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from harness.gym.worlds import HORIZON, Trace, make, trace
-from harness.sim.episode import Change
 from policies.space import SpaceContract
 from registry.errors import ConfigError
+from registry.gates import Term
 from registry.versions import digest_of
 
 if TYPE_CHECKING:
-    from harness.gym.worlds import World
+    from harness.gym.worlds import Env
 
-KEYS = ("gymnasium", "success", "axes")
 SEEDS = (0, 1, 2)
 """The episodes that an axis is tried in."""
 PROBE_STEPS = 20
@@ -54,7 +51,7 @@ class Success:
     at_least: float = 0.0
 
     @staticmethod
-    def of(data: object, *, where: str, field: str) -> Success:
+    def of(data: object, *, where: str) -> Success:
         """From what gates.yaml says. Raises ConfigError."""
         if data == "terminated" or data == "truncated":
             return Success("terminated" if data == "terminated" else "truncated")
@@ -67,7 +64,7 @@ class Success:
         raise ConfigError(
             f"{data!r} does not say when an episode has succeeded",
             where=where,
-            field=field,
+            field="sim.task.success",
             hint="an info key, `terminated`, `truncated`, or {return: 195}",
         )
 
@@ -82,74 +79,38 @@ class GymTask:
     name: str
     """Gymnasium's id, with its module where one is imported first."""
     success: Success
-    options: tuple[tuple[str, str], ...] | None = None
-    """Axes and the reset options that they move; None where each is called as its option."""
+    options: tuple[tuple[str, str], ...] = ()
+    """Axes that are not called as the reset options that they move, with these."""
     remade: bool = False
     """Each episode needs an environment of its own."""
     where: str = "gates.yaml"
-    field: str = "sim.task"
 
     @staticmethod
-    def of(data: Mapping[str, Any], *, where: str, field: str = "sim.task") -> GymTask:
-        """From `{gymnasium, success, axes}`, tried on the environment. Raises ConfigError."""
-        odd = sorted(set(data) - set(KEYS)) or [key for key in KEYS[:2] if key not in data]
-        if odd:
-            missing = "missing" if odd[0] in KEYS else "unknown"
-            raise ConfigError(
-                f"{missing} key {odd[0]!r}",
-                where=where,
-                field=f"{field}.{odd[0]}",
-                hint=f"keys: {', '.join(KEYS)}",
-            )
-        name = data["gymnasium"]
-        if not isinstance(name, str) or not name:
-            raise ConfigError(
-                f"{name!r} is no Gymnasium id", where=where, field=f"{field}.gymnasium"
-            )
-        success = Success.of(data["success"], where=where, field=f"{field}.success")
-        options = _options(data.get("axes"), where, f"{field}.axes")
-        task = GymTask(name, success, options, where=where, field=field)
-        return _examined(task)
+    def of(name: str, success: object, axes: Mapping[str, Term], *, where: str) -> GymTask:
+        """What a gate of `where` asks for, tried on the environment. Raises ConfigError."""
+        for axis, term in axes.items():
+            if term.target and (term.target, term.operation) != ("reset", "set"):
+                raise _no_option(axis, f"{term.operation} {term.target}.{term.field}", where)
+            if term.when != "reset":
+                raise _no_option(axis, f"at {term.when:g} s", where)
+        options = tuple(sorted((axis, term.field) for axis, term in axes.items() if term.field))
+        said = Success.of(success, where=where)
+        return _examined(GymTask(name, said, options, where=where))
 
-    def make(self) -> World:
+    def make(self) -> Env:
         """A fresh environment."""
-        return make(self.name, where=self.where, field=f"{self.field}.gymnasium")
+        return make(self.name, where=self.where)
 
     def contract(self, **numbers: float) -> SpaceContract:
         """The contract of a policy that sees all of it; see `spaces.contract_for`."""
         from harness.gym.spaces import contract_for
 
-        with contextlib.closing(self.make()) as world:
-            return contract_for(world, self.name, **numbers)
-
-    def changes(self, values: Mapping[str, float]) -> tuple[Change, ...]:
-        """What these values of the axes change at the reset."""
-        return tuple(
-            Change("reset", self.option(axis), "set", float(value))
-            for axis, value in values.items()
-        )
+        with contextlib.closing(self.make()) as env:
+            return contract_for(env, self.name, **numbers)
 
     def option(self, axis: str) -> str:
-        """The reset option that an axis moves. Raises ConfigError for an axis there is not."""
-        options = {axis: axis} if self.options is None else dict(self.options)
-        if axis not in options:
-            raise ConfigError(
-                f"there is no axis '{axis}'",
-                where=self.where,
-                field=f"{_parent(self.field)}axes.{axis}",
-                hint=f"axes of this task: {', '.join(options) or 'none'}",
-            )
-        return options[axis]
-
-    def check_axes(self, axes: Mapping[str, Sequence[float]]) -> None:
-        """Raises ConfigError for an axis that is unknown, refused by the environment or dead."""
-        for axis in dead_axes(self, axes):
-            raise ConfigError(
-                f"axis '{axis}' is dead: '{self.name}' plays the same at each of its values",
-                where=self.where,
-                field=f"{_parent(self.field)}axes.{axis}",
-                hint=f"see whether its reset takes the option {self.option(axis)!r}",
-            )
+        """The reset option that an axis moves."""
+        return dict(self.options).get(axis, axis)
 
     @property
     def digest(self) -> str:
@@ -170,34 +131,34 @@ def dead_axes(task: GymTask, axes: Mapping[str, Sequence[float]]) -> tuple[str, 
     option left out. Raises ConfigError where the environment breaks at values, naming them.
     """
     with contextlib.ExitStack() as stack:
-        worlds = _Worlds(task, stack)
+        envs = _Envs(task, stack)
         start = {axis: values[0] for axis, values in axes.items()}
-        for _ in worlds.corners(axes):
+        for _ in envs.corners(axes):
             pass
-        return tuple(axis for axis in axes if not _alive(worlds, axis, axes[axis], start))
+        return tuple(axis for axis in axes if not _alive(envs, axis, axes[axis], start))
 
 
-class _Worlds:
+class _Envs:
     """Environments to try axes on, one for each set of options: they may keep what they got."""
 
     def __init__(self, task: GymTask, stack: contextlib.ExitStack) -> None:
         self.task = task
         self._stack = stack
-        self._made: dict[frozenset[str], World] = {}
+        self._made: dict[frozenset[str], Env] = {}
 
     def play(self, values: Mapping[str, float], seed: int, steps: int) -> Trace:
         """`values` by axis. Raises ConfigError where the environment does not take them."""
         task, axes = self.task, frozenset(values)
         options = {task.option(axis): value for axis, value in values.items()}
-        world = self._made.get(axes)
-        if world is None or task.remade:
-            world = self._stack.enter_context(contextlib.closing(task.make()))
-            self._made[axes] = world
+        env = self._made.get(axes)
+        if env is None or task.remade:
+            env = self._stack.enter_context(contextlib.closing(task.make()))
+            self._made[axes] = env
         try:
-            return trace(world, seed, options, steps)
+            return trace(env, seed, options, steps)
         except Exception as error:
             said = ", ".join(f"{axis} = {value:g}" for axis, value in values.items())
-            field = f"{_parent(task.field)}axes" + (f".{min(axes)}" if len(axes) == 1 else "")
+            field = "sim.axes" + (f".{min(axes)}" if len(axes) == 1 else "")
             raise ConfigError(
                 f"'{task.name}' refuses {said}",
                 where=task.where,
@@ -212,7 +173,7 @@ class _Worlds:
             yield self.play(dict(zip(axes, corner, strict=True)), SEEDS[0], 0)
 
 
-def _alive(worlds: _Worlds, axis: str, values: Sequence[float], start: Mapping[str, float]) -> bool:
+def _alive(envs: _Envs, axis: str, values: Sequence[float], start: Mapping[str, float]) -> bool:
     """First by a glance at each value, infos included, then by an episode of each.
 
     Some infos hold the time of day or a random number. They count only where they were the same
@@ -221,46 +182,45 @@ def _alive(worlds: _Worlds, axis: str, values: Sequence[float], start: Mapping[s
     points = [{**start, axis: value} for value in dict.fromkeys(values)]
     if len(points) == 1:
         points.insert(0, {other: value for other, value in start.items() if other != axis})
-    glances = [_plays(worlds, points, seed, PROBE_STEPS) for seed in SEEDS]
+    glances = [_plays(envs, points, seed, PROBE_STEPS) for seed in SEEDS]
     states = any(one.states != alike[0].states for alike, others in glances for one in others)
     steady = all(one.infos == alike[0].infos for alike, _ in glances for one in alike)
     infos = any(one.infos != alike[0].infos for alike, others in glances for one in others)
     if states or (steady and infos):
         return True
-    alike, others = _plays(worlds, points, SEEDS[0], WHOLE_STEPS)
+    alike, others = _plays(envs, points, SEEDS[0], WHOLE_STEPS)
     return any(one.states != alike[0].states for one in others)
 
 
 def _plays(
-    worlds: _Worlds, points: Sequence[Mapping[str, float]], seed: int, steps: int
+    envs: _Envs, points: Sequence[Mapping[str, float]], seed: int, steps: int
 ) -> tuple[list[Trace], list[Trace]]:
     """The first point played three times, and each of the others."""
-    alike = [worlds.play(points[0], seed, steps) for _ in range(3)]
+    alike = [envs.play(points[0], seed, steps) for _ in range(3)]
     if len({one.states for one in alike}) > 1:
-        raise _unsteady(worlds.task, "it differs when it is played again with the same options")
-    return alike, [worlds.play(point, seed, steps) for point in points[1:]]
+        raise _unsteady(envs.task, "it differs when it is played again with the same options")
+    return alike, [envs.play(point, seed, steps) for point in points[1:]]
 
 
 def _examined(task: GymTask) -> GymTask:
     """The task as its environment turns out to be. Raises ConfigError where it will not do."""
-    gymnasium = f"{task.field}.gymnasium"
     with (
-        contextlib.closing(task.make()) as world,
+        contextlib.closing(task.make()) as env,
         contextlib.closing(task.make()) as other,
     ):
         from harness.gym.spaces import contract_for  # needs gymnasium, which `make` has found
 
-        contract_for(world, task.name)
+        contract_for(env, task.name)
         length = HORIZON if task.success.kind == "info" else WHOLE_STEPS
         try:
-            first, fresh = (trace(each, SEEDS[0], {}, PROBE_STEPS) for each in (world, other))
-            end = trace(world, SEEDS[1], {}, length)
-            again = trace(world, SEEDS[0], {}, PROBE_STEPS)
+            first, fresh = (trace(each, SEEDS[0], {}, PROBE_STEPS) for each in (env, other))
+            end = trace(env, SEEDS[1], {}, length)
+            again = trace(env, SEEDS[0], {}, PROBE_STEPS)
         except Exception as error:
             raise ConfigError(
                 f"the Gymnasium environment '{task.name}' breaks when it is played",
                 where=task.where,
-                field=f"{gymnasium}: {type(error).__name__}: {error}",
+                field=f"sim.task.gymnasium: {type(error).__name__}: {error}",
                 hint="gymnasium.utils.env_checker.check_env says more",
             ) from error
     if first.states != fresh.states:
@@ -270,48 +230,29 @@ def _examined(task: GymTask) -> GymTask:
         raise ConfigError(
             f"'{task.name}' tells no info '{task.success.key}' when an episode ends",
             where=task.where,
-            field=f"{task.field}.success: its info keys are {told}",
+            field=f"sim.task.success: its info keys are {told}",
             hint="name one of them, `terminated`, `truncated`, or {return: 195}",
         )
     remade = again.states != first.states
-    return GymTask(task.name, task.success, task.options, remade, task.where, task.field)
+    return replace(task, remade=remade)
+
+
+def _no_option(axis: str, found: str, where: str) -> ConfigError:
+    return ConfigError(
+        "a Gymnasium task varies by what its reset is given, and by nothing else",
+        where=where,
+        field=f"sim.axes.{axis}: {found}",
+        hint="give values or a range; a field only with {target: reset, operation: set}",
+    )
 
 
 def _unsteady(task: GymTask, found: str) -> ConfigError:
     return ConfigError(
         f"'{task.name}' does not follow from its seed: no episode could be played again",
         where=task.where,
-        field=f"{task.field}.gymnasium: {found}",
+        field=f"sim.task.gymnasium: {found}",
         hint="draw from self.np_random alone, and call super().reset(seed=seed)",
     )
-
-
-def _options(data: object, where: str, field: str) -> tuple[tuple[str, str], ...] | None:
-    if data is None:
-        return None
-    pairs: dict[Any, Any] = {}
-    if isinstance(data, Mapping):
-        pairs = {axis: _option(axis, says) for axis, says in data.items()}
-    elif isinstance(data, Sequence) and not isinstance(data, str):
-        pairs = {str(option): option for option in data}
-    for axis, option in pairs.items():
-        if not (isinstance(axis, str) and isinstance(option, str) and all(option.split("."))):
-            raise ConfigError(f"{option!r} is no reset option", where=where, field=field)
-    if not pairs and data != [] and data != {}:
-        raise ConfigError(f"{data!r} is no list of reset options", where=where, field=field)
-    return tuple(sorted(pairs.items()))
-
-
-def _option(axis: Any, says: Any) -> Any:
-    if isinstance(says, Mapping):
-        return says.get("field") or axis
-    return axis if isinstance(says, list | tuple) else says
-
-
-def _parent(field: str) -> str:
-    """`sim.` of `sim.task`: where the gate's own axes stand."""
-    head, dot, _ = field.rpartition(".")
-    return head + dot
 
 
 def succeeded(
@@ -330,7 +271,7 @@ def succeeded(
         raise ConfigError(
             f"'{task.name}' ended an episode without a yes or no at info '{task.success.key}'",
             where=task.where,
-            field=f"{task.field}.success: {info.get(task.success.key)!r}",
+            field=f"sim.task.success: {info.get(task.success.key)!r}",
             hint="the environment has to tell it at the end of each episode",
         )
     return bool(value.item() > 0)

@@ -13,7 +13,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -25,15 +26,13 @@ from registry.errors import ConfigError
 if TYPE_CHECKING:
     import gymnasium
 
-    World = gymnasium.Env[Any, Any]
+    Env = gymnasium.Env[Any, Any]
 
 HORIZON = 10_000
 """Steps after which an episode without an end of its own is a timeout."""
 
-Make = Callable[[], "World"]
 
-
-def make(name: str, *, where: str = "gates.yaml", field: str = "sim.task.gymnasium") -> World:
+def make(name: str, *, where: str) -> Env:
     """The environment of that id. Raises ConfigError with the reason where there is none."""
     try:
         import gymnasium
@@ -41,7 +40,7 @@ def make(name: str, *, where: str = "gates.yaml", field: str = "sim.task.gymnasi
         raise ConfigError(
             "gymnasium is not installed here",
             where=where,
-            field=field,
+            field="sim.task.gymnasium",
             hint="install it beside policyctl: pip install 'policyctl[sim]'",
         ) from error
     try:
@@ -54,20 +53,44 @@ def make(name: str, *, where: str = "gates.yaml", field: str = "sim.task.gymnasi
             raise ConfigError(
                 f"there is no Gymnasium environment '{name}' here",
                 where=where,
-                field=f"{field}: {error}",
+                field=f"sim.task.gymnasium: {error}",
                 hint="install what registers it, or write `module:Name-v0` to import that first",
             ) from error
         raise ConfigError(
             f"the Gymnasium environment '{name}' cannot be made",
             where=where,
-            field=f"{field}: {type(error).__name__}: {error}",
+            field=f"sim.task.gymnasium: {type(error).__name__}: {error}",
             hint="make it by gymnasium.make in Python first; it gets no arguments",
         ) from error
 
 
-def aside() -> contextlib.redirect_stdout[Any]:
-    """While this is open, what is printed goes to stderr."""
-    return contextlib.redirect_stdout(sys.stderr)
+class _Aside(contextlib.AbstractContextManager[None]):
+    """stdout is the process's, and threads that play overlap: the first to come turns it aside, the
+    last to leave turns it back."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._turned = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._turned.enter_context(contextlib.redirect_stdout(sys.stderr))
+            self._inside += 1
+
+    def __exit__(self, *raised: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._turned.close()
+
+
+_ASIDE = _Aside()
+
+
+def aside() -> contextlib.AbstractContextManager[None]:
+    """While this is open in any thread, what is printed goes to stderr."""
+    return _ASIDE
 
 
 def options_of(values: Mapping[str, float]) -> dict[str, Any] | None:
@@ -95,17 +118,17 @@ class Trace:
     """The last one."""
 
 
-def trace(world: World, seed: int, values: Mapping[str, float], steps: int) -> Trace:
+def trace(env: Env, seed: int, values: Mapping[str, float], steps: int) -> Trace:
     """Plays to the episode's end or for `steps`, by random actions that the seed names."""
     states, infos = hashlib.sha256(), hashlib.sha256()
     with aside():
-        observation, info = world.reset(seed=seed, options=options_of(values))
-        world.action_space.seed(seed)  # after the reset, which may make the spaces anew
+        observation, info = env.reset(seed=seed, options=options_of(values))
+        env.action_space.seed(seed)  # after the reset, which may make the spaces anew
         feed(states, observation)
         feed(infos, info)
         ended = False
         for _ in range(steps):
-            seen = world.step(world.action_space.sample())
+            seen = env.step(env.action_space.sample())
             observation, _, terminated, truncated, info = seen
             feed(states, seen[:4])
             feed(infos, info)

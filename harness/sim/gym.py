@@ -1,10 +1,12 @@
 """The tasks as Gymnasium environments: importing this module registers them, and nothing more.
 
-    gymnasium.make("harness.sim.gym:policyctl/PickPlace-v0")
+    import harness.sim.gym
+    gymnasium.make("policyctl/PickPlace-v0")
 
-Gymnasium finds environments that are not its own in one way only: it imports the module named
-before the colon, which registers its ids. So does this one, by names alone: the simulator is
-imported where an environment is made. `harness/sim/gym_env.py` says how they behave.
+or, where no line can be added, `gymnasium.make("harness.sim.gym:policyctl/PickPlace-v0")`, which
+imports the module before the colon. Gymnasium finds environments that are not its own in no other
+way: it has no entry point for plugins. Ids are registered by names alone, the simulator is imported
+where an environment is made. `harness/sim/gym_env.py` says how they behave.
 """
 
 from __future__ import annotations

@@ -55,6 +55,7 @@ class AxisReport:
     high: float
     changed: tuple[str, ...]
     first_step: int | None
+    """None where nothing changed, and where whole episodes were compared."""
     tested: bool = True
     """False where a policy that had to drive gave no sound outputs: nothing is proven then."""
 
@@ -66,7 +67,7 @@ class AxisReport:
 def try_axes(policy: Policy, grid: Grid, *, scene: Scene | None = None) -> tuple[AxisReport, ...]:
     """One report an axis, in the grid's order. `scene` takes the place of the task's own."""
     terms = [(name, term) for name, term in grid.randomization.terms]
-    pairs = [(name, term, *_ends(term)) for name, term in terms]
+    pairs = [(name, term, *ends(term)) for name, term in terms]
     specs = [
         EpisodeSpec(SHARED, scene, grid.overlay + _moved(name, term, value), grid.task)
         for name, term, low, high in pairs
@@ -101,7 +102,7 @@ def _moved(name: str, term: Term, value: float | None) -> tuple[Change, ...]:
     return () if value is None else (change(name, term, value),)
 
 
-def _ends(term: Term) -> tuple[float | None, float]:
+def ends(term: Term) -> tuple[float | None, float]:
     """The ends of an axis; one with a single value is moved from the nominal world."""
     if term.range is not None:
         return term.range

@@ -78,11 +78,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(place: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    def typed(*words: str | Path, home: Path = place) -> Said:
+    def typed(*words: str | Path, home: Path = place, output: str = "json") -> Said:
         capsys.readouterr()
         line = [str(word) for word in words]
         with pytest.raises(SystemExit) as ended:
-            main([*line, "--home", str(home), "--output", "json"])
+            main([*line, "--home", str(home), "--output", output])
         said = capsys.readouterr()
         code = ended.value.code
         return Said(code if isinstance(code, int) else 1, said.out, said.err)
@@ -205,13 +205,19 @@ def kept_episodes(home: Path) -> int:
 def test_a_gymnasium_environment_is_gated_and_replayed(tmp_path: Path, run: Run) -> None:
     gates = tmp_path / "gates.yaml"
     gates.write_text(CARTPOLE)
-    task = GymTask.of({"gymnasium": "CartPole-v1", "success": {"return": 195}}, where="test")
+    task = GymTask.of("CartPole-v1", {"return": 195}, {}, where="test")
     balance = np.array([[0.0, 0.0, 0.0, 0.0], [0.0, 0.5, 3.0, 1.0]])
     home = tmp_path / "home"
     for name, weights in (("good", balance), ("bad", -balance)):
         checkpoint = write_linear(tmp_path / name, task.contract(), weights.tolist(), [0.0, 0.0])
         registered = run("register", checkpoint, "--policy", "cart-pole", home=home)
         assert registered.status == 0, registered.out + registered.err
+    one = tmp_path / "one.yaml"
+    one.write_text(CARTPOLE.replace("[0.01, 0.05]", "[0.03]"))
+    plan = run("gate", "plan", "sim", "v1", "--gates", one, home=home, output="text")
+    rows = [line.split() for line in plan.out.splitlines()]
+    assert ["low", "-0.05", "-0.01", "observation", "–"] in rows
+    assert ["high", "nominal", "0.03", "observation", "–"] in rows
     good = run("gate", "run", "sim", "v1", "--gates", gates, home=home)
     assert (good.status, good.data["outcome"]) == (0, "pass")
     bad = run("gate", "run", "sim", "v2", "--gates", gates, home=home)

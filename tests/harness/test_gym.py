@@ -47,11 +47,15 @@ def test_they_are_found_by_name_and_registering_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
 
 
-def test_the_module_before_the_colon_is_enough() -> None:
-    code = (
-        "import gymnasium; e = gymnasium.make('harness.sim.gym:policyctl/PickPlace-v0');"
-        "print(e.reset(seed=1)[0].shape)"
-    )
+@pytest.mark.parametrize(
+    "made",
+    [
+        "import harness.sim.gym; e = gymnasium.make('policyctl/PickPlace-v0')",
+        "e = gymnasium.make('harness.sim.gym:policyctl/PickPlace-v0')",
+    ],
+)
+def test_the_module_imported_or_before_the_colon_is_enough(made: str) -> None:
+    code = f"import gymnasium; {made}; print(e.reset(seed=1)[0].shape)"
     said = subprocess.run(
         [sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True
     )
