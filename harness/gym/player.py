@@ -140,6 +140,8 @@ class _Episode:
         observation, reward, terminated, truncated, info = result
         feed(self._digest, (action, *result[:4]))
         self._steps += 1
+        if not np.isfinite(float(reward)):
+            return observation, self._failed("unstable", f"the reward is {float(reward)}")
         self._return += float(reward)
         if not (terminated or truncated) and self._steps < HORIZON:
             return observation, None

@@ -67,11 +67,11 @@ def fingerprint(*, images: bool = False) -> str:
         code.update(name.encode() + b"\0" + Path(spec.origin).read_bytes())
     versions = [f"{name} {version(name)}" for name in _DISTRIBUTIONS]
     driver = [gl.driver()] if images else []
-    machine = f"{platform.machine()} {_instructions()}".rstrip()
+    machine = f"{platform.machine()} {instructions()}".rstrip()
     return ", ".join([*versions, *driver, machine, f"code {code.hexdigest()[:12]}"])
 
 
-def _instructions() -> str:
+def instructions() -> str:
     """The widest instruction set that numpy computes with here: its sums round by it."""
     config = np.show_config(mode="dicts") or {}
     found = config.get("SIMD Extensions", {}).get("found", [])
