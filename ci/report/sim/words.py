@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ci.report.sim.model import EXIT_STATUS, Cell, Lineage, Paired, Rules, Share, SimReport
+from registry.gates import suite_of
 from registry.statistics import grid
 from registry.verdicts import Outcome, Verdict
 
@@ -48,8 +49,8 @@ def many(count: int, noun: str) -> str:
 
 def exit_meaning(verdict: Verdict) -> str:
     """What a script learns from the verdict; a suite (`sim:NAME`) is a report only."""
-    suite = verdict.gate.startswith("sim:")
-    meaning = "a suite reports, it holds no version back" if suite else MEANING[verdict.outcome]
+    counts = suite_of(verdict.gate) is None
+    meaning = MEANING[verdict.outcome] if counts else "a suite reports, it holds no version back"
     return f"exit status {EXIT_STATUS[verdict.outcome]}: {meaning}"
 
 
@@ -60,8 +61,9 @@ def full_run(low: float, high: float) -> str:
 
 def replay(key: str, number: int, gate: str) -> str:
     """The command that plays one episode of a gate, or of a suite, again."""
-    suite = f" --suite {gate.removeprefix('sim:')}" if gate.startswith("sim:") else ""
-    return f"policyctl replay {key} --version v{number}{suite}"
+    suite = suite_of(gate)
+    command = f"policyctl replay {key} --version v{number}"
+    return command if suite is None else f"{command} --suite {suite}"
 
 
 def claims(
