@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from harness.sim.results import Row, to_csv, unpack
 from harness.sim.simulation import simulation_of
 from policies.loading import load_policy
 from registry.evidence import GridEvidence
-from registry.gates import GridGate
+from registry.gates import GridGate, suite_of
 from registry.service import Registry, VersionRecord
 from registry.statistics.paired import log_regression
 from registry.storage import disk_errors
@@ -86,7 +85,7 @@ def run_sim(
     return GateRun(
         version, gate, result.evidence, result.verdict, result.seconds,
         result.failure_modes, artifacts, result.cached, result.played,
-        nominal_rate(registry, version, gate),
+        _nominal(registry, version, gate),
     )  # fmt: skip
 
 
@@ -101,7 +100,7 @@ def describe(
     clips: Mapping[str, Clip],
 ) -> SimReport:
     """The report on a result, with what the record knows beside it."""
-    numbers = result.verdict.numbers
+    numbers, seen = result.verdict.numbers, result.evidence
     paired = result.evidence.paired
     regression = gate.regression
     counts = None
@@ -129,7 +128,7 @@ def describe(
         executor=hands.executor,
         lineage=lineage(registry, version, gate.name),
         clips=clips,
-        suites=_suites(registry, version, gate),
+        suites=_suites(registry, version, gate, seen.successes / seen.drawn),
         paired=counts,
         log_regression=lambda pairs, worse, better: log_regression(worse, better),
         floor=gate.floor,
@@ -137,7 +136,7 @@ def describe(
         played=result.played,
         cores=hands.workers,
         price=effort.price,
-        written=datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
@@ -200,32 +199,37 @@ def action_logs(rows: Sequence[Row]) -> bytes:
         return b""
     out = io.BytesIO()
     arrays = {key: np.frombuffer(data, dtype=np.float32) for key, data in list(kept.items())[:LOGS]}
-    np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(out, allow_pickle=False, **arrays)
     return out.getvalue()
 
 
-def nominal_rate(registry: Registry, version: VersionRecord, gate: GridGate) -> float | None:
+def _rates(registry: Registry, version: VersionRecord) -> dict[str, tuple[int, int]]:
+    """(successes, episodes) of the last run of each gate and suite in simulation."""
+    return {
+        each.verdict.gate: (each.evidence.successes, each.evidence.drawn)
+        for each in registry.verdicts(version.ref)
+        if isinstance(each.evidence, GridEvidence) and each.evidence.drawn
+    }
+
+
+def _nominal(registry: Registry, version: VersionRecord, gate: GridGate) -> float | None:
     """Success in the gate itself, where `gate` is a suite and the gate was run before."""
-    if gate.name == "sim":
+    if suite_of(gate.name) is None:
         return None
-    for each in reversed(registry.verdicts(version.ref)):
-        if each.verdict.gate == "sim" and isinstance(each.evidence, GridEvidence):
-            return each.evidence.successes / each.evidence.drawn if each.evidence.drawn else None
-    return None
+    successes, drawn = _rates(registry, version).get("sim", (0, 0))
+    return successes / drawn if drawn else None
 
 
-def _suites(registry: Registry, version: VersionRecord, gate: GridGate) -> list[SuiteResult]:
-    """Suites of this version that were run, against its nominal success."""
-    verdicts = {v.verdict.gate: v.evidence for v in registry.verdicts(version.ref)}
-    nominal = verdicts.get("sim")
-    if gate.name != "sim" or not isinstance(nominal, GridEvidence) or not nominal.drawn:
+def _suites(
+    registry: Registry, version: VersionRecord, gate: GridGate, nominal: float
+) -> list[SuiteResult]:
+    """Suites of this version that were run, against its success in the gate itself."""
+    if suite_of(gate.name) is not None:
         return []
     return [
-        SuiteResult(
-            name.removeprefix("sim:"), e.successes, e.drawn, nominal.successes / nominal.drawn
-        )
-        for name, e in verdicts.items()
-        if name.startswith("sim:") and isinstance(e, GridEvidence) and e.drawn
+        SuiteResult(suite, successes, drawn, nominal)
+        for name, (successes, drawn) in _rates(registry, version).items()
+        if (suite := suite_of(name)) is not None
     ]
 
 
