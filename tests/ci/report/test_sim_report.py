@@ -31,8 +31,7 @@ from ci.report.sim.model import (
     from_json,
 )
 from ci.report.sim.words import HEADLINE
-from harness.failures import FAILURES, names
-from harness.hil.model import AGENT_LOST, OPERATOR_STOP, POLICY_MODES
+from harness.failures import names
 from registry.statistics.grid import decide, limit, log_fail, log_pass
 from registry.verdicts import Outcome
 
@@ -325,22 +324,6 @@ def test_logs_of_actions_stay_out_of_the_report() -> None:
 
 
 # what it calls things
-
-
-def test_every_mode_of_the_simulation_has_its_names() -> None:
-    simulated = (
-        "miss_grasp", "dropped", "timeout", "collision", "frozen", "unstable", "wrong_position",
-        "excess_force", "overspeed", "policy_nan", "policy_shape", "policy_late", "policy_crash",
-    )  # fmt: skip
-    for mode in (*simulated, *POLICY_MODES, OPERATOR_STOP, AGENT_LOST):
-        assert FAILURES[mode].meaning
-    words = {name for row in FAILURES.values() for name in (row.manipulation, row.deployment)}
-    assert {"miss_grasp", "wrong_position", "timeout", "collision"} <= words
-    assert {"grasp", "trajectory", "placement"} <= words
-    transfer = {row.transfer for row in FAILURES.values()}
-    assert {"frozen", "oscillation", "drift", "collision", "grasp"} <= transfer
-    article = {row.article for row in FAILURES.values()}
-    assert {"visual confusion", "motor overshoot"} <= article
 
 
 def test_a_mode_that_nobody_knows_is_still_counted() -> None:
