@@ -17,7 +17,7 @@ from ci.pipeline import GateRun, PolicyGates
 from ci.report.sim.build import build
 from ci.report.sim.files import as_csv, as_json, as_junit, as_summary
 from ci.report.sim.html import render
-from ci.report.sim.model import Clip, Lineage, PairedCounts, SimReport, SuiteResult
+from ci.report.sim.model import Clip, Lineage, SimReport, SuiteResult
 from ci.sim.contest import Bench, Hands, baseline_of, bench, sim_gate
 from harness.sim import gl
 from harness.sim.gate import Progress, SimResult, SimRun, run_sim_gate
@@ -27,7 +27,6 @@ from policies.loading import load_policy
 from registry.evidence import GridEvidence
 from registry.gates import GridGate, suite_of
 from registry.service import Registry, VersionRecord
-from registry.statistics.paired import log_regression
 from registry.storage import disk_errors
 from registry.versions import VersionRef
 
@@ -100,40 +99,15 @@ def describe(
     clips: Mapping[str, Clip],
 ) -> SimReport:
     """The report on a result, with what the record knows beside it."""
-    numbers, seen = result.verdict.numbers, result.evidence
-    paired = result.evidence.paired
-    regression = gate.regression
-    counts = None
-    if paired is not None and regression is not None:
-        counts = PairedCounts(
-            baseline=f"{paired.baseline.policy} v{paired.baseline.number}",
-            pairs=paired.pairs,
-            regressions=paired.regressions,
-            fixes=paired.fixes,
-            identical=paired.identical,
-            alpha=regression.alpha,
-            margin=regression.margin,
-            regression_e=_number(numbers.get("regression_e")),
-            sound_e=_number(numbers.get("sound_e")),
-        )
+    seen = result.evidence
     return build(
         version=version,
         gate=gate,
-        evidence=result.evidence,
-        verdict=result.verdict,
-        rows=result.rows,
-        baseline_rows=result.baseline_rows,
-        seconds=result.seconds,
-        engine=result.engine,
+        result=result,
         executor=hands.executor,
         lineage=lineage(registry, version, gate.name),
         clips=clips,
         suites=_suites(registry, version, gate, seen.successes / seen.drawn),
-        paired=counts,
-        log_regression=lambda pairs, worse, better: log_regression(worse, better),
-        floor=gate.floor,
-        floor_alpha=gate.floor_alpha,
-        played=result.played,
         cores=hands.workers,
         price=effort.price,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -252,7 +226,3 @@ def _clips(
         data = base64.b64encode(webp(film(policy, spec))).decode()
         clips[row.key] = Clip("image/webp", data, f"{row.cell}: {row.failure_mode}")
     return clips
-
-
-def _number(value: float | int | None) -> float | None:
-    return None if value is None else float(value)

@@ -90,11 +90,11 @@ class PairedCounts:
     pairs: int
     regressions: int
     fixes: int
-    identical: int = 0
-    alpha: float = 0.05
-    margin: float | None = None
-    regression_e: float | None = None
-    sound_e: float | None = None
+    identical: int
+    alpha: float
+    margin: float
+    regression_e: float
+    sound_e: float
 
 
 @dataclass(frozen=True)
