@@ -16,7 +16,7 @@ from typing import Any
 from registry.config import GATES_FILE, POLICY_FILE, find_policy, load_gates_yaml, load_policy_yaml
 from registry.errors import NotFound, Refused, UsageError
 from registry.evidence import Evidence
-from registry.gates import Gate, Gates
+from registry.gates import Gate, Gates, suite_of
 from registry.service import VersionRecord
 from registry.stages import command_of
 from registry.verdicts import Outcome, Verdict
@@ -109,7 +109,7 @@ class GateRun:
 
     def next_command(self) -> str:
         """What somebody who got this verdict would do next."""
-        if ":" in self.verdict.gate:
+        if suite_of(self.verdict.gate) is not None:
             return f"policyctl gate run sim v{self.version.number} --policy {self.version.policy}"
         if self.verdict.outcome is Outcome.FAIL:
             return f"policyctl report --policy {self.version.policy}"

@@ -57,6 +57,7 @@ FAILURES: Mapping[str, Names] = {
     "oscillation": Names(
         "timeout", "trajectory", "oscillation", "motor overshoot", "the arm swung about its target"
     ),
+    "terminated": Names(meaning="the environment ended the episode without a success"),
     "frozen": Names("timeout", "trajectory", "frozen", "", "the arm stopped moving"),
     "wrong_object": Names(
         "wrong_position", "grasp", "", "visual confusion", "the policy acted on the wrong thing"

@@ -28,6 +28,8 @@ __all__ = [
     "Weights",
     "gate_from_json",
     "is_suite_name",
+    "suite_gate",
+    "suite_of",
 ]  # fmt: skip
 
 
@@ -231,11 +233,23 @@ class CanaryGate:
 
 Gate = GridGate | TrialGate | CanaryGate
 
+_SUITE = "sim:"
+
 SUITE_NAME = "at most 16 characters, lower-case words joined by hyphens"
 
 
 def is_suite_name(name: str) -> bool:
     return is_policy_name(name) and len(name) <= 16
+
+
+def suite_gate(name: str) -> str:
+    """The gate under which the suite `name` is recorded."""
+    return f"{_SUITE}{name}"
+
+
+def suite_of(gate_name: str) -> str | None:
+    """The suite that a gate of this name is; None for a gate that counts."""
+    return gate_name.removeprefix(_SUITE) if gate_name.startswith(_SUITE) else None
 
 
 @dataclass(frozen=True)
@@ -254,7 +268,7 @@ class Gates:
     def __post_init__(self) -> None:
         for name, suite in self.suites.items():
             require(is_suite_name(name), f"{name!r} is not a suite's name: {SUITE_NAME}")
-            require(suite.name == f"sim:{name}", f"the suite {name} is called {suite.name}")
+            require(suite.name == suite_gate(name), f"the suite {name} is called {suite.name}")
         for name, gate in (("sim", self.sim), ("hil", self.hil)):
             excused = bool(self.not_applicable.get(name, "").strip())
             require((gate is None) == excused, f"{name}: a gate, or the reason why there is none")

@@ -93,6 +93,19 @@ def undecided(
     return _answer(gate, drawn, successes, cells, compared) is _Why.OPEN
 
 
+def weak_cells(gate: GridGate, evidence: GridEvidence) -> list[int]:
+    """The cells proven below the gate's floor, the most certain first; none where it has no floor.
+
+    They index the evidence's cells.
+    """
+    from registry.statistics.cells import below
+
+    if gate.floor is None:
+        return []
+    tallies = [(tally.success, tally.failure) for _, tally in evidence.cells]
+    return below(tallies, gate.floor, gate.floor_alpha, gate.cells)
+
+
 def _answer(
     gate: GridGate,
     drawn: int,
@@ -195,7 +208,7 @@ def _absolute_numbers(gate: GridGate, drawn: int, successes: int) -> dict[str, N
 
 def _cell_numbers(gate: GridGate, evidence: GridEvidence) -> dict[str, Number]:
     """Over cells with episodes. `worst_cell` and `best_cell` index the evidence's cells."""
-    from registry.statistics.cells import below, log_below, summary
+    from registry.statistics.cells import log_below, summary
 
     found = summary([tally for _, tally in evidence.cells], gate.cells, gate.floor_alpha)
     if found is None:
@@ -221,7 +234,7 @@ def _cell_numbers(gate: GridGate, evidence: GridEvidence) -> dict[str, Number]:
         "floor": gate.floor,
         "floor_e": shown_e(max(log_below(*pair, gate.floor) for pair in counts)),
         "floor_threshold_e": gate.cells / gate.floor_alpha,
-        "cells_below": len(below(counts, gate.floor, gate.floor_alpha, gate.cells)),
+        "cells_below": len(weak_cells(gate, evidence)),
     }
 
 
@@ -251,7 +264,7 @@ def _reason(gate: GridGate, evidence: GridEvidence, why: _Why, numbers: dict[str
     if why is _Why.BELOW:
         return f"the full run's mean is not above {gate.threshold:g}"
     if why is _Why.CELLS:
-        return _weak_cells(gate, evidence)
+        return _reason_of_cells(gate, evidence)
     above = f"the full run's mean is above {gate.threshold:g}"
     if paired is None or regression is None:
         return above
@@ -271,12 +284,8 @@ def _reason(gate: GridGate, evidence: GridEvidence, why: _Why, numbers: dict[str
     return f"{above}, and at most {regression.margin:g} worse than {fleet} {counts}"
 
 
-def _weak_cells(gate: GridGate, evidence: GridEvidence) -> str:
-    from registry.statistics.cells import below
-
-    assert gate.floor is not None
-    tallies = [(tally.success, tally.failure) for _, tally in evidence.cells]
-    weak = below(tallies, gate.floor, gate.floor_alpha, gate.cells)
+def _reason_of_cells(gate: GridGate, evidence: GridEvidence) -> str:
+    weak = weak_cells(gate, evidence)
     name, tally = evidence.cells[weak[0]]
     worst = f"{name} succeeded in {tally.success} of {tally.n}"
     cells = "cell is" if len(weak) == 1 else "cells are"

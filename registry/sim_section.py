@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from registry.gates import SUITE_NAME, GridGate, Regression, Term, is_suite_name
+from registry.gates import SUITE_NAME, GridGate, Regression, Term, is_suite_name, suite_gate
 from registry.yaml_file import Strict
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -169,7 +169,7 @@ class _Suite(_Grid):
             count,
             self.threshold if "threshold" in given else of.threshold,
             self.alpha if "alpha" in given else of.alpha,
-            f"sim:{name}",
+            suite_gate(name),
             None if self.regression is None else self.regression.regression(),
             self.floor,
             self.floor_alpha,

@@ -14,6 +14,7 @@ from ci.cli.output import emit, narrate, settings, with_home
 from ci.cli.refs import policy_option, version_ref
 from ci.cli.sim_options import hands_options
 from registry.errors import GateFailed, Inconclusive
+from registry.gates import suite_of
 from registry.verdicts import Outcome
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ def finish(done: GateRun) -> None:
     spent = "from the record" if done.cached else f"{done.seconds:.1f} s"
     lines.append(f"  {spent}; next: {with_home(done.next_command(), settings().get('home', ''))}")
     error = None
-    if verdict.outcome is not Outcome.PASS and ":" not in verdict.gate:
+    if verdict.outcome is not Outcome.PASS and suite_of(verdict.gate) is None:
         failed = verdict.outcome is Outcome.FAIL
         error = (GateFailed if failed else Inconclusive)(
             f"{done.version} {'failed' if failed else 'is undecided in'} {verdict.gate}",

@@ -5,24 +5,18 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ci.report.model import Report
+from ci.report.template import environment
 
 _CHARTS = {"chart", "charts", "gap_chart"}
 
 
 def render(report: Report) -> str:
     """The page. Everything is escaped but the charts, which we drew ourselves."""
-    environment = Environment(
-        loader=PackageLoader("ci.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(report=_trusted(report))
+    templates = environment("ci.report")
+    return templates.get_template("page.html.j2").render(report=_trusted(report))
 
 
 def _trusted(value: Any) -> Any:

@@ -17,7 +17,7 @@ from harness.sim.simulation import RobotSimulation, Simulation, drawer_at, simul
 from policies.loading import load_policy
 from registry.errors import Corrupt, NotFound, UsageError
 from registry.evidence import GridEvidence
-from registry.gates import GridGate
+from registry.gates import GridGate, suite_gate
 from registry.service import Registry, VersionRecord
 from registry.storage import disk_errors
 from registry.versions import VersionRef
@@ -67,7 +67,7 @@ def replay_episode(
     gives other bits now.
     """
     version = registry.version(ref)
-    gate, evidence = _judged(registry, version, "sim" if suite is None else f"sim:{suite}")
+    gate, evidence = _judged(registry, version, "sim" if suite is None else suite_gate(suite))
     with bench(registry) as table:
         who = table.contestant(version)
         simulation = simulation_of(gate, "the gate as recorded", [who.folder])

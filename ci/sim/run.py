@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from ci.pipeline import GateRun, PolicyGates
 from ci.report.sim.build import build
 from ci.report.sim.files import as_csv, as_json, as_junit, as_summary
 from ci.report.sim.html import render
-from ci.report.sim.model import Clip, Lineage, PairedCounts, SimReport, SuiteResult
+from ci.report.sim.model import Clip, Lineage, SimReport, SuiteResult
 from ci.sim.contest import Bench, Hands, baseline_of, bench, located, sim_gate
 from harness.sim import gl
 from harness.sim.gate import Progress, SimResult, SimRun, run_sim_gate
@@ -27,9 +26,8 @@ from harness.sim.results import Row, to_csv, unpack
 from harness.sim.simulation import simulation_of
 from policies.loading import load_policy
 from registry.evidence import GridEvidence
-from registry.gates import GridGate
+from registry.gates import GridGate, suite_of
 from registry.service import Registry, VersionRecord
-from registry.statistics.paired import log_regression
 from registry.storage import disk_errors
 from registry.versions import VersionRef
 
@@ -110,43 +108,18 @@ def describe(
     clips: Mapping[str, Clip],
 ) -> SimReport:
     """The report on a result, with what the record knows beside it."""
-    numbers = result.verdict.numbers
-    paired = result.evidence.paired
-    regression = gate.regression
-    counts = None
-    if paired is not None and regression is not None:
-        counts = PairedCounts(
-            baseline=f"{paired.baseline.policy} v{paired.baseline.number}",
-            pairs=paired.pairs,
-            regressions=paired.regressions,
-            fixes=paired.fixes,
-            identical=paired.identical,
-            alpha=regression.alpha,
-            margin=regression.margin,
-            regression_e=_number(numbers.get("regression_e")),
-            sound_e=_number(numbers.get("sound_e")),
-        )
+    seen = result.evidence
     return build(
         version=version,
         gate=gate,
-        evidence=result.evidence,
-        verdict=result.verdict,
-        rows=result.rows,
-        baseline_rows=result.baseline_rows,
-        seconds=result.seconds,
-        engine=result.engine,
+        result=result,
         executor=hands.executor,
         lineage=lineage(registry, version, gate.name),
         clips=clips,
-        suites=_suites(registry, version, gate),
-        paired=counts,
-        log_regression=lambda pairs, worse, better: log_regression(worse, better),
-        floor=gate.floor,
-        floor_alpha=gate.floor_alpha,
-        played=result.played,
+        suites=_suites(registry, version, gate, seen.successes / seen.drawn),
         cores=hands.workers,
         price=effort.price,
-        written=datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
@@ -209,7 +182,7 @@ def action_logs(rows: Sequence[Row]) -> bytes:
         return b""
     out = io.BytesIO()
     arrays = {key: np.frombuffer(data, dtype=np.float32) for key, data in list(kept.items())[:LOGS]}
-    np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(out, allow_pickle=False, **arrays)
     return out.getvalue()
 
 
@@ -222,18 +195,25 @@ def nominal_rate(registry: Registry, version: VersionRecord, gates: PolicyGates)
     return None
 
 
-def _suites(registry: Registry, version: VersionRecord, gate: GridGate) -> list[SuiteResult]:
-    """Suites of this version that were run, against its nominal success."""
-    verdicts = {v.verdict.gate: v.evidence for v in registry.verdicts(version.ref)}
-    nominal = verdicts.get("sim")
-    if gate.name != "sim" or not isinstance(nominal, GridEvidence) or not nominal.drawn:
+def _rates(registry: Registry, version: VersionRecord) -> dict[str, tuple[int, int]]:
+    """(successes, episodes) of the last run of each gate and suite in simulation."""
+    return {
+        each.verdict.gate: (each.evidence.successes, each.evidence.drawn)
+        for each in registry.verdicts(version.ref)
+        if isinstance(each.evidence, GridEvidence) and each.evidence.drawn
+    }
+
+
+def _suites(
+    registry: Registry, version: VersionRecord, gate: GridGate, nominal: float
+) -> list[SuiteResult]:
+    """Suites of this version that were run, against its success in the gate itself."""
+    if suite_of(gate.name) is not None:
         return []
     return [
-        SuiteResult(
-            name.removeprefix("sim:"), e.successes, e.drawn, nominal.successes / nominal.drawn
-        )
-        for name, e in verdicts.items()
-        if name.startswith("sim:") and isinstance(e, GridEvidence) and e.drawn
+        SuiteResult(suite, successes, drawn, nominal)
+        for name, (successes, drawn) in _rates(registry, version).items()
+        if (suite := suite_of(name)) is not None
     ]
 
 
@@ -256,7 +236,3 @@ def _clips(
         data = base64.b64encode(webp(film(policy, spec))).decode()
         clips[row.key] = Clip("image/webp", data, f"{row.cell}: {row.failure_mode}")
     return clips
-
-
-def _number(value: float | int | None) -> float | None:
-    return None if value is None else float(value)

@@ -41,9 +41,10 @@ def fingerprint(task: GymTask) -> str:
     """`gymnasium 1.4.0, highway-env 1.12.1, numpy …, x86_64, code 1a2b3c4d5e6f`."""
     env = task.make()
     module = type(env.unwrapped).__module__
-    spec = env.spec.to_json() if env.spec else ""
+    spec = env.spec
     env.close()
-    code = hashlib.sha256(spec.encode())
+    registered = (spec.kwargs, spec.max_episode_steps, spec.additional_wrappers) if spec else ()
+    code = hashlib.sha256(repr(registered).encode())
     shipped = packages_distributions().get(module.partition(".")[0], [])
     named = task.name.partition(":")[0] if ":" in task.name else module
     own = () if shipped else (module, named)

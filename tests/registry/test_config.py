@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from registry.config import find_policy, load_gates_yaml, load_policy_yaml
 from registry.errors import ConfigError, NotFound
-from registry.gates import CanaryGate, Regression, Term, TrialGate, gate_from_json
+from registry.gates import CanaryGate, Regression, Term, TrialGate, gate_from_json, suite_of
 from registry.versions import digest_bytes
 from registry.yaml_file import read_yaml
 
@@ -117,6 +117,8 @@ def test_all_of_a_sim_section_becomes_its_gates(tmp_path: Path) -> None:
     assert (sim.regression, sim.floor, sim.floor_alpha) == (Regression(0.1, 0.05), 0.5, 0.1)
     camera, held_out, few = suites["camera"], suites["held-out"], suites["few"]
     assert [suite.name for suite in suites.values()] == ["sim:camera", "sim:held-out", "sim:few"]
+    assert [suite_of(suite.name) for suite in suites.values()] == list(suites)
+    assert suite_of(sim.name) is None
     assert (camera.task, camera.cells, camera.population) == ("box-grasp", 1, 200)
     assert (camera.threshold, camera.regression, camera.floor) == (0.7, None, None)
     assert (held_out.axes, sim.overlay) == (sim.axes, {})

@@ -1,18 +1,18 @@
 """From what a run of the simulation gate recorded to what its report says. Values in, values out.
 
 Counts are taken from the rows and must be those of the evidence: a report on rows that are not the
-evidence's is refused, so that what it shows is what the verdict was computed from.
+evidence's is refused, so that what it shows is what the verdict was computed from. What the verdict
+says in numbers (the worst cell, the e-values) is read from it and not computed again.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from math import log, sqrt
 
 import numpy as np
-from scipy.stats import binomtest
 
 from ci.report.sim import effects
 from ci.report.sim.intervals import clopper_pearson, full_run
@@ -37,87 +37,54 @@ from ci.report.sim.model import (
 )
 from ci.report.sim.words import claims, replay
 from harness.failures import names
+from harness.sim.gate import SimResult
 from harness.sim.results import Row, failure_modes
 from registry.evidence import GridEvidence
 from registry.gates import GridGate
+from registry.grid_verdict import weak_cells
 from registry.statistics import grid
-from registry.statistics.cells import below
+from registry.statistics.compare import mcnemar
+from registry.statistics.paired import log_regression
 from registry.verdicts import Outcome, Verdict
 
 POINTS = 200
 """Looks at which an e-value's path is drawn."""
-
-LogE = Callable[[int, int, int], float]
-"""ln of the regression e-value from (pairs, regressions, fixes)."""
 
 
 def build(
     *,
     version: VersionLike,
     gate: GridGate,
-    evidence: GridEvidence,
-    verdict: Verdict,
-    rows: Sequence[Row],
-    baseline_rows: Mapping[str, Row],
-    seconds: float,
-    engine: str,
+    result: SimResult,
     executor: str,
     lineage: Lineage,
     clips: Mapping[str, Clip],
     suites: Sequence[SuiteResult] = (),
-    paired: PairedCounts | None = None,
-    log_regression: LogE | None = None,
-    floor: float | None = None,
-    floor_alpha: float = 0.05,
-    played: int | None = None,
     cores: int = 1,
     price: float | None = None,
     written: str = "",
 ) -> SimReport:
-    """The report. ValueError where the rows are not those that `evidence` counts.
+    """The report. ValueError where the rows are not those that the evidence counts.
 
-    `seconds` and `played` (all drawn, if None) are wall time and episodes of the run itself on
-    `cores`; `price` is that of a core-hour. `floor` is the gate's for each cell, all together at
-    `floor_alpha`. `written` is the time to print, already in words.
+    The run played on `cores`, a core-hour at `price`. `written` is the time, already in words.
     """
-    wins = sum(row.success for row in rows)
-    if (len(rows), wins) != (evidence.drawn, evidence.successes):
-        raise ValueError(
-            f"{wins} of {len(rows)} rows succeeded, "
-            f"the evidence counts {evidence.successes} of {evidence.drawn}"
-        )
-    if not rows:
-        raise ValueError("a report needs at least one episode")
-    axes = tuple(
-        Axis(name, term.values, *(term.range or (0.0, 0.0))) for name, term in gate.axes.items()
-    )
-    rules = Rules(
-        gate=gate.name,
-        task=gate.task,
-        threshold=gate.threshold,
-        alpha=gate.alpha,
-        population=gate.population,
-        cells=gate.cells,
-        episodes_per_cell=gate.episodes_per_cell,
-        floor=floor,
-        floor_alpha=floor_alpha,
-        edition=gate.edition,
-    )
+    evidence, verdict, rows = result.evidence, result.verdict, result.rows
+    _check(rows, evidence)
+    axes, rules = _axes(gate), _rules(gate)
     episodes = effects.Episodes.of(rows, axes)
     by_axis, by_bin = effects.marginals(episodes), effects.curves(episodes)
-    cells = _cells(rows, rules, verdict, weak_cells(evidence, rules))
-    modes = _modes(rows)
-    pairs = _paired(rows, baseline_rows, paired, rules, version.number)
+    cells = _cells(rows, rules, verdict, {evidence.cells[i][0] for i in weak_cells(gate, evidence)})
+    modes, pairs = _modes(rows), _paired(gate, result, version.number)
     return SimReport(
         policy=version.policy,
         number=version.number,
         digest=version.digest,
         written=written,
         verdict=verdict,
-        claims=claims(rules, verdict, len(rows), wins, pairs, cells),
+        claims=claims(rules, verdict, evidence.drawn, evidence.successes, pairs, cells),
         rules=rules,
         axes=axes,
-        numbers=_numbers(rows, rules, cells),
+        numbers=_numbers(rules, evidence, verdict, cells),
         cells=cells,
         maps=effects.heat_maps(episodes),
         marginals=by_axis,
@@ -126,37 +93,72 @@ def build(
         modes=modes,
         modes_by_axis=effects.modes_by_axis(rows, axes, [mode.name for mode in modes]),
         paired=pairs,
-        paths=_paths(rows, gate, baseline_rows, pairs, log_regression),
-        cost=_cost(
-            len(rows), rules, seconds, len(rows) if played is None else played, cores, price
-        ),
+        paths=_paths(rows, gate, result.baseline_rows, pairs),
+        cost=_cost(result, rules, cores, price),
         lineage=lineage,
         lineage_error=1 - (1 - gate.alpha) ** max(1, lineage.attempts),
         interventions=_interventions(rows),
         suites=tuple(suites),
-        digests=(
-            ("version", version.digest),
-            ("gate", gate.digest),
-            ("evidence", evidence.digest),
-            ("order of the episodes", evidence.order_digest),
-            ("all episodes", evidence.attempts_digest),
-            ("engine", engine),
-            ("judge", evidence.judge),
-            ("executor", executor),
-            ("robot class", evidence.robot_class),
-        ),
+        digests=_digests(version, gate, evidence, executor),
         rows=tuple(replace(row, actions="") for row in rows),
         clips=tuple(clips.items()),
     )
 
 
-def weak_cells(evidence: GridEvidence, rules: Rules) -> frozenset[str]:
-    """The cells that are proven below the floor, as the verdict counts them."""
-    if rules.floor is None:
-        return frozenset()
-    tallies = [(tally.success, tally.failure) for _, tally in evidence.cells]
-    found = below(tallies, rules.floor, rules.floor_alpha, rules.cells)
-    return frozenset(evidence.cells[i][0] for i in found)
+def _check(rows: Sequence[Row], evidence: GridEvidence) -> None:
+    wins = sum(row.success for row in rows)
+    if (len(rows), wins) != (evidence.drawn, evidence.successes):
+        raise ValueError(
+            f"{wins} of {len(rows)} rows succeeded, "
+            f"the evidence counts {evidence.successes} of {evidence.drawn}"
+        )
+    if not rows:
+        raise ValueError("a report needs at least one episode")
+
+
+def _axes(gate: GridGate) -> tuple[Axis, ...]:
+    return tuple(
+        Axis(name, term.values, *(term.range or (0.0, 0.0))) for name, term in gate.axes.items()
+    )
+
+
+def _rules(gate: GridGate) -> Rules:
+    return Rules(
+        gate=gate.name,
+        task=gate.task,
+        threshold=gate.threshold,
+        alpha=gate.alpha,
+        population=gate.population,
+        cells=gate.cells,
+        episodes_per_cell=gate.episodes_per_cell,
+        floor=gate.floor,
+        floor_alpha=gate.floor_alpha,
+        edition=gate.edition,
+    )
+
+
+def _digests(
+    version: VersionLike, gate: GridGate, evidence: GridEvidence, executor: str
+) -> tuple[tuple[str, str], ...]:
+    return (
+        ("version", version.digest),
+        ("gate", gate.digest),
+        ("evidence", evidence.digest),
+        ("order of the episodes", evidence.order_digest),
+        ("all episodes", evidence.attempts_digest),
+        ("engine", evidence.engine),
+        ("judge", evidence.judge),
+        ("executor", executor),
+        ("robot class", evidence.robot_class),
+    )
+
+
+def _figure(verdict: Verdict, name: str) -> float:
+    """A number of the verdict. ValueError where it has none, as under edition 1 of the rules."""
+    value = verdict.numbers.get(name)
+    if value is None:
+        raise ValueError(f"the verdict has no {name}")
+    return value
 
 
 def _cells(
@@ -187,15 +189,18 @@ def _cells(
     return tuple(sorted(found, key=lambda cell: cell.coordinates))
 
 
-def _numbers(rows: Sequence[Row], rules: Rules, cells: Sequence[Cell]) -> Numbers:
-    mean = effects.share(sum(row.success for row in rows), len(rows))
+def _numbers(
+    rules: Rules, evidence: GridEvidence, verdict: Verdict, cells: Sequence[Cell]
+) -> Numbers:
+    mean = effects.share(evidence.successes, evidence.drawn)
     low, high = full_run(rules.population, mean.episodes, mean.successes, edition=rules.edition)
-    rates = [cell.share.successes / cell.share.episodes for cell in cells]
-    overall = mean.successes / mean.episodes
-    worst = min(zip(rates, cells, strict=True), key=lambda pair: (pair[0], pair[1].share.high))[1]
-    best = max(zip(rates, cells, strict=True), key=lambda pair: (pair[0], pair[1].share.low))[1]
-    joint = 1 - 2 * rules.floor_alpha / rules.cells
+    by_name = {cell.name: cell for cell in cells}
+    worst, best = (
+        by_name[evidence.cells[int(_figure(verdict, which))][0]]
+        for which in ("worst_cell", "best_cell")
+    )
     counts = [cell.share.episodes for cell in cells]
+    overall = mean.successes / mean.episodes
     chance = sqrt(float(np.mean([overall * (1 - overall) / n for n in counts])))
     return Numbers(
         mean=mean,
@@ -203,12 +208,12 @@ def _numbers(rows: Sequence[Row], rules: Rules, cells: Sequence[Cell]) -> Number
         full_high=high,
         worst=worst,
         best=best,
-        spread=float(np.std(rates)),
+        spread=_figure(verdict, "cell_std"),
         chance=chance,
         cells=len(cells),
         fewest=min(counts),
         most=max(counts),
-        worst_bound=clopper_pearson(worst.share.successes, worst.share.episodes, joint)[1],
+        worst_bound=_figure(verdict, "worst_high"),
     )
 
 
@@ -221,38 +226,43 @@ def _modes(rows: Sequence[Row]) -> tuple[Mode, ...]:
     )
 
 
-def _paired(
-    rows: Sequence[Row],
-    baseline: Mapping[str, Row],
-    recorded: PairedCounts | None,
-    rules: Rules,
-    number: int,
-) -> Paired | None:
-    """The comparison: flips from the rows, counts as recorded where they were."""
-    known = [(row, baseline[row.key]) for row in rows if row.key in baseline]
-    if recorded is None and not known:
+def _paired(gate: GridGate, result: SimResult, number: int) -> Paired | None:
+    """The comparison, and each scene that ended otherwise. ValueError where those are not the
+    evidence's."""
+    paired, regression, verdict = result.evidence.paired, gate.regression, result.verdict
+    if paired is None or regression is None:
         return None
+    known = [
+        (row, result.baseline_rows[row.key])
+        for row in result.rows
+        if row.key in result.baseline_rows
+    ]
     flips = tuple(
         Flip(
             kind="fix" if row.success else "regression",
             key=row.key,
             cell=row.cell,
             mode=old.failure_mode if row.success else row.failure_mode,
-            command=replay(row.key, number, rules.gate),
+            command=replay(row.key, number, gate.name),
         )
         for row, old in known
         if row.success != old.success
     )
     lost = sum(flip.kind == "regression" for flip in flips)
-    counts = recorded or PairedCounts(
-        baseline="the baseline",
-        pairs=len(known),
-        regressions=lost,
-        fixes=len(flips) - lost,
-        identical=sum(bool(row.digest) and row.digest == old.digest for row, old in known),
+    if (len(known), lost, len(flips) - lost) != (paired.pairs, paired.regressions, paired.fixes):
+        raise ValueError("the baseline's rows are not those that the evidence compares with")
+    counts = PairedCounts(
+        baseline=f"{paired.baseline.policy} v{paired.baseline.number}",
+        pairs=paired.pairs,
+        regressions=paired.regressions,
+        fixes=paired.fixes,
+        identical=paired.identical,
+        alpha=regression.alpha,
+        margin=regression.margin,
+        regression_e=_figure(verdict, "regression_e"),
+        sound_e=_figure(verdict, "sound_e"),
     )
-    discordant = counts.regressions + counts.fixes
-    p = float(binomtest(counts.regressions, discordant).pvalue) if discordant else 1.0
+    p = mcnemar(paired.regressions, paired.fixes)
     return Paired(counts, p, tuple(sorted(flips, key=lambda flip: flip.kind != "regression")))
 
 
@@ -261,7 +271,6 @@ def _paths(
     gate: GridGate,
     baseline: Mapping[str, Row],
     paired: Paired | None,
-    log_regression: LogE | None,
 ) -> tuple[Path, ...]:
     """E-values over the episodes; they depend on the counts alone, so ~200 looks are enough."""
     looks = np.unique(np.linspace(0, len(rows), POINTS).round().astype(int))
@@ -279,8 +288,8 @@ def _paths(
         Path(f"mean above {gate.threshold:g}", drawn, tuple(passing), decides),
         Path(f"mean not above {gate.threshold:g}", drawn, tuple(failing), decides),
     ]
-    if log_regression is not None and paired is not None and baseline:
-        paths.append(_regression_path(rows, drawn, baseline, paired.counts, log_regression))
+    if paired is not None:
+        paths.append(_regression_path(rows, drawn, baseline, paired.counts))
     return tuple(paths)
 
 
@@ -289,14 +298,12 @@ def _regression_path(
     drawn: tuple[int, ...],
     baseline: Mapping[str, Row],
     counts: PairedCounts,
-    log_regression: LogE,
 ) -> Path:
     old = [baseline.get(row.key) for row in rows]
     both = list(zip(rows, old, strict=True))
-    known = np.cumsum([0, *(was is not None for was in old)])
     lost = np.cumsum([0, *(bool(was and was.success and not row.success) for row, was in both)])
     fixed = np.cumsum([0, *(bool(was and row.success and not was.success) for row, was in both)])
-    worse = (log_regression(int(known[n]), int(lost[n]), int(fixed[n])) for n in drawn)
+    worse = (log_regression(int(lost[n]), int(fixed[n])) for n in drawn)
     decides = -log(counts.alpha) / log(10)
     return Path(f"worse than {counts.baseline}", drawn, tuple(map(_log10, worse)), decides)
 
@@ -306,9 +313,8 @@ def _log10(natural: float) -> float:
     return max(-CUT, min(CUT, natural / log(10)))
 
 
-def _cost(
-    drawn: int, rules: Rules, seconds: float, played: int, cores: int, price: float | None
-) -> Cost:
+def _cost(result: SimResult, rules: Rules, cores: int, price: float | None) -> Cost:
+    seconds, played, drawn = result.seconds, result.played, len(result.rows)
     saved = rules.population - drawn
     rate = played / seconds if seconds > 0 and played else 0.0
     return Cost(seconds, played, drawn, saved, rate, saved / rate if rate else 0.0, cores, price)

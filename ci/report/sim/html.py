@@ -5,11 +5,11 @@ from __future__ import annotations
 from math import floor
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ci.report.sim import charts, words
 from ci.report.sim.model import Share, SimReport
+from ci.report.template import environment
 
 FLIPS_OPEN, FLIPS_SHOWN = 12, 100
 """Regressions, and fixes, that the page shows at once, and on a click; JSON has all."""
@@ -17,14 +17,8 @@ FLIPS_OPEN, FLIPS_SHOWN = 12, 100
 
 def render(report: SimReport) -> str:
     """The page. Everything is escaped but the charts, which we drew ourselves."""
-    environment = Environment(
-        loader=PackageLoader("ci.report.sim", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    templates = environment("ci.report.sim")
+    templates.filters.update(
         percent=words.percent, interval=words.interval, p=words.p_value, duration=words.duration
     )
     threshold = report.rules.threshold
@@ -47,4 +41,4 @@ def render(report: SimReport) -> str:
         "e_paths": Markup(charts.e_paths(report.paths)),
         "curves": [Markup(charts.curve(each)) for each in report.curves],
     }
-    return environment.get_template("page.html.j2").render(context)
+    return templates.get_template("page.html.j2").render(context)

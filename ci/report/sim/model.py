@@ -13,14 +13,19 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
+from ci.cli.output import SCHEMA
 from harness.failures import Names
 from harness.sim.results import Row
+from registry.errors import GateFailed, Inconclusive
 from registry.verdicts import Outcome, Verdict
 
-SCHEMA = "policyctl/1"
 KIND = "sim-report"
 CUT = 12.0
-EXIT_STATUS: Mapping[Outcome, int] = {Outcome.PASS: 0, Outcome.FAIL: 3, Outcome.INCONCLUSIVE: 4}
+EXIT_STATUS: Mapping[Outcome, int] = {
+    Outcome.PASS: 0,
+    Outcome.FAIL: GateFailed.exit_status,
+    Outcome.INCONCLUSIVE: Inconclusive.exit_status,
+}
 
 
 class VersionLike(Protocol):
@@ -85,11 +90,11 @@ class PairedCounts:
     pairs: int
     regressions: int
     fixes: int
-    identical: int = 0
-    alpha: float = 0.05
-    margin: float | None = None
-    regression_e: float | None = None
-    sound_e: float | None = None
+    identical: int
+    alpha: float
+    margin: float
+    regression_e: float
+    sound_e: float
 
 
 @dataclass(frozen=True)

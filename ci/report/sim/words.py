@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ci.report.sim.model import EXIT_STATUS, Cell, Lineage, Paired, Rules, Share, SimReport
+from registry.gates import suite_of
 from registry.statistics import grid
+from registry.statistics.paired import certain
 from registry.verdicts import Outcome, Verdict
 
 HEADLINE = {Outcome.PASS: "Passed", Outcome.FAIL: "Failed", Outcome.INCONCLUSIVE: "Undecided"}
@@ -48,8 +50,8 @@ def many(count: int, noun: str) -> str:
 
 def exit_meaning(verdict: Verdict) -> str:
     """What a script learns from the verdict; a suite (`sim:NAME`) is a report only."""
-    suite = verdict.gate.startswith("sim:")
-    meaning = "a suite reports, it holds no version back" if suite else MEANING[verdict.outcome]
+    counts = suite_of(verdict.gate) is None
+    meaning = MEANING[verdict.outcome] if counts else "a suite reports, it holds no version back"
     return f"exit status {EXIT_STATUS[verdict.outcome]}: {meaning}"
 
 
@@ -60,8 +62,9 @@ def full_run(low: float, high: float) -> str:
 
 def replay(key: str, number: int, gate: str) -> str:
     """The command that plays one episode of a gate, or of a suite, again."""
-    suite = f" --suite {gate.removeprefix('sim:')}" if gate.startswith("sim:") else ""
-    return f"policyctl replay {key} --version v{number}{suite}"
+    suite = suite_of(gate)
+    command = f"policyctl replay {key} --version v{number}"
+    return command if suite is None else f"{command} --suite {suite}"
 
 
 def claims(
@@ -115,15 +118,18 @@ def _of_pairs(paired: Paired, rules: Rules) -> str:
     )
     if c.pairs and c.identical == c.pairs:
         return f"The version behaves as {c.baseline} does, to the last bit: {seen}."
-    if c.regression_e is not None and c.regression_e >= 1 / c.alpha:
+    if c.regression_e >= 1 / c.alpha:
         return (
             f"It is worse than {c.baseline}: {seen}; the chance to say so of a version that is no "
             f"worse over the full run's scenes is at most {percent(c.alpha, 0)}."
         )
-    certain = _certain(paired, rules)
-    if certain:
-        return f"{certain}: {seen}; the scenes left cannot change that."
-    if c.sound_e is not None and c.margin is not None and c.sound_e >= 1 / c.alpha:
+    sure = certain(rules.population, c.pairs, c.regressions, c.fixes, c.margin)
+    if sure is not None:
+        return (
+            f"It is {'at most' if sure else 'more than'} {100 * c.margin:g} points worse than "
+            f"{c.baseline} over the full run's scenes: {seen}; the scenes left cannot change that."
+        )
+    if c.sound_e >= 1 / c.alpha:
         return (
             f"It is at most {100 * c.margin:g} points worse than {c.baseline}: {seen}; the chance "
             f"to say so of a version that is worse by more over the full run's scenes is at most "
@@ -143,19 +149,6 @@ def _of_floor(rules: Rules, weak: Sequence[str]) -> str:
         f"{len(weak)} of {many(rules.cells, 'cell')} are proven to succeed in less than {level} of "
         f"their episodes; {error}. {listed}"
     )
-
-
-def _certain(paired: Paired, rules: Rules) -> str:
-    """What the scenes not yet compared can no longer change about the margin; "" if they can."""
-    c = paired.counts
-    if c.margin is None:
-        return ""
-    left, allowed = rules.population - c.pairs, c.margin * rules.population + 1e-9
-    lost = c.regressions - c.fixes
-    points = f"{100 * c.margin:g} points worse than {c.baseline}"
-    if lost - left > allowed:
-        return f"It is more than {points} over the full run's scenes"
-    return "" if lost + left > allowed else f"It is at most {points} over the full run's scenes"
 
 
 def of_lineage(lineage: Lineage, alpha: float, error: float) -> str:

@@ -7,7 +7,6 @@ import pytest
 from sim_rows import FULL_AXES, play
 
 from ci.report.sim.effects import Episodes, marginals, sensitivity, slot_test
-from ci.report.sim.intervals import full_run
 from ci.report.sim.model import Axis
 
 
@@ -64,18 +63,3 @@ def test_a_value_that_is_not_on_the_axis_is_refused() -> None:
     run = play(axes={"mass": (1.0, 2.0)}, episodes_per_cell=3)
     with pytest.raises(ValueError, match="mass has no value 2"):
         Episodes.of(run.rows, [Axis("mass", (1.0,))])
-
-
-def test_bounds_of_the_full_run_hold_at_every_look() -> None:
-    rng = np.random.default_rng(3)
-    population, missed, runs = 120, 0, 80
-    for _ in range(runs):
-        total = int(rng.integers(40, 120))
-        wins = np.cumsum(rng.permutation(np.arange(population) < total))
-        for drawn in range(1, population + 1, 8):
-            low, high = full_run(population, drawn, int(wins[drawn - 1]))
-            if not low <= total / population <= high:
-                missed += 1
-                break
-    assert missed <= 9  # 4 would be the 5 % that is promised
-    assert full_run(120, 120, 77) == (77 / 120, 77 / 120)

@@ -6,12 +6,11 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
-from sim_rows import SUBJECT, Run, play
+from sim_rows import Run, play, report_on
 
-from ci.report.sim.build import build
 from ci.report.sim.files import as_junit
-from ci.report.sim.model import Lineage
-from registry.statistics.cells import below
+from registry.grid_verdict import weak_cells
+from registry.verdicts import Outcome
 
 KNOWN = {
     "testsuites": {"name", "tests", "failures", "errors", "skipped", "time"},
@@ -26,22 +25,8 @@ KNOWN = {
 }
 
 
-def junit(run: Run, floor: float | None = None) -> ET.Element:
-    report = build(
-        version=SUBJECT,
-        gate=run.gate,
-        evidence=run.evidence,
-        verdict=run.verdict,
-        rows=run.rows,
-        baseline_rows={},
-        seconds=30.0,
-        engine="engine",
-        executor="in-process",
-        lineage=Lineage(1),
-        clips={},
-        floor=floor,
-    )
-    return ET.fromstring(as_junit(report))
+def junit(run: Run) -> ET.Element:
+    return ET.fromstring(as_junit(report_on(run, seconds=30.0)))
 
 
 def counts(element: ET.Element) -> dict[str, int]:
@@ -103,15 +88,17 @@ def test_an_undecided_gate_is_an_error_and_cells_without_episodes_are_skipped() 
 
 
 def test_a_cell_below_the_floor_fails_though_the_mean_passes() -> None:
-    run = play(rate=0.93)
-    tallies = [(tally.success, tally.failure) for _, tally in run.evidence.cells]
-    floor = 0.85
-    weak = [run.evidence.cells[i][0] for i in below(tallies, floor, 0.05, 100)]
+    run = play(rate=0.93, floor=0.85)
+    assert run.verdict.outcome is Outcome.FAIL
+    weak = [run.evidence.cells[i][0] for i in weak_cells(run.gate, run.evidence)]
     assert 0 < len(weak) < 10
-    root = junit(run, floor)
+    root = junit(run)
     check_shape(root)
-    red = [case.get("name") for case in root.iter("testcase") if case.find("failure") is not None]
-    assert sorted(map(str, red)) == sorted(weak)
+    red = {case.attrib["name"]: case.find("failure") for case in root.iter("testcase")}
+    below = [
+        n for n, f in red.items() if f is not None and "below the floor" in f.attrib["message"]
+    ]
+    assert sorted(below) == sorted(weak)
 
 
 def test_a_gate_of_ranges_only_is_one_nominal_cell() -> None:
@@ -124,3 +111,5 @@ def test_characters_that_xml_cannot_carry_do_not_break_it() -> None:
     run = play(axes={"mass": (1.0, 2.0)}, episodes_per_cell=10)
     root = junit(replace(run, verdict=replace(run.verdict, reason="a\x00b <&> \x1b[31m")))
     check_shape(root)
+    (told,) = verdict_case(root)
+    assert (told.text or "").startswith("a\ufffdb <&> \ufffd[31m\n")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
-from sim_rows import SUBJECT, play
+from sim_rows import play, report_on
 
-from ci.report.sim.build import build
 from ci.report.sim.html import render
-from ci.report.sim.model import Clip, Lineage, SuiteResult
+from ci.report.sim.model import Clip, SuiteResult
 
 CHROMIUM = shutil.which("chromium")
 ORDER = [
@@ -32,17 +32,9 @@ def picture() -> str:
 def write(path: Path) -> Path:
     run = play(rate=0.96, full=False, flips=0.2)
     failed = next(row for row in run.rows if not row.success)
-    report = build(
-        version=SUBJECT,
-        gate=run.gate,
-        evidence=run.evidence,
-        verdict=run.verdict,
-        rows=run.rows,
-        baseline_rows=run.baseline,
-        seconds=20.0,
-        engine="an engine with a rather long fingerprint " * 4,
-        executor="in-process",
-        lineage=Lineage(3, "box-grasp v9", ("v10", "v11", "v12")),
+    engine = "an engine with a rather long fingerprint " * 4
+    report = report_on(
+        replace(run, evidence=replace(run.evidence, engine=engine)),
         clips={failed.key: Clip("image/webp", picture(), "the box slips")},
         suites=[SuiteResult("camera-5cm", 80, 100, 0.93)],
     )
