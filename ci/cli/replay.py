@@ -9,6 +9,7 @@ import click
 from ci.app import open_registry
 from ci.cli.output import emit
 from ci.cli.refs import policy_option, version_ref
+from registry.errors import UsageError
 
 
 @click.command("replay")
@@ -29,6 +30,15 @@ def command(
     """Play the episode KEY of a version's last sim verdict again, bit for bit."""
     from ci.sim.replay import replay_episode
 
+    for path, kind in ((video, ".mp4"), (mcap, ".mcap")):
+        if path is not None and not (path.parent.is_dir() and path.suffix == kind):
+            raise UsageError(
+                f"{path} is no place for a {kind} file",
+                evidence="its folder is not there"
+                if path.suffix == kind
+                else f"it ends in {path.suffix or 'nothing'}",
+                hint=f"name a file in a folder that exists, such as episode{kind}",
+            )
     with open_registry() as registry:
         ref = version_ref(registry, version, policy)
         found = replay_episode(registry, ref, key, suite=suite, video=video, mcap=mcap)
