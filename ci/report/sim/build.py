@@ -45,7 +45,7 @@ from registry.grid_verdict import weak_cells
 from registry.statistics import grid
 from registry.statistics.compare import mcnemar
 from registry.statistics.paired import log_regression
-from registry.verdicts import Outcome, Verdict
+from registry.verdicts import Verdict
 
 POINTS = 200
 """Looks at which an e-value's path is drawn."""
@@ -73,7 +73,8 @@ def build(
     axes, rules = _axes(gate), _rules(gate)
     episodes = effects.Episodes.of(rows, axes)
     by_axis, by_bin = effects.marginals(episodes), effects.curves(episodes)
-    cells = _cells(rows, rules, verdict, {evidence.cells[i][0] for i in weak_cells(gate, evidence)})
+    weak = {evidence.cells[i][0] for i in weak_cells(gate, evidence)}
+    cells = _cells(rows, rules, evidence, weak)
     modes, pairs = _modes(rows), _paired(gate, result, version.number)
     return SimReport(
         policy=version.policy,
@@ -164,10 +165,15 @@ def _figure(verdict: Verdict, name: str) -> float:
 def _cells(
     rows: Sequence[Row],
     rules: Rules,
-    verdict: Verdict,
+    evidence: GridEvidence,
     weak: Collection[str],
 ) -> tuple[Cell, ...]:
-    """Every cell that was drawn from, in the grid's order."""
+    """Every cell that was drawn from, in the grid's order.
+
+    Where the mean failed, the cells that are below it beyond chance are bad too.
+    """
+    mean = rules.population, rules.threshold, rules.alpha, evidence.drawn, evidence.successes
+    low_mean = grid.decide(*mean, rules.edition) is False
     of_cell: dict[str, list[Row]] = {}
     for row in rows:
         of_cell.setdefault(row.cell, []).append(row)
@@ -178,7 +184,7 @@ def _cells(
         bad = ""
         if name in weak:
             bad = f"proven below the floor {rules.floor:g}"
-        elif verdict.outcome is Outcome.FAIL:
+        elif low_mean:
             joint = 1 - 2 * rules.floor_alpha / rules.cells
             _, high = clopper_pearson(share.successes, share.episodes, joint)
             if high < rules.threshold:
