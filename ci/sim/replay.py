@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ci.sim.contest import bench
 from harness.episodes.log import write_log
 from harness.sim.env import BatchEnv
+from harness.sim.episode import EpisodeSpec
 from harness.sim.population import Population
 from harness.sim.recorder import Recorder
 from harness.sim.replay import Replay, compared, replay, replay_log
 from harness.sim.results import Row
 from harness.sim.simulation import RobotSimulation, Simulation, drawer_at, simulation_of
+from policies import Policy
 from policies.loading import load_policy
 from registry.errors import Corrupt, NotFound, UsageError
 from registry.evidence import GridEvidence
@@ -21,6 +25,9 @@ from registry.gates import GridGate, suite_gate
 from registry.service import Registry, VersionRecord
 from registry.storage import disk_errors
 from registry.versions import VersionRef
+
+if TYPE_CHECKING:
+    from harness.sim.film import Filming
 
 
 @dataclass(frozen=True)
@@ -85,26 +92,50 @@ def replay_episode(
             (record,) = simulation.job(who).make_player()([spec])
             return _told(key, version, compared(record, row, "inference", same_engine=same))
         policy = load_policy(who.folder)
-    recorders: list[Recorder] = []
-
-    def watch(env: BatchEnv) -> None:
-        if not recorders:
-            recorders.append(Recorder(env))
-
-    result = replay(policy, spec, row, same_engine=same, watch=watch)
+    about = {"key": key, "version": str(version), "engine": simulation.engine}
+    result = _played(policy, spec, row, same_engine=same, about=about, video=video, mcap=mcap)
     log = replay_log(policy.contract, spec, row, same_engine=same)
-    files = []
-    if mcap:
-        about = {"key": key, "version": str(version), "engine": simulation.engine}
-        write_log(mcap, recorders[0].log(result.record, about))
-        files.append(str(mcap))
-    if video:
-        from harness.sim.film import film, mp4
+    files = tuple(str(path) for path in (mcap, video) if path)
+    return _told(key, version, result, log, files)
 
-        with disk_errors(video):
-            mp4(film(policy, spec, width=640, height=480, samples=4, shadows=True), video)
-        files.append(str(video))
-    return _told(key, version, result, log, tuple(files))
+
+def _played(
+    policy: Policy,
+    spec: EpisodeSpec,
+    row: Row,
+    *,
+    same_engine: bool,
+    about: Mapping[str, str],
+    video: Path | None,
+    mcap: Path | None,
+) -> Replay:
+    """Plays the episode once; log and film are of that very one."""
+    recorders: list[Recorder] = []
+    with contextlib.ExitStack() as stack:
+        filming = stack.enter_context(contextlib.closing(_filming(policy))) if video else None
+
+        def watch(env: BatchEnv) -> None:
+            if not recorders:
+                recorders.append(Recorder(env))
+            if filming:
+                filming(env)
+
+        scene = filming.scene if filming else None
+        result = replay(policy, spec, row, same_engine=same_engine, watch=watch, scene=scene)
+        if mcap:
+            write_log(mcap, recorders[0].log(result.record, about))
+        if video and filming:
+            from harness.sim.film import mp4
+
+            with disk_errors(video):
+                mp4(filming.film(result.record), video)
+    return result
+
+
+def _filming(policy: Policy) -> Filming:
+    from harness.sim.film import Filming, View
+
+    return Filming(policy.contract, View(width=640, height=480, samples=4, shadows=True))
 
 
 def _told(

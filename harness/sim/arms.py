@@ -1,7 +1,6 @@
 """A right arm's expert for other robots: mirrored for a left arm, beside a still left arm for two.
 
-Mirrored means reflected in the plane y = 0 of the base frame: y, yaw and the joints that turn about
-forward or upward axes change sign (`MIRROR`). Outputs are in units of the contract's limit, deltas.
+Mirrored as harness/sim/mirror.py says. Outputs are in units of the contract's limit, deltas.
 """
 
 from __future__ import annotations
@@ -12,14 +11,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from harness.sim.env import MIRROR
+from harness.sim.mirror import FLIP_Y, MIRROR
 from harness.tasks.task import Truth
 from policies.observation import Measurement
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.float32]
 
-_FLIP_Y = np.array([1.0, -1.0, 1.0])
 _RIGHT = 0
 """A robot class with two arms names the right one first."""
 
@@ -69,12 +67,12 @@ def mirrored(m: Measurement) -> Measurement:
         dq=m.dq * MIRROR,
         tau=m.tau * MIRROR,
         command=m.command * MIRROR,
-        tcp=m.tcp * _FLIP_Y,
-        tcp_command=m.tcp_command * _FLIP_Y,
-        hand_axes=m.hand_axes * np.concatenate([_FLIP_Y, -_FLIP_Y]),
-        object_position=m.object_position * _FLIP_Y,
+        tcp=m.tcp * FLIP_Y,
+        tcp_command=m.tcp_command * FLIP_Y,
+        hand_axes=m.hand_axes * np.concatenate([FLIP_Y, -FLIP_Y]),
+        object_position=m.object_position * FLIP_Y,
         object_yaw=-m.object_yaw,
-        goal_position=None if m.goal_position is None else m.goal_position * _FLIP_Y,
+        goal_position=None if m.goal_position is None else m.goal_position * FLIP_Y,
         goal_yaw=None if m.goal_yaw is None else -m.goal_yaw,
     )
 
@@ -83,7 +81,7 @@ def mirrored_truth(truth: Truth) -> Truth:
     """The truth of the mirrored scene."""
     return replace(
         truth,
-        position=truth.position * _FLIP_Y,
+        position=truth.position * FLIP_Y,
         yaw=-truth.yaw,
-        goal=truth.goal * np.array([1.0, -1.0, 1.0, -1.0]),
+        goal=truth.goal * np.append(FLIP_Y, -1.0),
     )

@@ -25,11 +25,13 @@ JUDGE = "simulator-truth/1"
 
 _DISTRIBUTIONS = ("mujoco", "numpy", "openarm-mujoco")
 _SOURCES = (
+    "harness.sim.course",
     "harness.sim.env",
     "harness.sim.episode",
     "harness.sim.field",
     "harness.sim.fields",
     "harness.sim.grid",
+    "harness.sim.mirror",
     "harness.sim.pictures",
     "harness.sim.peaks",
     "harness.sim.randomization",

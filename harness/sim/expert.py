@@ -19,13 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.kinematics import ArmKinematics
-from harness.sim.reach import Reach, nearest_face, outputs, shortened
+from harness.sim.reach import Reach, gripped, hover, nearest_face, outputs, shortened
 from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
 from harness.tasks.task import Truth
 from policies.observation import Measurement
 
 Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+
+_SHUT = -0.20
+"""Beyond this angle of the gripper there is nothing between the fingers [rad]."""
 
 
 @dataclass(frozen=True)
@@ -72,27 +74,20 @@ class Expert:
         off = grasp - seen
         level = np.linalg.norm(off[:, :2], axis=1)
         turn = np.linalg.norm(np.cross(finger, wanted), axis=1)
-        gripped = self._gripped(m)
+        held = gripped(m, config.close, _SHUT)
         closing = (grip > config.open + 0.07) & (np.linalg.norm(off, axis=1) < 0.03)
         ready = (level < 0.007) & (np.abs(off[:, 2]) < 0.008) & (turn < 0.10)
-        shut = gripped | closing | ready
+        shut = held | closing | ready
 
-        hover = np.clip(2.0 * (level - 0.008), 0.0, 0.09) + np.clip(0.5 * (turn - 0.08), 0.0, 0.09)
-        hover += np.clip(1.0 * (grip - config.open - 0.06), 0.0, 0.06)
+        above = hover(level, turn, grip, over=0.008, wide=config.open)
         step = off.copy()
-        step[:, 2] += np.where(shut, 0.0, np.minimum(hover, 0.09))
+        step[:, 2] += np.where(shut, 0.0, above)
         top = self._task.rest_z + config.grasp_above + config.lift_m - seen[:, 2]
         up = np.stack([np.zeros_like(top), np.zeros_like(top), top], axis=1)
-        step = np.where(gripped[:, None], up, step)
-        speed = np.where(gripped, config.lift_speed, config.speed)
+        step = np.where(held[:, None], up, step)
+        speed = np.where(held, config.lift_speed, config.speed)
         step = shortened(step, speed)
-        spin = np.where(gripped[:, None], 0.0, np.cross(finger, wanted))
+        spin = np.where(held[:, None], 0.0, np.cross(finger, wanted))
         move = self._reach.solve(q_command, step, spin, axes)
         squeeze = np.where(shut, config.close, config.open) - grip
         return outputs(move, squeeze, self._limit)
-
-    def _gripped(self, m: Measurement) -> Bools:
-        """The fingers stand on something while the command asks them to close further."""
-        angle, grip = m.q[:, 7], m.command[:, 7]
-        stalled = (grip - angle > 0.05) & (grip > self.config.close - 0.03)
-        return np.asarray(stalled & (angle > -0.36) & (angle < -0.20))

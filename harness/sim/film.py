@@ -1,4 +1,4 @@
-"""One episode as pictures: played again by its specification, with a camera beside it.
+"""One episode as pictures: a camera beside it that watches it being played.
 
 - Filming looks at copies of the state, so the episode has the digest it had unfilmed.
 - MP4 is H.264 with 4:2:0 colour, index first: what browsers play. An animated WebP for reports is
@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +21,12 @@ from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from harness.sim.pictures import Pixels
 from harness.sim.render import Renderer
-from harness.sim.runner import Guard
+from harness.sim.runner import inference, play_one
 from harness.sim.scene import BASE_HEIGHT, SceneConfig, build_scene
 from harness.sim.scenery import camera_name, cameras
 from harness.tasks import find_task
 from policies import Policy
+from policies.contract import Contract
 from registry.errors import ServiceFailed, UsageError
 
 WIDTH, HEIGHT, FPS = 320, 240, 25
@@ -41,50 +43,78 @@ class Film:
     fps: float
 
 
-def film(
-    policy: Policy,
-    spec: EpisodeSpec,
-    *,
-    camera: str = "",
-    width: int = WIDTH,
-    height: int = HEIGHT,
-    fps: int = FPS,
-    samples: int = 0,
-    shadows: bool = False,
-    visuals: bool = True,
-) -> Film:
-    """Play `spec` and take pictures by `camera`, or from a place that shows arm and table.
+@dataclass(frozen=True)
+class View:
+    """How to film: by `camera`, or from a place that shows arm and table."""
 
-    A policy with cameras of its own sees `visuals` too: film it as it was tried.
-    Raises UsageError where the scene has no such camera and ServiceFailed where nothing renders.
+    camera: str = ""
+    width: int = WIDTH
+    height: int = HEIGHT
+    fps: int = FPS
+    samples: int = 0
+    """Antialiasing: samples a pixel, 0 for none."""
+    shadows: bool = False
+    visuals: bool = True
+    """A policy with cameras of its own sees these too: film it as it was tried."""
+
+
+class Filming:
+    """Watches one episode, played in `scene`, and takes pictures of it.
+
+    Raises UsageError where the scene has no such camera, and ServiceFailed when the episode begins
+    where nothing renders.
     """
-    contract, task = policy.contract, find_task(spec.task)
-    scene = build_scene(SceneConfig.of(task, contract.arms, visuals=visuals))
-    env = BatchEnv(contract, 1, scene=scene, task=task)
-    view = _view(scene.model, contract.arms, camera)
-    model = env.world.batch.get_model(0)
-    renderer = Renderer(model, width, height, visuals=visuals, samples=samples, shadows=shadows)
-    every = max(1, round(contract.rate_hz / fps))
-    frames: list[Pixels] = []
 
-    def shoot() -> None:
-        renderer.look(env.world.batch, 0)
-        frames.append(renderer.shoot(view, width, height).rgb)
+    def __init__(self, contract: Contract, view: View | None = None) -> None:
+        self._how = view or View()
+        config = SceneConfig.of(find_task(contract.task), contract.arms, visuals=self._how.visuals)
+        self.scene = build_scene(config)
+        self._view = _view(self.scene.model, contract.arms, self._how.camera)
+        self._every = max(1, round(contract.rate_hz / self._how.fps))
+        self._fps = contract.rate_hz / self._every
+        self._env: BatchEnv | None = None
+        self._renderer: Renderer | None = None
+        self._frames: list[Pixels] = []
+        self._steps = 0
 
-    guard, done, step = Guard(policy.act, len(contract.joints)), False, 0
-    env.reset([0], [spec])
-    try:
-        while not done:
-            if step % every == 0:
-                shoot()
-            raw = guard(env.observe([0]))
-            for mode, detail in guard.failed.values():
-                env.blame(0, mode, detail)
-            done, step = bool(env.step([0], raw)[0]), step + 1
-        shoot()
-    finally:
-        renderer.close()
-    return Film(env.record(0), tuple(frames), contract.rate_hz / every)
+    def __call__(self, env: BatchEnv) -> None:
+        """The episode begins, or went on by one policy step."""
+        if self._steps % self._every == 0:
+            self._shoot(env)
+        self._env, self._steps = env, self._steps + 1
+
+    def film(self, record: EpisodeRecord) -> Film:
+        """The film of the episode, which has ended with this record."""
+        if self._env is not None and record.steps % self._every:
+            self._shoot(self._env)
+        return Film(record, tuple(self._frames), self._fps)
+
+    def close(self) -> None:
+        """Give the renderer back."""
+        if self._renderer is not None:
+            self._renderer.close()
+
+    def _shoot(self, env: BatchEnv) -> None:
+        how = self._how
+        if self._renderer is None:
+            self._renderer = Renderer(
+                env.world.batch.get_model(0),
+                how.width,
+                how.height,
+                visuals=how.visuals,
+                samples=how.samples,
+                shadows=how.shadows,
+            )
+        self._renderer.look(env.world.batch, 0)
+        self._frames.append(self._renderer.shoot(self._view, how.width, how.height).rgb)
+
+
+def film(policy: Policy, spec: EpisodeSpec, view: View | None = None) -> Film:
+    """Play `spec` by its policy and film it. Raises as Filming does."""
+    with contextlib.closing(Filming(policy.contract, view)) as filming:
+        env = BatchEnv(policy.contract, 1, scene=filming.scene)
+        record = play_one(env, spec, inference(env, policy.act), filming)
+        return filming.film(record)
 
 
 def _view(model: Any, arms: tuple[str, ...], camera: str) -> Any:

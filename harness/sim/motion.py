@@ -30,6 +30,7 @@ from fleet.kinematics import ArmKinematics
 from fleet.limits import SafetyLimits
 from fleet.servo import Servo
 from harness.episodes.log import MotionLog
+from harness.sim.mirror import as_arm
 from harness.sim.scene import SceneConfig, build_scene
 from registry.errors import ServiceFailed
 
@@ -70,11 +71,11 @@ def excitation(
     limits = limits or SafetyLimits.for_arms((kinematics,), table_z=SceneConfig().table_z)
     if duration_s < 4 * EASE_S:
         raise ValueError(f"an excitation of {duration_s:g} s is too short to ease in and out")
-    sign = 1.0 if kinematics.side == "right" else -1.0
-    mirror = np.array([sign, sign, sign, 1.0, sign, sign, sign, sign])
-    centre = np.clip(np.array(CENTRE) * mirror, limits.q_min + 0.1, limits.q_max - 0.1)
+    centre = np.clip(
+        as_arm(kinematics.side, np.array(CENTRE)), limits.q_min + 0.1, limits.q_max - 0.1
+    )
     time: Floats = np.arange(round(duration_s / period_s) + 1, dtype=np.float64) * period_s
-    way = _sines(time, seed) * np.array(SWING) * mirror * swing
+    way = as_arm(kinematics.side, _sines(time, seed) * np.array(SWING)) * swing
     way *= np.minimum(
         1.0,
         (np.minimum(centre - limits.q_min, limits.q_max - centre) - 0.05) / np.abs(way).max(axis=0),

@@ -20,13 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.kinematics import ArmKinematics
-from harness.sim.reach import Reach, nearest_face, outputs, shortened
+from harness.sim.reach import Reach, gripped, hover, nearest_face, outputs, shortened
 from harness.tasks.pick_place import PICK_PLACE, PickPlace, off_square
 from harness.tasks.task import Truth
 from policies.observation import Measurement
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+
+_SHUT = -0.10
+"""Beyond this angle of the gripper there is nothing between the fingers [rad]."""
 
 
 @dataclass(frozen=True)
@@ -75,25 +78,19 @@ class PlaceExpert:
         q_command, grip = m.command[:, :7], m.command[:, 7]
         tcp, axes = self._kinematics.fk(q_command)
         seen = 0.9 * tcp + 0.1 * m.tcp[:, 0]
-        gripped, placed = self._gripped(m), self._placed(truth)
+        held, placed = gripped(m, config.close, _SHUT), self._placed(truth)
         fetch, turn, shut = self._fetch(seen, axes[:, 3:], grip, truth)
         carry = self._carry(seen + truth.position - m.tcp[:, 0], truth)
         leave = np.zeros_like(fetch)
         leave[:, 2] = np.where(m.q[:, 7] < config.open + 0.15, 0.08, 0.0)
-        step = np.where(gripped[:, None], carry, shortened(fetch, config.speed))
+        step = np.where(held[:, None], carry, shortened(fetch, config.speed))
         step = np.where(placed[:, None], shortened(leave, config.speed), step)
-        spin = np.where(gripped[:, None], self._turn(truth), turn)
+        spin = np.where(held[:, None], self._turn(truth), turn)
         spin = np.where(placed[:, None], 0.0, spin)
         move = self._reach.solve(q_command, step, spin, axes)
-        closed = (gripped | shut) & ~placed
+        closed = (held | shut) & ~placed
         squeeze = np.where(closed, config.close, config.open) - grip
         return outputs(move, np.clip(squeeze, -0.1, config.squeeze), self._limit)
-
-    def _gripped(self, m: Measurement) -> Bools:
-        """The fingers stand on something while the command asks them to close further."""
-        angle, grip = m.q[:, 7], m.command[:, 7]
-        stalled = (grip - angle > 0.05) & (grip > self.config.close - 0.03)
-        return np.asarray(stalled & (angle > -0.36) & (angle < -0.10))
 
     def _placed(self, truth: Truth) -> Bools:
         """It lies well within what the task allows."""
@@ -117,10 +114,9 @@ class PlaceExpert:
         closing = (grip > config.open + 0.07) & (np.linalg.norm(off, axis=1) < 0.03)
         ready = (level < 0.006) & (np.abs(off[:, 2]) < 0.008) & (turn < 0.10)
         shut = np.asarray(closing | ready)
-        hover = np.clip(2.0 * (level - 0.007), 0.0, 0.09) + np.clip(0.5 * (turn - 0.08), 0.0, 0.09)
-        hover += np.clip(1.0 * (grip - config.open - 0.06), 0.0, 0.06)
+        above = hover(level, turn, grip, over=0.007, wide=config.open)
         slow = -(config.lower + 0.15 * np.maximum(-off[:, 2], 0.0))
-        off[:, 2] = np.maximum(off[:, 2] + np.where(shut, 0.0, np.minimum(hover, 0.09)), slow)
+        off[:, 2] = np.maximum(off[:, 2] + np.where(shut, 0.0, above), slow)
         return off, spin, shut
 
     def _carry(self, cube: Floats, truth: Truth) -> Floats:

@@ -17,7 +17,6 @@ A gate names a term in one of three ways:
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -106,7 +105,7 @@ class Randomization:
     def draw(self, task: str, episode: int) -> dict[str, float]:
         """Values of the terms with a range, in one episode of whatever cell."""
         return {
-            name: _between(term, self._whole(name, term), _uniform(task, name, episode))
+            name: self._between(name, term, seeds.named(task, (), episode, name).random())
             for name, term in self.terms
             if term.range is not None
         }
@@ -122,6 +121,13 @@ class Randomization:
             return change(name, term, value)
         at_s = 0.0 if isinstance(term.when, str) else term.when
         return Change("reset", self.option(name), "set", float(value), at_s)
+
+    def _between(self, name: str, term: Term, u: float) -> float:
+        """The value at the share `u` of a term's range."""
+        low, high = term.range or (0.0, 0.0)
+        if self._whole(name, term):
+            return low + min(int(u * (high - low + 1)), high - low)
+        return low + (high - low) * u
 
     def _whole(self, name: str, term: Term) -> bool:
         """Whether a term takes whole numbers only; options of a reset do where both ends are."""
@@ -165,15 +171,3 @@ def changes(values: Mapping[str, float]) -> tuple[Change, ...]:
     """What the named axes change at these values; axes that are not named stay nominal."""
     terms = {name: Term((value,)) for name, value in values.items()}
     return Randomization.of(terms, "changes").changes(values)
-
-
-def _uniform(task: str, name: str, episode: int) -> float:
-    word = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-    return float(seeds.rng(task, (word,), episode, seeds.PHYSICS).random())
-
-
-def _between(term: Term, whole: bool, u: float) -> float:
-    low, high = term.range or (0.0, 0.0)
-    if whole:
-        return low + min(int(u * (high - low + 1)), high - low)
-    return low + (high - low) * u

@@ -1,4 +1,4 @@
-"""Inverse kinematics of one right arm as scripted experts use it: small motions of the hand.
+"""What scripted experts of one right arm share: small motions of the hand, and its grip.
 
 - Damped least squares on the *command's* kinematics. The tilt about the finger axis is free within
   5..35 degrees; posture fills the null space.
@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.kinematics import ArmKinematics
+from policies.observation import Measurement
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,22 @@ def nearest_face(finger: Floats, yaw: Floats) -> Floats:
     quarter = np.pi / 2
     nearest = yaw + quarter * np.round((angle - yaw) / quarter)
     return np.stack([np.cos(nearest), np.sin(nearest), np.zeros_like(nearest)], axis=1)
+
+
+def gripped(m: Measurement, close: float, shut: float) -> Bools:
+    """(n,) the fingers stand on something while the command asks them to close further: with a
+    gripper commanded to `close` [rad], an angle beyond `shut` [rad] is fingers on each other."""
+    angle, grip = m.q[:, 7], m.command[:, 7]
+    stalled = (grip - angle > 0.05) & (grip > close - 0.03)
+    return np.asarray(stalled & (angle > -0.36) & (angle < shut))
+
+
+def hover(level: Floats, turn: Floats, grip: Floats, *, over: float, wide: float) -> Floats:
+    """(n,) how far above its grasp a hand stays [m] that is `level` [m] off sideways, `turn` off a
+    face, with its gripper at `grip` [rad], open at `wide`. Within `over` [m] it descends."""
+    height = np.clip(2.0 * (level - over), 0.0, 0.09) + np.clip(0.5 * (turn - 0.08), 0.0, 0.09)
+    height += np.clip(1.0 * (grip - wide - 0.06), 0.0, 0.06)
+    return np.asarray(np.minimum(height, 0.09))
 
 
 def _tilt(hand: Floats, finger: Floats) -> Floats:

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +18,13 @@ import numpy.typing as npt
 from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from harness.sim.results import Row, unpack
-from harness.sim.runner import Guard
+from harness.sim.runner import Watch, inference, play_one
+from harness.sim.scene import Scene
 from policies import Policy
 from policies.contract import Contract
 from registry.errors import Corrupt, NotFound
 
 Rows = npt.NDArray[np.float32]
-Watch = Callable[[BatchEnv], None]
 
 
 @dataclass(frozen=True)
@@ -48,27 +47,28 @@ class Replay:
         return f"{outcome} by {self.by}, on another engine than the record's"
 
 
-def infer(policy: Policy, spec: EpisodeSpec, watch: Watch | None = None) -> EpisodeRecord:
-    """Play an episode by its policy; `watch` sees the environment at the start and each step."""
-    guard = Guard(policy.act, len(policy.contract.joints))
-    env = BatchEnv(policy.contract, 1)
-
-    def act(step: int) -> Rows:
-        raw = guard(env.observe([0]))
-        for mode, detail in guard.failed.values():
-            env.blame(0, mode, detail)
-        return raw
-
-    return _play(env, spec, act, watch)
+def infer(
+    policy: Policy,
+    spec: EpisodeSpec,
+    watch: Watch | None = None,
+    scene: Scene | None = None,
+) -> EpisodeRecord:
+    """Play an episode by its policy."""
+    env = BatchEnv(policy.contract, 1, scene=scene)
+    return play_one(env, spec, inference(env, policy.act), watch)
 
 
 def by_actions(
-    contract: Contract, spec: EpisodeSpec, actions: bytes, watch: Watch | None = None
+    contract: Contract,
+    spec: EpisodeSpec,
+    actions: bytes,
+    watch: Watch | None = None,
+    scene: Scene | None = None,
 ) -> EpisodeRecord:
     """Play an episode by its recorded outputs."""
     outputs = np.frombuffer(actions, dtype=np.float32).reshape(-1, len(contract.joints))
 
-    def act(step: int) -> Rows:
+    def answer(step: int) -> Rows:
         if step >= len(outputs):
             raise Corrupt(
                 "the action log ends before the episode does",
@@ -77,18 +77,26 @@ def by_actions(
             )
         return outputs[step : step + 1]
 
-    return _play(BatchEnv(contract, 1), spec, act, watch)
+    return play_one(BatchEnv(contract, 1, scene=scene), spec, answer, watch)
 
 
 def replay(
-    policy: Policy, spec: EpisodeSpec, row: Row, *, same_engine: bool, watch: Watch | None = None
+    policy: Policy,
+    spec: EpisodeSpec,
+    row: Row,
+    *,
+    same_engine: bool,
+    watch: Watch | None = None,
+    scene: Scene | None = None,
 ) -> Replay:
     """Play the episode of `row` again: by inference on its own engine, else by its action log.
 
+    `watch` sees that very episode; `scene` takes the place of the task's own, to be seen better.
     Raises NotFound where another engine recorded it and no log was kept.
     """
     if same_engine:
-        return compared(infer(policy, spec, watch), row, "inference", same_engine=True)
+        record = infer(policy, spec, watch, scene)
+        return compared(record, row, "inference", same_engine=True)
     actions = unpack(row.actions)
     if not actions:
         raise NotFound(
@@ -96,9 +104,8 @@ def replay(
             evidence="logs are kept of failures and of flips against the baseline",
             hint="run the gate again on this engine",
         )
-    return compared(
-        by_actions(policy.contract, spec, actions, watch), row, "actions", same_engine=False
-    )
+    record = by_actions(policy.contract, spec, actions, watch, scene)
+    return compared(record, row, "actions", same_engine=False)
 
 
 def replay_log(
@@ -120,18 +127,3 @@ def compared(record: EpisodeRecord, row: Row, by: str, *, same_engine: bool) -> 
         identical=record.digest == row.digest if same_engine else None,
         same_outcome=record.success == row.success,
     )
-
-
-def _play(
-    env: BatchEnv, spec: EpisodeSpec, act: Callable[[int], Rows], watch: Watch | None
-) -> EpisodeRecord:
-    env.reset([0], [spec])
-    step, done = 0, False
-    while not done:
-        if watch:
-            watch(env)
-        done = bool(env.step([0], act(step))[0])
-        step += 1
-    if watch:
-        watch(env)
-    return env.record(0)

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from policies import Policy
 
 Rows = npt.NDArray[np.float32]
+Answer = Callable[[int], Rows]
+"""Outputs (1, J) of a policy step, by its number."""
+Watch = Callable[[BatchEnv], None]
 
 _WARM_UP, _STEPS = 5, 25
 
@@ -60,16 +63,43 @@ class Guard:
         return answer, None
 
 
+def ask(env: BatchEnv, guard: Guard, slots: Sequence[int]) -> Rows:
+    """Outputs (n, J) for the slots; those of which the policy had no answer are blamed for it."""
+    raw = guard(env.observe(slots))
+    for row, (mode, detail) in guard.failed.items():
+        env.blame(slots[row], mode, detail)
+    return raw
+
+
+def inference(env: BatchEnv, act: Act) -> Answer:
+    """What a policy answers in slot 0."""
+    guard = Guard(act, len(env.contract.joints))
+    return lambda step: ask(env, guard, [0])
+
+
+def play_one(
+    env: BatchEnv, spec: EpisodeSpec, answer: Answer, watch: Watch | None = None
+) -> EpisodeRecord:
+    """Run one spec in slot 0; `watch` sees the environment at the start and after each step."""
+    env.reset([0], [spec])
+    step, done = 0, False
+    while not done:
+        if watch:
+            watch(env)
+        done = bool(env.step([0], answer(step))[0])
+        step += 1
+    if watch:
+        watch(env)
+    return env.record(0)
+
+
 def play(env: BatchEnv, act: Act, specs: Iterable[EpisodeSpec]) -> Iterator[EpisodeRecord]:
     """Run every spec to its end, refilling slots as they free; records come as episodes end."""
     guard = Guard(act, len(env.contract.joints))
     queue = iter(specs)
     active = _refill(env, list(range(env.size)), queue)
     while active:
-        raw = guard(env.observe(active))
-        for row, (mode, detail) in guard.failed.items():
-            env.blame(active[row], mode, detail)
-        done = env.step(active, raw)
+        done = env.step(active, ask(env, guard, active))
         ended = [slot for slot, end in zip(active, done, strict=True) if end]
         if ended:
             yield from (env.record(slot) for slot in ended)

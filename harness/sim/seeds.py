@@ -25,3 +25,10 @@ def rng(task: str, cell: tuple[int, ...], episode: int, stream: int) -> np.rando
     entropy = int.from_bytes(hashlib.sha256(task.encode()).digest()[:16], "big")
     key = (stream, len(cell), *cell, episode)
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=key)))
+
+
+def named(task: str, cell: tuple[int, ...], episode: int, name: str) -> np.random.Generator:
+    """The generator of one named term of an episode's physics: its own, so that a term which is
+    added or taken away moves no other term's draws."""
+    word = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+    return rng(task, (*cell, word), episode, PHYSICS)

@@ -8,7 +8,6 @@ curriculum, ranges are narrowed towards the nominal world by how far training ha
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -125,8 +124,7 @@ def drawn(axes: Mapping[str, tuple[float, float]], spec: EpisodeSpec) -> tuple[C
     """What the recipe's further axes change in an episode."""
     changes = []
     for name, (low, high) in sorted(axes.items()):
-        word = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-        u = seeds.rng(spec.task, (*spec.cell, word), spec.episode, seeds.PHYSICS).random()
+        u = seeds.named(spec.task, spec.cell, spec.episode, name).random()
         example = _change(name, low)
         whole = find(example).whole
         value = _whole((round(low), round(high)), u) if whole else low + (high - low) * u

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from fleet.camera import Pose
 from fleet.can.frames import Array
+from harness.sim.mirror import as_arm
 from harness.sim.scene import BASE_HEIGHT, ArmIndex, SceneConfig, build_scene
 from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
 from harness.tasks.detector import Detector, DetectorModel
@@ -190,10 +191,8 @@ class TwinWorld:
         rig = self._rigs[arm]
         if rig.bank.any_enabled:
             raise ValueError(f"{arm} arm is enabled: it cannot be put on its stand")
-        pose = np.array(self.task.start_q) if q is None else np.array(q, float)
-        if arm == "left" and q is None:
-            pose *= np.array([-1.0, -1.0, -1.0, 1.0, -1.0, -1.0, -1.0, -1.0])
-        rig.parked = pose
+        start = as_arm(arm, np.array(self.task.start_q))
+        rig.parked = start if q is None else np.array(q, float)
         if rig not in self._on_stand:
             self._on_stand.append(rig)
         self._hold_on_stand(rig)

@@ -6,6 +6,7 @@ import openarm_mujoco.v2 as official
 import pytest
 
 from fleet.kinematics import GRIP_FOR_GRAVITY, TCP_OFFSET, ArmKinematics, load_arms
+from harness.sim.mirror import MIRROR
 from registry.errors import ConfigError
 
 
@@ -110,8 +111,7 @@ def test_a_class_of_two_arms_loads_both_in_order():
 def test_mirrored_joints_give_a_mirrored_hand():
     right, left = load_arms("openarm-v2-bimanual")
     q = poses(right, 20)
-    mirror = np.array([-1, -1, -1, 1, -1, -1, -1.0])
-    np.testing.assert_allclose(left.fk(q * mirror)[0], right.fk(q)[0] * [1, -1, 1], atol=1e-6)
+    np.testing.assert_allclose(left.fk(q * MIRROR[:7])[0], right.fk(q)[0] * [1, -1, 1], atol=1e-6)
 
 
 def test_an_unknown_arm_is_refused_by_name():

@@ -13,6 +13,7 @@ from fleet.kinematics import load_arms
 from fleet.limits import SafetyLimits
 from fleet.runtime import POSE_AGE_S, Runtime
 from fleet.servo import Servo
+from harness.sim.mirror import MIRROR
 from harness.tasks.box_grasp import BOX_GRASP
 from harness.tasks.detector import Detector, DetectorModel
 from harness.twin.physics import TwinConfig, TwinWorld
@@ -20,7 +21,6 @@ from policies.contract import ROBOT_CLASSES, parse_contract
 from policies.process import PolicyFailedError
 
 WIDTHS = {"joint_position": 8, "joint_command": 8, "tcp_position": 3, "gripper_torque": 1}
-MIRROR = np.array([-1, -1, -1, 1, -1, -1, -1, -1.0])
 
 
 def contract_for(robot_class):

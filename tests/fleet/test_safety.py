@@ -16,11 +16,11 @@ from fleet.safety import (
     interpolate,
     protect,
 )
+from harness.sim.mirror import MIRROR
 
 DT = 0.004
 TABLE = -0.445
 START = np.array([-0.04, 0.77, -0.66, 1.81, 1.12, 0.42, -0.70, -0.5])
-MIRROR = np.array([-1, -1, -1, 1, -1, -1, -1, -1.0])
 
 RIGHT = SafetyLimits.for_arms(load_arms("right"), table_z=TABLE)
 BOTH = SafetyLimits.for_arms(load_arms("openarm-v2-bimanual"), table_z=TABLE)

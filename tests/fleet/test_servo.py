@@ -7,10 +7,10 @@ from fleet.can.faults import ArmFault, ArmState, FaultKind
 from fleet.kinematics import load_arms
 from fleet.limits import SafetyLimits
 from fleet.servo import Servo, check_period, ticks_per_step
+from harness.sim.mirror import MIRROR
 from registry.errors import ConfigError, Refused
 
 START = np.array([-0.04, 0.77, -0.66, 1.81, 1.12, 0.42, -0.70, -0.5])
-MIRROR = np.array([-1, -1, -1, 1, -1, -1, -1, -1.0])
 PERIOD = 0.005
 
 

@@ -10,9 +10,10 @@ from experts import drive, expert_for, rate, specs
 
 from fleet.kinematics import ArmKinematics
 from harness.sim.arms import mirrored, mirrored_truth
-from harness.sim.env import MIRROR, BatchEnv
+from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeSpec
 from harness.sim.gym_env import contract_for
+from harness.sim.mirror import MIRROR
 from harness.sim.randomization import changes
 from harness.sim.scene import SceneConfig, build_scene
 

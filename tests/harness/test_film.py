@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
-from sim_policies import ExpertPolicy, world
+from sim_policies import ExpertPolicy, Rows, contract, world
 from vision_policies import CELL
 
 from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeSpec
-from harness.sim.film import WEBP_BYTES, Film, film, mp4, webp
+from harness.sim.film import WEBP_BYTES, Film, Filming, View, film, mp4, webp
+from harness.sim.grid import Grid
+from harness.sim.replay import replay
+from harness.sim.results import pack, row
 from harness.sim.runner import play
 from registry.errors import ServiceFailed, UsageError
 
@@ -23,7 +28,7 @@ SPEC = EpisodeSpec(CELL, 1, world(friction=0.5))
 
 @pytest.fixture(scope="module")
 def made() -> Film:
-    return film(ExpertPolicy(), SPEC, visuals=False)
+    return film(ExpertPolicy(), SPEC, View(visuals=False))
 
 
 def test_filming_changes_no_bit(made: Film) -> None:
@@ -31,6 +36,26 @@ def test_filming_changes_no_bit(made: Film) -> None:
     (record,) = play(BatchEnv(policy.contract, 1), policy.act, [SPEC])
     assert made.record == record
     assert made.record.digest == record.digest
+
+
+class Silent(ExpertPolicy):
+    """Another engine's answer to it: none that may be shown."""
+
+    def act(self, observation: Rows) -> Rows:
+        raise AssertionError("the policy was asked")
+
+
+def test_a_film_of_a_replay_by_actions_shows_the_recorded_episode(made: Film) -> None:
+    grid = Grid.of("box-grasp", {"friction": (0.5,)}, 1)
+    kept = replace(row(grid, 0, made.record), actions=pack(made.record.actions))
+    with contextlib.closing(Filming(contract(), View(visuals=False))) as filming:
+        again = replay(
+            Silent(), SPEC, kept, same_engine=False, watch=filming, scene=filming.scene
+        )  # fmt: skip
+        shown = filming.film(again.record)
+    assert (again.by, shown.record.digest) == ("actions", made.record.digest)
+    assert len(shown.frames) == len(made.frames)
+    assert all((a == b).all() for a, b in zip(shown.frames, made.frames, strict=True))
 
 
 def test_frames_show_the_whole_episode(made: Film) -> None:
@@ -72,5 +97,5 @@ def test_a_webp_gives_up_quality_then_frames(made: Film) -> None:
 
 def test_a_camera_that_is_not_there_is_named() -> None:
     with pytest.raises(UsageError) as caught:
-        film(ExpertPolicy(), SPEC, camera="ceiling", visuals=False)
+        film(ExpertPolicy(), SPEC, View(camera="ceiling", visuals=False))
     assert "ceiling" in caught.value.what
