@@ -16,10 +16,10 @@ from harness.sim.population import Population
 from harness.sim.recorder import Recorder
 from harness.sim.replay import Replay, compared, replay, replay_log
 from harness.sim.results import Row
-from harness.sim.simulation import RobotSimulation, Simulation, drawer_at, simulation_of
+from harness.sim.simulation import Contestant, RobotSimulation, Simulation, drawer_at, simulation_of
 from policies import Policy
 from policies.loading import load_policy
-from registry.errors import Corrupt, NotFound, UsageError
+from registry.errors import Corrupt, NotFound, PolicyctlError, UsageError
 from registry.evidence import GridEvidence
 from registry.gates import GridGate, suite_gate
 from registry.service import Registry, VersionRecord
@@ -68,25 +68,23 @@ def replay_episode(
     video: Path | None = None,
     mcap: Path | None = None,
 ) -> Replayed:
-    """Plays the episode `key` of the version's last sim verdict.
+    """Plays the episode `key` of the version's newest sim verdict that has it.
 
     Raises NotFound where it was not played, and Corrupt where the engine that made the record
     gives other bits now.
     """
     version = registry.version(ref)
-    gate, evidence = _judged(registry, version, "sim" if suite is None else suite_gate(suite))
+    gate = "sim" if suite is None else suite_gate(suite)
     with bench(registry) as table:
         who = table.contestant(version)
-        simulation = simulation_of(gate, "the gate as recorded", [who.folder])
-        number = simulation.grid.number(key)
-        row = _row(registry, version, simulation, evidence, number)
-        spec = simulation.grid.spec(number)
-        same = evidence.engine == simulation.engine
+        simulation, row, engine = _find(registry, version, gate, key, who)
+        spec = simulation.grid.spec(simulation.grid.number(key))
+        same = engine == simulation.engine
         if not isinstance(simulation, RobotSimulation):
             if mcap or video:
                 raise UsageError(
                     "an episode of a Gymnasium task is neither logged nor filmed",
-                    evidence=f"the task is {gate.task}",
+                    evidence=f"the task is {simulation.grid.task}",
                     hint="leave --mcap and --video out",
                 )
             (record,) = simulation.job(who).make_player()([spec])
@@ -156,37 +154,38 @@ def _told(
     return Replayed(key, str(version), result, log, files)
 
 
-def _judged(registry: Registry, version: VersionRecord, gate: str) -> tuple[GridGate, GridEvidence]:
-    """The gate as it stood at the version's last verdict, with its evidence."""
-    for each in reversed(registry.verdicts(version.ref)):
-        found, seen = each.gate, each.evidence
-        if each.verdict.gate == gate and isinstance(found, GridGate):
-            if not isinstance(seen, GridEvidence):
-                raise TypeError("a sim verdict holds a grid's evidence")
-            return found, seen
-    raise NotFound(
+def _find(
+    registry: Registry, version: VersionRecord, gate: str, key: str, who: Contestant
+) -> tuple[Simulation, Row, str]:
+    """The simulation of the newest verdict whose run played the episode, its row and its engine."""
+    verdicts = [
+        (each.gate, each.evidence)
+        for each in reversed(registry.verdicts(version.ref))
+        if each.verdict.gate == gate
+    ]
+    missing: PolicyctlError = NotFound(
         f"{version} has no verdict of the {gate} gate",
         hint=f"policyctl gate run sim '{version}'",
     )
-
-
-def _row(
-    registry: Registry,
-    version: VersionRecord,
-    simulation: Simulation,
-    evidence: GridEvidence,
-    number: int,
-) -> Row:
-    grid = simulation.grid
-    key = drawer_at(simulation, version.digest, evidence.engine)
-    row = Population(grid, key, _nobody, registry).known(number)
-    if row is None:
-        raise NotFound(
-            f"{grid.key(number)} was not played",
+    for given, evidence in verdicts:
+        if not isinstance(given, GridGate) or not isinstance(evidence, GridEvidence):
+            raise TypeError("a sim verdict holds a grid and its evidence")
+        simulation = simulation_of(given, "the gate as recorded", [who.folder])
+        try:
+            number = simulation.grid.number(key)
+        except UsageError as error:
+            missing = error
+            continue
+        drawer = drawer_at(simulation, version.digest, evidence.engine)
+        row = Population(simulation.grid, drawer, _nobody, registry).known(number)
+        if row is not None:
+            return simulation, row, evidence.engine
+        missing = NotFound(
+            f"{key} was not played",
             evidence=f"{evidence.drawn} of {evidence.population} episodes were drawn",
             hint=f"policyctl gate run sim '{version}' --full",
         )
-    return row
+    raise missing
 
 
 def _nobody() -> Any:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
-from harness.sim.results import Row, unpack
+from harness.sim.results import Row, rounded, unpack
 from harness.sim.runner import Watch, inference, play_one
 from harness.sim.scene import Scene
 from policies import Policy
@@ -120,10 +120,18 @@ def replay_log(
 
 
 def compared(record: EpisodeRecord, row: Row, by: str, *, same_engine: bool) -> Replay:
-    """An episode played again beside what was recorded of it."""
-    return Replay(
-        record=record,
-        by=by,
-        identical=record.digest == row.digest if same_engine else None,
-        same_outcome=record.success == row.success,
+    """An episode played again beside what was recorded of it: state, outcome, course and counts.
+
+    Recorded outputs cannot tell a policy that crashed from one that answered NaN.
+    """
+    same_outcome = record.success == row.success
+    blamed = by == "actions" and row.failure_mode.startswith("policy_")
+    identical = (
+        same_outcome
+        and record.digest == row.digest
+        and (blamed or record.failure_mode == row.failure_mode)
+        and record.steps == row.steps
+        and rounded(record.metrics) == row.metrics
+        and {name: n for name, n in record.interventions.items() if n} == row.interventions
     )
+    return Replay(record, by, identical if same_engine else None, same_outcome)

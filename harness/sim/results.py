@@ -66,12 +66,17 @@ def row(grid: Grid, number: int, record: EpisodeRecord) -> Row:
         outcome="success" if record.success else "failure",
         failure_mode=record.failure_mode,
         steps=record.steps,
-        metrics={name: round(value, 4) for name, value in record.metrics.items()},
+        metrics=rounded(record.metrics),
         interventions={name: count for name, count in record.interventions.items() if count},
         digest=record.digest,
         detail=record.detail,
         actions="" if record.success else pack(record.actions),
     )
+
+
+def rounded(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics as rows have them."""
+    return {name: round(value, 4) for name, value in metrics.items()}
 
 
 def pack(actions: bytes) -> str:
