@@ -33,6 +33,7 @@ import numpy as np
 from harness.sim.episode import Change
 from harness.sim.field import Field as Field
 from harness.sim.field import result
+from harness.sim.scene import SceneConfig
 from harness.sim.vision import VISION
 from registry.errors import ConfigError
 
@@ -173,9 +174,11 @@ ARM: Mapping[str, Field] = {
 }
 FIELDS: Mapping[tuple[str, str], Field] = {
     ("box", "mass"): Field({"set": (0.005, 10.0), "scale": (0.1, 20.0)}, _box_mass, "kg"),
-    ("box", "friction"): Field({"set": (0.05, 3.0), "scale": (0.1, 4.0)}, _box_friction),
+    ("box", "friction"): Field(
+        {"set": (0.05, 3.0), "scale": (0.1, 4.0)}, _box_friction, nominal=SceneConfig.box_friction
+    ),
     ("box", "size"): Field({"scale": (0.5, 1.5)}, _box_size),
-    ("box", "shape"): Field({"set": (0, len(SHAPES) - 1)}, _box_shape, "number", whole=True),
+    ("box", "shape"): Field({"set": (0, len(SHAPES) - 1)}, _box_shape, "number", True, 0),
     ("box", "x"): Field({"add": (-0.1, 0.1)}, _place(0), "m"),
     ("box", "y"): Field({"add": (-0.1, 0.1)}, _place(1), "m"),
     ("box", "yaw"): Field({"add": (-np.pi, np.pi)}, _place(2), "rad"),
@@ -183,15 +186,15 @@ FIELDS: Mapping[tuple[str, str], Field] = {
     ("gripper", "compliance"): Field({"scale": (1.0, 20.0)}, _compliance),
     ("world", "gravity"): Field({"scale": (0.5, 1.5)}, _gravity),
     ("command", "delay"): Field(
-        {"set": (0, MAX_DELAY)}, _signal("command_delay"), "policy steps", whole=True
+        {"set": (0, MAX_DELAY)}, _signal("command_delay"), "policy steps", True, 0
     ),
-    ("command", "latency_s"): Field({"set": (0.0, 0.1)}, _signal("latency_s"), "s"),
-    ("command", "noise"): Field({"set": (0.0, 0.2)}, _signal("command_noise"), "rad"),
+    ("command", "latency_s"): Field({"set": (0.0, 0.1)}, _signal("latency_s"), "s", nominal=0.0),
+    ("command", "noise"): Field({"set": (0.0, 0.2)}, _signal("command_noise"), "rad", nominal=0.0),
     ("observation", "delay"): Field(
-        {"set": (0, 3)}, _signal("observation_delay"), "policy steps", whole=True
+        {"set": (0, 3)}, _signal("observation_delay"), "policy steps", True, 0
     ),
-    ("observation", "noise"): Field({"set": (0.0, 1.0)}, _signal("observation_noise")),
-    ("torque", "noise"): Field({"set": (0.0, 5.0)}, _signal("torque_noise"), "Nm"),
+    ("observation", "noise"): Field({"set": (0.0, 1.0)}, _signal("observation_noise"), nominal=0.0),
+    ("torque", "noise"): Field({"set": (0.0, 5.0)}, _signal("torque_noise"), "Nm", nominal=0.0),
     **VISION,
 }
 
