@@ -21,7 +21,8 @@ import numpy as np
 from harness.sim import gl
 
 JUDGE = "simulator-truth/1"
-"""Box more than the task's lift above rest, touched by both fingers, through the task's hold."""
+"""An outcome is the task's own condition (harness/tasks), on the simulator's true state at every
+policy step through its hold, and none of what ends an episode before (harness/sim/course.py)."""
 
 _DISTRIBUTIONS = ("mujoco", "numpy", "openarm-mujoco")
 _SOURCES = (
