@@ -34,12 +34,14 @@ from harness.sim.episode import Change
 from harness.sim.field import Field as Field
 from harness.sim.field import result
 from harness.sim.scene import SceneConfig
-from harness.sim.vision import VISION
+from harness.sim.vision import ALL_CAMERAS, CAMERAS, VISION
+from policies.contract import ROBOT_CLASSES
 from registry.errors import ConfigError
 
 if TYPE_CHECKING:
     from harness.sim.world import World
 
+_JOINTS = ROBOT_CLASSES["openarm-v2-bimanual"].joints
 JOINT = re.compile(r"(?:(left|right)_)?(?:joint([1-7])|(gripper)|(joints))")
 MAX_DELAY = 15
 """Longest action delay [policy steps]."""
@@ -212,6 +214,13 @@ def joints(names: tuple[str, ...], target: str) -> list[int]:
         and (number is None or name.endswith(f"joint{number}"))
         and (gripper is None or name.endswith("gripper"))
     ]
+
+
+def parts(target: str) -> tuple[str, ...]:
+    """The single joints or cameras that a target means, or the target itself."""
+    if target == ALL_CAMERAS:
+        return CAMERAS
+    return tuple(_JOINTS[index] for index in joints(_JOINTS, target)) or (target,)
 
 
 def find(change: Change, *, where: str = "Change", field: str = "") -> Field:

@@ -295,11 +295,12 @@ _IMAGE = {
         {"set": (0.0, 0.5)}, _image("depth_dropout"), "share of pixels", nominal=0.0
     ),
 }
-_CAMERAS = tuple(f"{name}_camera" for name in cameras(("right", "left")))
+ALL_CAMERAS = "camera"
+CAMERAS = tuple(f"{name}_camera" for name in cameras(("right", "left")))
 VISION: Mapping[tuple[str, str], Field] = {
     **_rows("light", _LIGHT),
-    **_rows("camera", _CAMERA),
-    **{key: field for name in _CAMERAS for key, field in _rows(name, _CAMERA).items()},
+    **_rows(ALL_CAMERAS, _CAMERA),
+    **{key: field for name in CAMERAS for key, field in _rows(name, _CAMERA).items()},
     **_rows("calibration", _CALIBRATION),
     **{key: field for name in SURFACES for key, field in _rows(name, _surface(name)).items()},
     **_rows("image", _IMAGE),
