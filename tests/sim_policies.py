@@ -133,9 +133,9 @@ def write_overflowing(folder: Path) -> Path:
     return folder
 
 
-def write_still(folder: Path) -> Path:
+def write_still(folder: Path, **changes: Any) -> Path:
     """A sound checkpoint that commands nothing: every episode lasts to its horizon."""
-    made = contract()
+    made = contract(**changes)
     weight = np.zeros((8, made.width), dtype=np.float32)
     network = native.Network(
         ((weight, np.zeros(8, dtype=np.float32)),),

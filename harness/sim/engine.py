@@ -21,10 +21,11 @@ import numpy as np
 from harness.sim import gl
 
 JUDGE = "simulator-truth/1"
-"""Box more than the task's lift above rest, touched by both fingers, through the task's hold."""
+"""An outcome is the task's own condition (harness/tasks), on the simulator's true state at every
+policy step through its hold, and none of what ends an episode before (harness/sim/course.py)."""
 
 _DISTRIBUTIONS = ("mujoco", "numpy", "openarm-mujoco")
-_SOURCES = (
+SOURCES = (
     "harness.sim.course",
     "harness.sim.env",
     "harness.sim.episode",
@@ -32,8 +33,8 @@ _SOURCES = (
     "harness.sim.fields",
     "harness.sim.grid",
     "harness.sim.mirror",
-    "harness.sim.pictures",
     "harness.sim.peaks",
+    "harness.sim.pictures",
     "harness.sim.randomization",
     "harness.sim.render",
     "harness.sim.runner",
@@ -43,26 +44,32 @@ _SOURCES = (
     "harness.sim.signals",
     "harness.sim.vision",
     "harness.sim.world",
+    "harness.tasks",
     "harness.tasks.box_grasp",
     "harness.tasks.detector",
     "harness.tasks.pick_place",
     "harness.tasks.task",
+    "fleet.can.frames",
+    "fleet.can.motors",
     "fleet.kinematics",
     "fleet.limits",
     "fleet.safety",
     "fleet.servo",
-    "fleet.can.motors",
+    "policies",
     "policies.actions",
-    "policies.observation",
+    "policies.contract",
     "policies.formats.native",
+    "policies.observation",
+    "policies.space",
 )
+"""Every module of ours that those which play an episode import, but for a few that tests name."""
 
 
 @functools.cache
 def fingerprint(*, images: bool = False) -> str:
     """`mujoco 4.0.0, numpy …, x86_64, code 1a2b3c4d5e6f`; with `images` also the driver."""
     code = hashlib.sha256()
-    for name in _SOURCES:
+    for name in SOURCES:
         spec = find_spec(name)
         if spec is None or spec.origin is None:
             raise ModuleNotFoundError(f"{name} has no source to fingerprint")

@@ -42,7 +42,7 @@ class EpisodeRecord:
     spec: EpisodeSpec
     success: bool
     failure_mode: str
-    """"" for a success; see `harness.sim.results` for the modes."""
+    """"" for a success; modes are those of harness/failures.py."""
     steps: int
     metrics: Mapping[str, float] = field(default_factory=dict, compare=False)
     """What the task measures besides its outcome, by name with the unit: `lift_m`."""

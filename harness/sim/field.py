@@ -17,12 +17,21 @@ Write = Callable[["World", int, Change], None]
 
 @dataclass(frozen=True)
 class Field:
-    """`operations` name the lowest and highest value that each takes."""
+    """`operations` name the lowest and highest value that each takes.
+
+    `nominal` is what `set` sets in the world of a task as it is written, for a curriculum to begin
+    at; where every task or joint has its own it is None.
+    """
 
     operations: Mapping[str, Bounds]
     write: Write
     unit: str = ""
     whole: bool = False
+    nominal: float | None = None
+
+    def unchanged(self, operation: str) -> float | None:
+        """The value at which an operation changes nothing; None where that is not one number."""
+        return {"scale": 1.0, "add": 0.0}.get(operation, self.nominal)
 
 
 def result(change: Change, nominal: float) -> float:

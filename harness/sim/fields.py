@@ -33,12 +33,15 @@ import numpy as np
 from harness.sim.episode import Change
 from harness.sim.field import Field as Field
 from harness.sim.field import result
-from harness.sim.vision import VISION
+from harness.sim.scene import SceneConfig
+from harness.sim.vision import ALL_CAMERAS, CAMERAS, VISION
+from policies.contract import ROBOT_CLASSES
 from registry.errors import ConfigError
 
 if TYPE_CHECKING:
     from harness.sim.world import World
 
+_JOINTS = ROBOT_CLASSES["openarm-v2-bimanual"].joints
 JOINT = re.compile(r"(?:(left|right)_)?(?:joint([1-7])|(gripper)|(joints))")
 MAX_DELAY = 15
 """Longest action delay [policy steps]."""
@@ -178,9 +181,11 @@ ARM: Mapping[str, Field] = {
 }
 FIELDS: Mapping[tuple[str, str], Field] = {
     ("box", "mass"): Field({"set": (0.005, 10.0), "scale": (0.1, 20.0)}, _box_mass, "kg"),
-    ("box", "friction"): Field({"set": (0.05, 3.0), "scale": (0.1, 4.0)}, _box_friction),
+    ("box", "friction"): Field(
+        {"set": (0.05, 3.0), "scale": (0.1, 4.0)}, _box_friction, nominal=SceneConfig.box_friction
+    ),
     ("box", "size"): Field({"scale": (0.5, 1.5)}, _box_size),
-    ("box", "shape"): Field({"set": (0, len(SHAPES) - 1)}, _box_shape, "number", whole=True),
+    ("box", "shape"): Field({"set": (0, len(SHAPES) - 1)}, _box_shape, "number", True, 0),
     ("box", "x"): Field({"add": (-0.1, 0.1)}, _place(0), "m"),
     ("box", "y"): Field({"add": (-0.1, 0.1)}, _place(1), "m"),
     ("box", "yaw"): Field({"add": (-np.pi, np.pi)}, _place(2), "rad"),
@@ -188,15 +193,15 @@ FIELDS: Mapping[tuple[str, str], Field] = {
     ("gripper", "compliance"): Field({"scale": (1.0, 20.0)}, _compliance),
     ("world", "gravity"): Field({"scale": (0.5, 1.5)}, _gravity),
     ("command", "delay"): Field(
-        {"set": (0, MAX_DELAY)}, _signal("command_delay"), "policy steps", whole=True
+        {"set": (0, MAX_DELAY)}, _signal("command_delay"), "policy steps", True, 0
     ),
-    ("command", "latency_s"): Field({"set": (0.0, 0.1)}, _signal("latency_s"), "s"),
-    ("command", "noise"): Field({"set": (0.0, 0.2)}, _signal("command_noise"), "rad"),
+    ("command", "latency_s"): Field({"set": (0.0, 0.1)}, _signal("latency_s"), "s", nominal=0.0),
+    ("command", "noise"): Field({"set": (0.0, 0.2)}, _signal("command_noise"), "rad", nominal=0.0),
     ("observation", "delay"): Field(
-        {"set": (0, 3)}, _signal("observation_delay"), "policy steps", whole=True
+        {"set": (0, 3)}, _signal("observation_delay"), "policy steps", True, 0
     ),
-    ("observation", "noise"): Field({"set": (0.0, 1.0)}, _signal("observation_noise")),
-    ("torque", "noise"): Field({"set": (0.0, 5.0)}, _signal("torque_noise"), "Nm"),
+    ("observation", "noise"): Field({"set": (0.0, 1.0)}, _signal("observation_noise"), nominal=0.0),
+    ("torque", "noise"): Field({"set": (0.0, 5.0)}, _signal("torque_noise"), "Nm", nominal=0.0),
     **VISION,
 }
 
@@ -214,6 +219,13 @@ def joints(names: tuple[str, ...], target: str) -> list[int]:
         and (number is None or name.endswith(f"joint{number}"))
         and (gripper is None or name.endswith("gripper"))
     ]
+
+
+def parts(target: str) -> tuple[str, ...]:
+    """The single joints or cameras that a target means, or the target itself."""
+    if target == ALL_CAMERAS:
+        return CAMERAS
+    return tuple(_JOINTS[index] for index in joints(_JOINTS, target)) or (target,)
 
 
 def find(change: Change, *, where: str = "Change", field: str = "") -> Field:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from harness.sim.episode import Change, EpisodeSpec
+from harness.sim.fields import parts
 from harness.sim.randomization import Randomization, change, checked
 from registry.errors import ConfigError, UsageError
 from registry.gates import Term
@@ -69,10 +70,7 @@ class Grid:
                 "a cell needs at least one episode", where=where, field="sim.episodes_per_cell"
             )
         spanning = tuple((name, term.values) for name, term in terms.items() if term.values)
-        fixed = tuple(
-            checked(change(name, term, term.values[0]), where, f"sim.overlay.{name}")
-            for name, term in (overlay or {}).items()
-        )
+        fixed = _overlaid(overlay or {}, where)
         return cls(task, spanning, episodes_per_cell, randomization, fixed)
 
     @classmethod
@@ -155,3 +153,22 @@ def _term(name: str, data: Term | Sequence[float], where: str) -> Term:
         return Term.of(data)
     except ValueError as error:
         raise ConfigError(str(error), where=where, field=f"sim.axes.{name}") from error
+
+
+def _overlaid(overlay: Mapping[str, Term], where: str) -> tuple[Change, ...]:
+    """The changes of an overlay. ConfigError for one that means nothing, and for two of a field."""
+    made: list[Change] = []
+    first: dict[tuple[str, str], str] = {}
+    for name, term in overlay.items():
+        found = checked(change(name, term, term.values[0]), where, f"sim.overlay.{name}")
+        for part in parts(found.target):
+            other = first.setdefault((part, found.field), name)
+            if other != name:
+                raise ConfigError(
+                    f"{other} and {name} both change '{found.target}.{found.field}'",
+                    where=where,
+                    field=f"sim.overlay.{name}",
+                    hint="keep one of them",
+                )
+        made.append(found)
+    return tuple(made)

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from fleet.can.motors import PEAK_TORQUE
 from fleet.kinematics import TCP_OFFSET
 from fleet.servo import KD, KP
-from harness.sim.scenery import furnish
+from harness.sim.scenery import COLOURS, furnish
 from harness.tasks.task import Task
 from policies.contract import ArmSpec
 from registry.errors import ServiceFailed
@@ -185,7 +185,7 @@ def build_scene(config: SceneConfig | None = None) -> Scene:
         pos=[0.27, 0.0, BASE_HEIGHT + config.table_z - 0.02],
         friction=[0.8, 0.01, 0.0001],
         material="table",
-        rgba=[0.72, 0.66, 0.58, 1.0],
+        rgba=COLOURS["table"],
     )
     _add_box(world, config)
     parent.attach(robot, frame=world.add_frame(pos=[0.0, 0.0, BASE_HEIGHT]), prefix=PREFIX)
@@ -244,7 +244,7 @@ def _add_box(world: Any, config: SceneConfig) -> None:
         priority=2,
         solref=[0.005, 1.0],
         material="box",
-        rgba=[0.85, 0.33, 0.13, 1.0],
+        rgba=COLOURS["box"],
     )
 
 

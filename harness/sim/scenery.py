@@ -29,7 +29,12 @@ DETECTOR_CAMERA = "front"
 """The camera whose pictures the object's detector reads."""
 BACKGROUND_GROUP = 5
 BACKGROUND = ("floor", "wall_front", "wall_back", "wall_left", "wall_right")
-_BACKGROUND_RGBA = (0.55, 0.62, 0.70, 1.0)
+COLOURS = {
+    "table": (0.72, 0.66, 0.58, 1.0),
+    "box": (0.85, 0.33, 0.13, 1.0),
+    "background": (0.55, 0.62, 0.70, 1.0),
+}
+"""Red, green, blue and opacity of the surfaces."""
 _ROOM = 2.5
 """Half the room's width and its height [m]."""
 _TEXELS = 64
@@ -135,5 +140,5 @@ def _add_walls(world: Any) -> None:
             conaffinity=0,
             group=BACKGROUND_GROUP,
             material="background",
-            rgba=_BACKGROUND_RGBA,
+            rgba=COLOURS["background"],
         )

@@ -14,13 +14,14 @@ from typing import Protocol
 from harness.sim.engine import JUDGE, fingerprint
 from harness.sim.executors import Job
 from harness.sim.executors.threads import LockStep
+from harness.sim.experts import expert_of
 from harness.sim.grid import Grid
 from harness.sim.plan import AxisReport, try_axes
 from harness.sim.population import episodes_key
 from harness.sim.runner import lateness
 from harness.tasks import TASKS
 from harness.tasks.task import Task
-from policies.contract import ROBOT_CLASSES, read_contract
+from policies.contract import ROBOT_CLASSES, Contract, read_contract
 from policies.loading import load_policy
 from registry.errors import ConfigError
 from registry.evidence import Subject
@@ -154,10 +155,21 @@ class RobotSimulation:
             )
         if contract.robot_class in ROBOT_CLASSES:
             contract.check(ROBOT_CLASSES[contract.robot_class], where=str(who.folder))
-        axes = {name: term.to_json() for name, term in self.grid.randomization.terms}
-        made = {"axes": axes, "contract": contract.to_json(), "task": self.task_digest}
-        key = digest_of({**made, "engine": self.engine})
+        key = self._axes_key(contract, who.subject.digest)
         return Examined(contract.robot_class, lateness(policy), key)
+
+    def _axes_key(self, contract: Contract, digest: str) -> str:
+        grid, expert = self.grid, expert_of(contract)
+        return digest_of(
+            {
+                "axes": {name: term.to_json() for name, term in grid.randomization.terms},
+                "overlay": [asdict(change) for change in grid.overlay],
+                "contract": contract.to_json(),
+                "driver": digest if expert is None else "expert",
+                "task": self.task_digest,
+                "engine": self.engine,
+            }
+        )
 
     def try_axes(self, who: Contestant) -> tuple[AxisReport, ...]:
         return try_axes(load_policy(who.folder), self.grid)

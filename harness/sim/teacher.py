@@ -30,8 +30,6 @@ Rows = npt.NDArray[np.float32]
 
 TRAINING_CELL = 7_919
 """First number of a training episode's cell: grids of gates have none this long."""
-NOMINAL = {"friction": 0.8, "table_friction": 0.8}
-"""What axes that set a value set in the nominal world; the others 0: no delay, no noise."""
 
 
 class SimClassroom:
@@ -127,7 +125,7 @@ def drawn(axes: Mapping[str, tuple[float, float]], spec: EpisodeSpec) -> tuple[C
         u = seeds.named(spec.task, spec.cell, spec.episode, name).random()
         example = _change(name, low)
         whole = find(example).whole
-        value = _whole((round(low), round(high)), u) if whole else low + (high - low) * u
+        value = _whole((int(low), int(high)), u) if whole else low + (high - low) * u
         changes.append(replace(example, value=float(value)))
     return tuple(changes)
 
@@ -142,7 +140,7 @@ def narrowed(ranges: Randomization, width: float) -> Randomization:
         if name != "axes"
     }
     own["delay"] = tuple(round(end) for end in own["delay"])
-    axes = {name: _towards(_nominal(name), ends, width) for name, ends in ranges.axes.items()}
+    axes = {name: _narrowed(name, ends, width) for name, ends in ranges.axes.items()}
     return Randomization.model_validate({**own, "axes": axes})
 
 
@@ -150,9 +148,16 @@ def _towards(nominal: float, ends: tuple[float, float], width: float) -> tuple[f
     return tuple(nominal + width * (end - nominal) for end in ends)
 
 
-def _nominal(name: str) -> float:
-    operation = _change(name, 0.0).operation
-    return {"scale": 1.0, "add": 0.0}.get(operation, NOMINAL.get(name, 0.0))
+def _narrowed(name: str, ends: tuple[float, float], width: float) -> tuple[float, ...]:
+    """The ends of a further axis, moved; whole where the axis is."""
+    where, field = "recipe", f"randomization.axes.{name}"
+    example = _change(name, ends[0])
+    found = find(example, where=where, field=field)
+    nominal = found.unchanged(example.operation)
+    if nominal is None:
+        raise ConfigError(f"'{name}' has no nominal value to widen from", where=where, field=field)
+    moved = _towards(nominal, ends, width)
+    return tuple(float(round(end)) for end in moved) if found.whole else moved
 
 
 def _check(axes: Mapping[str, tuple[float, float]]) -> None:

@@ -36,6 +36,7 @@ from harness.sim.field import Field, Write, result
 from harness.sim.scene import BASE_HEIGHT
 from harness.sim.scenery import (
     BACKGROUND,
+    COLOURS,
     DETECTOR_CAMERA,
     LIGHTS,
     SURFACES,
@@ -54,6 +55,8 @@ IMAGE_NOMINAL: Mapping[str, float] = {
     "brightness": 0.0, "contrast": 1.0, "saturation": 1.0, "noise": 0.0, "depth_dropout": 0.0,
 }  # fmt: skip
 """What rendered images go through when nothing is changed."""
+_WHITE = 6500.0
+"""[K] nearest to the lights as they are, which are white: within 3 % in each colour."""
 _RGB = int(mujoco.mjtTextureRole.mjTEXROLE_RGB)
 _AXES = {"roll": (0.0, 0.0, -1.0), "pitch": (1.0, 0.0, 0.0), "yaw": (0.0, 1.0, 0.0)}
 """In a camera's own frame: x right, y up, it looks along -z."""
@@ -255,9 +258,9 @@ def _each(names: str, make: Callable[[int], Field]) -> dict[str, Field]:
 
 
 _LIGHT = {
-    "count": Field({"set": (1, LIGHTS)}, _light_count, "lights", whole=True),
+    "count": Field({"set": (1, LIGHTS)}, _light_count, "lights", True, 1),
     "intensity": Field({"scale": (0.3, 2.0)}, _light_intensity),
-    "temperature": Field({"set": (2000.0, 12000.0)}, _light_temperature, "K"),
+    "temperature": Field({"set": (2000.0, 12000.0)}, _light_temperature, "K", nominal=_WHITE),
     **_each("xyz", lambda index: Field({"add": (-1.0, 1.0)}, _light_place(index), "m")),
     **{name: Field({"add": (-0.8, 0.8)}, _light_turn(name), "rad") for name in _LIGHT_AXES},
 }
@@ -271,26 +274,35 @@ _CALIBRATION = {
     **_each("xyz", lambda index: Field({"add": (-0.2, 0.2)}, _calibration(index), "m")),
     "yaw": Field({"add": (-0.35, 0.35)}, _calibration(3), "rad"),
 }
-_SURFACE = {
-    "hue": Field({"add": (-0.5, 0.5)}, _colour(0), "turns"),
-    "saturation": Field({"set": (0.0, 1.0)}, _colour(1)),
-    "value": Field({"scale": (0.1, 2.0)}, _colour(2)),
-    "texture": Field({"set": (0, len(TEXTURES) - 1)}, _texture, "number", whole=True),
-}
+
+
+def _surface(name: str) -> dict[str, Field]:
+    saturation = colorsys.rgb_to_hsv(*COLOURS[name][:3])[1]
+    return {
+        "hue": Field({"add": (-0.5, 0.5)}, _colour(0), "turns"),
+        "saturation": Field({"set": (0.0, 1.0)}, _colour(1), nominal=saturation),
+        "value": Field({"scale": (0.1, 2.0)}, _colour(2)),
+        "texture": Field({"set": (0, len(TEXTURES) - 1)}, _texture, "number", True, 0),
+    }
+
+
 _IMAGE = {
     "brightness": Field({"add": (-0.5, 0.5)}, _image("brightness"), "shares of white"),
     "contrast": Field({"scale": (0.2, 2.0)}, _image("contrast")),
     "saturation": Field({"scale": (0.0, 3.0)}, _image("saturation")),
-    "noise": Field({"set": (0.0, 0.3)}, _image("noise"), "shares of white"),
-    "depth_dropout": Field({"set": (0.0, 0.5)}, _image("depth_dropout"), "share of pixels"),
+    "noise": Field({"set": (0.0, 0.3)}, _image("noise"), "shares of white", nominal=0.0),
+    "depth_dropout": Field(
+        {"set": (0.0, 0.5)}, _image("depth_dropout"), "share of pixels", nominal=0.0
+    ),
 }
-_CAMERAS = tuple(f"{name}_camera" for name in cameras(("right", "left")))
+ALL_CAMERAS = "camera"
+CAMERAS = tuple(f"{name}_camera" for name in cameras(("right", "left")))
 VISION: Mapping[tuple[str, str], Field] = {
     **_rows("light", _LIGHT),
-    **_rows("camera", _CAMERA),
-    **{key: field for name in _CAMERAS for key, field in _rows(name, _CAMERA).items()},
+    **_rows(ALL_CAMERAS, _CAMERA),
+    **{key: field for name in CAMERAS for key, field in _rows(name, _CAMERA).items()},
     **_rows("calibration", _CALIBRATION),
-    **{key: field for name in SURFACES for key, field in _rows(name, _SURFACE).items()},
+    **{key: field for name in SURFACES for key, field in _rows(name, _surface(name)).items()},
     **_rows("image", _IMAGE),
 }
 """Rows of harness.sim.fields.FIELDS."""
@@ -308,7 +320,7 @@ VISION_AXES: Mapping[str, tuple[str, str, str]] = {
     **_axes("light", _LIGHT),
     **_axes("camera", _CAMERA),
     **_axes("calibration", _CALIBRATION),
-    **{name: axis for each in SURFACES for name, axis in _axes(each, _SURFACE).items()},
+    **{name: axis for each in SURFACES for name, axis in _axes(each, _surface(each)).items()},
     **_axes("image", _IMAGE),
 }
 """Axis name: target, field, operation; merged into harness.sim.randomization.AXES."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from overlays import overlay_of
 
 import harness.sim.sysid
 from ci.cli.main import ROOT, cli, main
@@ -16,7 +17,6 @@ from ci.rig import build_rig
 from fleet.robot import RobotConfig
 from harness.episodes.log import MotionLog, write_log
 from harness.sim.motion import JOINTS, excitation, record
-from harness.sim.overlay import load_overlay
 
 ROBOT = {
     "robot": "robot-01",
@@ -53,7 +53,7 @@ def test_a_robots_motion_becomes_an_overlay(tmp_path: Path) -> None:
     assert found["command.latency_s"]["value"] == pytest.approx(0.003, abs=0.0003)
     assert all(row["standard_error"] > 0 for row in found.values())
     assert (said["arm"], said["overlay"], said["schema"]) == ("right", str(out), "policyctl/1")
-    changes = load_overlay(out)
+    changes = overlay_of(out)
     assert len(changes) == len(found)
     assert {(c.target, c.field) for c in changes} >= {("joint3", "damping"),
                                                      ("command", "latency_s")}  # fmt: skip

@@ -81,6 +81,7 @@ def test_a_left_scene_goes_on_as_the_mirror_image_while_nothing_touches() -> Non
     np.testing.assert_allclose(ours.object_yaw, theirs.object_yaw, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_left_arm_is_as_good_as_a_right_one(task: str) -> None:
     rates = {robot: rate(drive(specs(task, 32, mass=1.5), robot)) for robot in (RIGHT, LEFT)}
@@ -88,6 +89,7 @@ def test_a_left_arm_is_as_good_as_a_right_one(task: str) -> None:
     assert abs(rates[RIGHT] - rates[LEFT]) <= 0.04
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_with_two_arms_the_right_one_succeeds_while_the_left_one_stands(task: str) -> None:
     moved: list[float] = []

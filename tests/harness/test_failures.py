@@ -74,8 +74,8 @@ def _texts(node: ast.expr) -> Iterator[str]:
                  "collision", "frozen"}),
         ("tasks", {"miss_grasp", "dropped", "timeout", "collision", "wrong_position",
                    "wrong_orientation", "overspeed", "excess_force"}),
-        ("gym", {"policy_crash", "policy_shape", "policy_nan", "policy_late", "unstable",
-                 "terminated", "timeout"}),
+        ("gym", {"policy_crash", "policy_shape", "policy_nan", "unstable", "terminated",
+                 "timeout"}),
     ],
 )  # fmt: skip
 def test_every_mode_that_a_package_gives_is_in_the_table(package: str, some: set[str]) -> None:

@@ -69,6 +69,7 @@ def test_gymnasiums_own_check_has_nothing_to_say(name: str) -> None:
         check_env(gymnasium.make(name).unwrapped)
 
 
+@pytest.mark.slow
 def test_an_episode_is_bit_for_bit_the_one_that_a_gate_plays() -> None:
     spec = EpisodeSpec(GYM_CELL, 12, changes(AXES), "box-grasp")
     made = contract_for("box-grasp")
@@ -138,6 +139,7 @@ def vector(count: int, name: str = BOX, **more: Any) -> Any:
     return gymnasium.make_vec(name, count, vectorization_mode="vector_entry_point", **more)
 
 
+@pytest.mark.slow
 def test_a_vector_of_environments_plays_the_same_episodes() -> None:
     todo = [EpisodeSpec(GYM_CELL, 20 + i, changes(AXES), "box-grasp") for i in range(4)]
     wanted = {

@@ -268,6 +268,7 @@ def test_every_axis_of_the_shipped_gate_is_alive() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "axes",
     [

@@ -12,18 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sim_gate import AXES, GATE, Coin, Memory, subject, try_gate
-from sim_policies import write_overflowing, write_still
+from sim_policies import contract, write_overflowing, write_still
 
 from harness.sim.gate import Progress, SimRun, run_sim_gate
 from harness.sim.grid import Grid
+from harness.sim.plan import AxisReport, try_axes
 from harness.sim.results import digest_rows, to_csv
-from harness.sim.simulation import Contestant
+from harness.sim.simulation import Contestant, simulation_of
+from policies import Policy
 from registry.errors import ConfigError, Interrupted
 from registry.evidence import evidence_from_json
-from registry.gates import Regression
+from registry.gates import Regression, Term
 from registry.statistics.grid import order
 from registry.verdicts import Outcome, judge
 
+TRIED: dict[str, tuple[AxisReport, ...]] = {}
 PAIRED = replace(GATE, regression=Regression(alpha=0.05, margin=0.02))
 
 
@@ -31,6 +34,19 @@ PAIRED = replace(GATE, regression=Regression(alpha=0.05, margin=0.02))
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy that stands still: the coin decides, the axes are proven by the expert."""
     return write_still(tmp_path_factory.mktemp("still"))
+
+
+@pytest.fixture(autouse=True)
+def axes_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The self-test of axes is the real one, but once for each grid in all tests of this file."""
+
+    def tried(policy: Policy, grid: Grid) -> tuple[AxisReport, ...]:
+        key = repr(grid)
+        if key not in TRIED:
+            TRIED[key] = try_axes(policy, grid)
+        return TRIED[key]
+
+    monkeypatch.setattr("harness.sim.simulation.try_axes", tried)
 
 
 # -- the verdict -----------------------------------------------------------------------------------
@@ -260,6 +276,21 @@ def test_the_self_test_of_axes_runs_once(checkpoint: Path, monkeypatch: pytest.M
     for nonce in ("one", "another"):
         try_gate(checkpoint, {2: Coin(0.99)}, keeper=memory, nonce=nonce)
     assert len(asked) == 1
+
+
+def test_the_self_test_of_axes_is_of_its_overlay_and_of_who_drives(tmp_path: Path) -> None:
+    action = contract().action.model_dump()
+    scripted = write_still(tmp_path / "scripted")
+    driving = write_still(tmp_path / "driving", action={**action, "space": "absolute"})
+
+    def key(folder: Path, number: int, **overlay: Term) -> str:
+        who = Contestant(folder, subject(number))
+        return simulation_of(replace(GATE, overlay=overlay)).examine(who).axes_key
+
+    damping = {scale: Term((scale,), None, "joints", "damping", "scale") for scale in (1.1, 1.2)}
+    assert key(scripted, 1) == key(scripted, 2)
+    assert len({key(scripted, 1), *(key(scripted, 1, j=term) for term in damping.values())}) == 3
+    assert key(driving, 1) != key(driving, 2)
 
 
 def test_a_task_that_is_not_there_is_refused(checkpoint: Path) -> None:

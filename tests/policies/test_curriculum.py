@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,11 @@ import pytest
 from pydantic import ValidationError
 from sim_policies import value
 
+from harness.sim.fields import ARM, FIELDS
 from harness.sim.gym_env import contract_for
+from harness.sim.randomization import AXES
+from harness.sim.scene import SceneConfig, build_scene
+from harness.sim.scenery import SURFACES
 from harness.sim.teacher import SimClassroom, drawn, narrowed
 from policies.formats.native import NativePolicy
 from policies.training.imitation import contract_of, train
@@ -70,6 +75,36 @@ def test_ranges_widen_from_the_nominal_world() -> None:
     assert narrowed(ranges, 1.0) == ranges
 
 
+@pytest.mark.parametrize("name", sorted(set(AXES) - set(Randomization.model_fields)))
+def test_every_named_axis_can_be_in_a_curriculum(name: str) -> None:
+    axis = AXES[name]
+    made = FIELDS.get((axis.target, axis.field)) or ARM[axis.field]
+    ends = made.operations[axis.operation]
+    nominal = made.unchanged(axis.operation)
+    assert nominal is not None
+    assert ends[0] <= nominal <= ends[1]
+    rounds = [{"driver": "teacher", "episodes": 1, "iterations": 10}] * 4
+    ranges = {"axes": {name: ends}}
+    plan = recipe(randomization=ranges, curriculum={"start": 10, "over": 20}, rounds=rounds)
+    room = SimClassroom(plan, slots=1)
+    seen = [
+        [value(room._spec(number, episode), axis.target, axis.field) for episode in range(20)]
+        for number in range(4)
+    ]
+    assert set(seen[0]) == {nominal}
+    assert len({*seen[2]}) > 1
+    assert ends[0] <= min(seen[3]) < max(seen[3]) <= ends[1]
+
+
+@pytest.mark.parametrize("name", SURFACES)
+def test_the_nominal_saturation_is_that_of_the_scene(name: str) -> None:
+    scene = build_scene(SceneConfig(visuals=True))
+    red, green, blue = map(float, scene.model.geom(name.replace("background", "floor")).rgba[:3])
+    assert FIELDS[name, "saturation"].nominal == pytest.approx(
+        colorsys.rgb_to_hsv(red, green, blue)[1], abs=1e-6
+    )
+
+
 def test_further_axes_are_drawn_by_seed_and_move_no_other_draw() -> None:
     axes = {"kp": (0.7, 1.3), "observation_delay": (0, 2)}
     plain = SimClassroom(recipe(), slots=1)
@@ -119,6 +154,7 @@ def test_axes_that_the_simulator_does_not_have_are_refused(axes: Any, why: str) 
     assert "randomization.axes.k" in str(refused.value.field)
 
 
+@pytest.mark.slow
 def test_a_recipe_with_a_curriculum_trains() -> None:
     plan = recipe(
         curriculum={"start": 20, "over": 40},

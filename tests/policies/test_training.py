@@ -87,6 +87,7 @@ def weights(trained: Trained) -> list[bytes]:
     return [part.tobytes() for layer in trained.network.layers for part in layer]
 
 
+@pytest.mark.slow
 def test_equal_recipes_give_equal_weights_and_seeds_matter() -> None:
     plan = recipe("v1", rounds=ROUNDS)
     first = train(plan, Parrot())
