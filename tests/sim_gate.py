@@ -46,7 +46,8 @@ class Coin:
             success = bool(draw < self.rate)
             mode = "" if success else "dropped"
             digest = f"{self.who}-{draw:.6f}"
-            yield EpisodeRecord(spec, success, mode, 90, {"lift_m": 0.1}, {}, digest)
+            outputs = np.float32(draw).tobytes()
+            yield EpisodeRecord(spec, success, mode, 90, {"lift_m": 0.1}, {}, digest, outputs)
 
 
 class Memory:

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from harness.sim.executors import Executor, InProcess, Job
 from harness.sim.plan import refuse_dead
-from harness.sim.population import EpisodeStore, Forgetful, Population
+from harness.sim.population import EpisodeStore, Forgetful, Population, without_log
 from harness.sim.results import Row, digest_rows, failure_modes, tally_cells
 from harness.sim.simulation import Contestant, Simulation, drawer, simulation_of
 from registry.errors import Interrupted
@@ -272,7 +272,8 @@ class _Trial:
             keeper.store_result(key, {"axes": "alive"})
 
     def _count(self, row: Row, other: Row | None = None) -> None:
-        self._rows.append(row)
+        flipped = other is not None and other.success != row.success
+        self._rows.append(row if flipped else without_log(row))
         self._successes += row.success
         self._cells[row.cell][not row.success] += 1
         if other is None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
@@ -58,6 +58,11 @@ def episodes_key(policy_digest: str, task_digest: str, grid: Grid, engine: str) 
     )
 
 
+def without_log(row: Row) -> Row:
+    """A row as it is kept: outputs of failures only."""
+    return replace(row, actions="") if row.success else row
+
+
 class Population:
     """The episodes of one version; `executor` is made when one has to be played."""
 
@@ -96,7 +101,7 @@ class Population:
         try:
             for record in records:
                 number = specs[record.spec]
-                waiting[number] = row(self._grid, number, record).to_json()
+                waiting[number] = without_log(row(self._grid, number, record)).to_json()
                 self.played += 1
                 if len(waiting) >= KEEP:
                     self._store.keep_episodes(self._key, waiting)

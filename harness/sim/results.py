@@ -44,8 +44,8 @@ class Row:
     digest: str
     detail: str = ""
     actions: str = ""
-    """The outputs of a policy that failed, packed (`pack`); they follow from the rest, so no digest
-    covers them."""
+    """The policy's outputs, packed (`pack`), where they are kept: of failures, and of flips against
+    a baseline. They follow from the rest, so no digest covers them."""
 
     @property
     def success(self) -> bool:
@@ -70,7 +70,7 @@ def row(grid: Grid, number: int, record: EpisodeRecord) -> Row:
         interventions={name: count for name, count in record.interventions.items() if count},
         digest=record.digest,
         detail=record.detail,
-        actions="" if record.success else pack(record.actions),
+        actions=pack(record.actions),
     )
 
 
