@@ -244,15 +244,21 @@ def parse_contract(data: object, *, where: str = FILE_NAME) -> Contract:
     try:
         return Contract.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        message = str(first["msg"]).removeprefix("Value error, ")
-        raise ConfigError(
-            "the policy's contract is not valid",
-            where=where,
-            field=f"{path}: {message}" if path else message,
-            hint="see policies/contract.py for the fields of policyctl.contract/1",
-        ) from error
+        hint = f"see policies/contract.py for the fields of {SCHEMA}"
+        raise not_valid(error, where, hint) from error
+
+
+def not_valid(error: ValidationError, where: str, hint: str) -> ConfigError:
+    """The first complaint about a contract, by field."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return ConfigError(
+        "the policy's contract is not valid",
+        where=where,
+        field=f"{path}: {message}" if path else message,
+        hint=hint,
+    )
 
 
 def read_contract(folder: Path) -> Contract:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from policies.contract import FILE_NAME, SPACE_SCHEMA, contract_data
+from policies.contract import FILE_NAME, SPACE_SCHEMA, contract_data, not_valid
 from registry.errors import ConfigError
 
 ROBOT_CLASS = "gymnasium"
@@ -136,15 +136,8 @@ def parse_space_contract(data: object, *, where: str = FILE_NAME) -> SpaceContra
     try:
         return SpaceContract.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        message = str(first["msg"]).removeprefix("Value error, ")
-        raise ConfigError(
-            "the policy's contract is not valid",
-            where=where,
-            field=f"{path}: {message}" if path else message,
-            hint=f"see policies/space.py for the fields of {SPACE_SCHEMA}",
-        ) from error
+        hint = f"see policies/space.py for the fields of {SPACE_SCHEMA}"
+        raise not_valid(error, where, hint) from error
 
 
 def read_space_contract(folder: Path) -> SpaceContract:

@@ -1,16 +1,15 @@
 """The release verbs as a person types them: what they print, where, and how they end."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from record import CANARY, HIL, POLICY, SIM, SUITE, Record
+from said import Said
 
 from ci.cli.main import main
 from policies.contract import Contract, parse_contract
@@ -25,19 +24,6 @@ hil: {{suite: {HIL.suite}}}
 canary: {{ratio: {CANARY.ratio}, waves: [50, 100], wave_baseline: 1/4, bake_episodes: 12}}
 """
 JOINTS = [f"right_joint{n}" for n in range(1, 8)] + ["right_gripper"]
-
-
-@dataclass(frozen=True)
-class Said:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.out)
-        assert found["schema"] == "policyctl/1"
-        return found
 
 
 Run = Callable[..., Said]

@@ -11,15 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import av
 import numpy as np
 import pytest
 from gym_policies import write_linear
+from said import Said
 
 from ci.cli.main import main
 from harness.episodes.log import read_log
@@ -47,18 +46,6 @@ sim:
   episodes_per_cell: 10
 hil: {not_applicable: no robot}
 """
-
-
-@dataclass(frozen=True)
-class Said:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.out)
-        return found
 
 
 Run = Callable[..., Said]
