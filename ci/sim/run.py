@@ -176,7 +176,7 @@ def _keep(registry: Registry, report: SimReport, result: SimResult) -> dict[str,
 
 
 def action_logs(rows: Sequence[Row]) -> bytes:
-    """The policy's outputs in failures and flips, float32 arrays by key; b"" where there are none."""
+    """The policy's outputs in failures and flips, float32 by key; b"" where there are none."""
     kept = {row.key: unpack(row.actions) for row in rows if row.actions}
     if not kept:
         return b""
