@@ -109,15 +109,18 @@ def test_results_do_not_depend_on_the_executor(alone: str, name: str, workers: i
     assert digest(executor(name, job, workers=workers).map(specs())) == alone
 
 
+MODES = {"raise": "policy_crash", "nan": "policy_nan", "shape": "policy_shape"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORKERS)
-@pytest.mark.parametrize("fault", ["raise", "nan", "shape"])
+@pytest.mark.parametrize("fault", MODES)
 def test_a_policy_that_fails_fails_in_the_same_episodes_everywhere(name: str, fault: str) -> None:
     here = InProcess(Faulty(fault), slots=7, threads=2).map(specs())
     records = {record.spec: record for record in here}
     there = executor(name, ExpertJob(5, fault), workers=2).map(specs(backwards=True))
     assert digest(there) == digest(records.values())
-    faults = [record.failure_mode == "policy_fault" for record in records.values()]
+    faults = [record.failure_mode == MODES[fault] for record in records.values()]
     assert any(faults)
     assert not all(faults)
 
@@ -269,6 +272,7 @@ def running(pid: int) -> bool:
 
 @pytest.mark.parametrize("name", WORKERS)
 def test_closing_a_map_ends_its_workers(name: str, tmp_path: Path) -> None:
+    before = set(psutil.Process().children())  # a Ray cluster of other tests may be held
     job = ScriptedJob(tmp_path, waits_at=60)
     with contextlib.closing(executor(name, job, workers=2).map(SPECS)) as records:
         next(records)
@@ -276,7 +280,7 @@ def test_closing_a_map_ends_its_workers(name: str, tmp_path: Path) -> None:
     assert job.workers()
     assert_gone(job)
     if name == "processes":
-        assert psutil.Process().children() == []
+        assert set(psutil.Process().children()) <= before
 
 
 PROGRAM = """
