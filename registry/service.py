@@ -17,11 +17,10 @@ from typing import Any
 
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
-from registry.blobs.folder import FolderBlobs
+from registry.backends import open_blobs, open_ledger
 from registry.evidence import CanaryEvidence, Evidence
 from registry.gates import CanaryGate, Gate, Gates
 from registry.home import Home, no_registry
-from registry.ledger.sqlite import SqliteLedger
 from registry.ports import BlobStore, Clock, Ledger, SystemClock
 from registry.record import audit
 from registry.record.actors import Actor
@@ -89,8 +88,7 @@ class Registry:
         if not home.exists and not create:
             raise no_registry(home.root)
         home.make()
-        ledger = SqliteLedger(home.database)
-        return Registry(ledger, FolderBlobs(home.blobs), clock or SystemClock(), actor)
+        return Registry(open_ledger(home), open_blobs(home), clock or SystemClock(), actor)
 
     def close(self) -> None:
         self._ledger.close()

@@ -31,8 +31,8 @@ COMPARED = replace(SIM, regression=Regression())
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path, robots=6)
+def record(tmp_path: Path, database: str | None) -> Record:
+    return Record(tmp_path, robots=6, database=database)
 
 
 def against(
