@@ -147,7 +147,7 @@ def test_an_edit_by_whoever_owns_the_tables_breaks_the_chain(url: str, postgres:
         for n in range(3):
             log.append(connection, at=float(n), actor=Actor("a"), action="x", subject=str(n))
     with ledger.read() as connection:
-        assert log.check_chain(connection) == 3
+        assert log.check_chain(connection).seq == 3
     postgres.run(
         url,
         "ALTER TABLE audit DISABLE TRIGGER ALL",
