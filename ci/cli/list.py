@@ -37,16 +37,13 @@ def command(limit: int | None, everything: bool, **terms: str | None) -> None:
     with open_registry() as registry:
         records = registry.find_versions(search, None if everything else limit or NEWEST)
         total = len(records) if everything else registry.count_versions(search)
-        serving = {name: registry.serving(name) for name in {one.policy for one in records}}
     data: dict[str, Any] = {
-        "versions": [
-            {**version_json(one), "serving": serving[one.policy] == one.number} for one in records
-        ],
+        "versions": [{**version_json(one), "serving": one.serving} for one in records],
         "total": total,
     }
     lines: list[tuple[str, ...]] = [("version", "stage", "digest", "registered", "by")]
     for one in records:
-        runs = " (the fleet runs it)" if serving[one.policy] == one.number else ""
+        runs = " (the fleet runs it)" if one.serving else ""
         made = when(one.created_at) or ""
         lines.append((str(one), f"{one.stage}{runs}", one.digest[7:19], made, one.created_by))
     emit(data, _text(lines, total, terms, stage))

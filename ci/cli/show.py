@@ -29,10 +29,9 @@ def command(version: str, policy: str | None) -> None:
         origins = registry.provenance(ref)
         verdicts = registry.verdicts(ref)
         mine = registry.rollouts(record.policy, candidate=record.number)
-        serving = registry.serving(record.policy) == record.number
     data = {
         **version_json(record),
-        "serving": serving,
+        "serving": record.serving,
         "nonce": record.nonce,
         "tags": tags,
         "environment": manifest.environment,
@@ -61,19 +60,18 @@ def command(version: str, policy: str | None) -> None:
             for one in mine
         ],
     }
-    emit(data, "\n".join(_lines(record, manifest, tags, serving, origins, verdicts, mine)))
+    emit(data, "\n".join(_lines(record, manifest, tags, origins, verdicts, mine)))
 
 
 def _lines(
     record: VersionRecord,
     manifest: Manifest,
     tags: list[str],
-    serving: bool,
     origins: list[ProvenanceRecord],
     verdicts: list[VerdictRecord],
     rollouts: list[RolloutRecord],
 ) -> list[str]:
-    runs = ", the fleet runs it" if serving else ""
+    runs = ", the fleet runs it" if record.serving else ""
     lines = [
         f"[bold]{record}[/]  stage {record.stage}{runs}",
         f"  digest      {record.digest}",

@@ -66,6 +66,7 @@ versions = Table(
     Column("task", String(120), nullable=False),
     UniqueConstraint("policy", "digest"),
     Index(None, "digest"),
+    Index(None, "created_at"),
 )
 
 tags = Table(

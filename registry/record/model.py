@@ -28,6 +28,7 @@ class VersionRecord:
     robot_class: str
     task: str
     held_fleet: bool = False
+    serving: bool = False  # what the policy's robots run when no rollout says otherwise
 
     @property
     def ref(self) -> VersionRef:

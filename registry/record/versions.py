@@ -385,7 +385,10 @@ def _query() -> Any:
         climbs.c.stage == str(Stage.FLEET),
     )
     columns = [column for column in versions.c if column.name != "manifest"]
-    return select(*columns, held.label("held_fleet"))
+    serving = policies.c.serving == versions.c.number
+    return select(*columns, held.label("held_fleet"), serving.label("is_serving")).join(
+        policies, policies.c.name == versions.c.policy
+    )
 
 
 def _terms(search: Search) -> list[ColumnElement[bool]]:
@@ -457,4 +460,5 @@ def version_record(row: Row[Any]) -> VersionRecord:
         robot_class=row.robot_class,
         task=row.task,
         held_fleet=bool(row.held_fleet),
+        serving=bool(row.is_serving),
     )

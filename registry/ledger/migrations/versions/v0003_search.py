@@ -55,6 +55,7 @@ def _versions() -> None:
             )
         )
     op.create_index(op.f("ix_versions_digest"), "versions", ["digest"])
+    op.create_index(op.f("ix_versions_created_at"), "versions", ["created_at"])
 
 
 def _provenance() -> None:
