@@ -8,7 +8,6 @@ cut short or altered in its header is refused before anything is stored.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import stat
@@ -17,19 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from registry import tensor_header
 from registry.errors import ConfigError, NotFound, Refused
+from registry.tensor_header import PREFIX, Tensor
 
 CONTRACT = "contract.json"
 WEIGHTS = "policy.safetensors"
 MAX_FILES = 1000
 MAX_TEXT = 16 << 20
-MAX_HEADER = 100 << 20
 TEXT = {".txt", ".md", ".csv", ".yaml"}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
-_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16,
-    "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,7 @@ def _check(found: Found) -> None:
     suffix = found.path.suffix.lower()
     with open_regular(found.path) as stream:
         if suffix == ".safetensors":
-            _check_safetensors(found, stream)
+            read_layout(found, stream)
         elif suffix == ".json" or suffix in TEXT:
             if found.size > MAX_TEXT:
                 raise _refused(found.path, "is text of more than 16 MB", "keep data elsewhere")
@@ -131,33 +127,17 @@ def _check(found: Found) -> None:
             )
 
 
-def _check_safetensors(found: Found, stream: BinaryIO) -> None:
-    """The header lists tensors that fill the rest of the file exactly, without hole or overlap."""
-    prefix = stream.read(8)
-    length = int.from_bytes(prefix, "little")
-    if len(prefix) < 8 or length > min(MAX_HEADER, found.size - 8):
-        raise _damaged(found, f"its header needs {length} bytes, the file has {found.size}")
-    header = read_json(stream.read(length), str(found.path))
-    header.pop("__metadata__", None)
-    end = 0
-    for begin, stop, name in sorted(_span(found, name, header[name]) for name in header):
-        if begin != end:
-            raise _damaged(found, f"tensor {name!r} begins at {begin}, not at {end}")
-        end = stop
-    if 8 + length + end != found.size:
-        raise _damaged(found, f"its tensors need {8 + length + end} bytes, it has {found.size}")
+def read_layout(found: Found, stream: BinaryIO) -> tuple[int, tuple[Tensor, ...]]:
+    """Where the data of a safetensors file begins [bytes], and its tensors in their order.
 
-
-def _span(found: Found, name: str, entry: Any) -> tuple[int, int, str]:
+    Raises ConfigError unless the header accounts for every byte of the file.
+    """
     try:
-        begin, stop = entry["data_offsets"]
-        bits = _BITS[entry["dtype"]] * math.prod(entry["shape"])
-        sound = 0 <= begin <= stop and (stop - begin) * 8 == bits and min([0, *entry["shape"]]) == 0
-    except (KeyError, TypeError, ValueError):
-        sound = False
-    if not sound:
-        raise _damaged(found, f"tensor {name!r} is not described by type, shape and place")
-    return begin, stop, name
+        length = tensor_header.json_length(stream.read(PREFIX), found.size)
+        begin = PREFIX + length
+        return begin, tensor_header.parse(stream.read(length), found.size - begin)
+    except ValueError as error:
+        raise _damaged(found, str(error)) from None
 
 
 def _is_text(content: bytes) -> bool:

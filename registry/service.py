@@ -18,6 +18,7 @@ from typing import Any
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
 from registry.backends import open_blobs, open_ledger
+from registry.blobs.tensors import Progress
 from registry.evidence import CanaryEvidence, Evidence
 from registry.gates import CanaryGate, Gate, Gates
 from registry.home import Home, no_registry
@@ -44,10 +45,11 @@ from registry.record.model import (
 )
 from registry.record.past import fleet_at
 from registry.record.promotion import Promotion
+from registry.record.registration import Check, Registrar
 from registry.record.robots import Robots
 from registry.record.rollouts import Advanced, Rollouts
 from registry.record.verdicts import Verdicts
-from registry.record.versions import Check, Versions
+from registry.record.versions import Versions
 from registry.rollouts import Abort, Event, Pause, Resume
 from registry.stages import Stage
 from registry.verdicts import Verdict
@@ -74,6 +76,7 @@ class Registry:
         self._ledger = ledger
         desk = Desk(ledger, blobs, clock, actor)
         self._versions = Versions(desk)
+        self._registrar = Registrar(desk, self._versions)
         self._verdicts = Verdicts(desk, self._versions)
         self._episodes = Episodes(desk)
         self._robots = Robots(desk)
@@ -112,10 +115,18 @@ class Registry:
         *,
         environment: str = "",
         check: Check | None = None,
+        base: VersionRef | None = None,
+        progress: Progress | None = None,
     ) -> Registration:
-        """See `Versions.register`."""
-        return self._versions.register(
-            folder, policy, provenance or Provenance(), environment, check
+        """See `Registrar.register`."""
+        return self._registrar.register(
+            folder,
+            policy,
+            provenance or Provenance(),
+            environment,
+            check=check,
+            base=base,
+            progress=progress,
         )
 
     def list_versions(self, policy: str | None = None) -> list[VersionRecord]:

@@ -7,6 +7,14 @@ whenever. The number (`v12`) is only the registry's name for the digest, given o
 
 Provenance is not part of the identity. Records are appended beside a version, several if need be.
 
+A store holds *pieces*. Of a safetensors file these are its header and its tensors, so that a tensor
+which did not change is stored, sent and fetched once; of any other file the file itself. The
+manifest lists them in the order of their bytes: what `pieces` names, joined, is the file.
+
+Two schemas are read. `policyctl.manifest/1` knows files only; `/2` adds pieces, the version that an
+adapter belongs to, and whether a version must be sandboxed. A manifest is written in the oldest
+schema that can say it, so that each has one spelling and one digest.
+
 Digests are written `sha256:` and 64 lower-case hexadecimal digits. Sizes are bytes.
 """
 
@@ -15,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import rfc8785
@@ -51,21 +59,79 @@ def is_policy_name(text: str) -> bool:
 
 
 @dataclass(frozen=True)
-class FileEntry:
-    """One file of a checkpoint. `path` is relative, with forward slashes, and never climbs."""
+class Piece:
+    """Bytes that a store holds under their digest."""
 
-    path: str
     sha256: str  # "sha256:…"
     size: int  # bytes
+
+    def __post_init__(self) -> None:
+        _check_bytes(self.sha256, self.size)
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a safetensors file."""
+
+    name: str
+    sha256: str
+    size: int  # bytes; 0 for a tensor without elements
+
+    def __post_init__(self) -> None:
+        _check_bytes(self.sha256, self.size)
+
+    @property
+    def piece(self) -> Piece:
+        return Piece(self.sha256, self.size)
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of a checkpoint. `path` is relative, with forward slashes, and never climbs.
+
+    A file kept in pieces has a `header` (everything before the data) and its `tensors` in the order
+    of the data; together they are every byte of it.
+    """
+
+    path: str
+    sha256: str  # "sha256:…", of the whole file
+    size: int  # bytes
+    header: Piece | None = None
+    tensors: tuple[TensorEntry, ...] = ()
 
     def __post_init__(self) -> None:
         parts = self.path.split("/")
         if "\\" in self.path or not all(part and part not in {".", ".."} for part in parts):
             raise ValueError(f"not a relative path inside a checkpoint: {self.path!r}")
-        if not is_digest(self.sha256):
-            raise ValueError(f"not a digest: {self.sha256!r}")
-        if self.size < 0:
-            raise ValueError(f"negative size of {self.path}: {self.size}")
+        _check_bytes(self.sha256, self.size)
+        if self.header is None and self.tensors:
+            raise ValueError(f"{self.path} has tensors but no header")
+        if self.header and self.header.size + sum(t.size for t in self.tensors) != self.size:
+            raise ValueError(f"the pieces of {self.path} are not its {self.size} bytes")
+        if len({tensor.name for tensor in self.tensors}) != len(self.tensors):
+            raise ValueError(f"a tensor of {self.path} is listed twice")
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """What a store holds of it, in the order of its bytes; nothing empty but an empty file."""
+        if self.header is None:
+            return (Piece(self.sha256, self.size),)
+        return (self.header, *(tensor.piece for tensor in self.tensors if tensor.size))
+
+    def to_json(self) -> dict[str, Any]:
+        said: dict[str, Any] = {"path": self.path, "sha256": self.sha256, "size": self.size}
+        if self.header is not None:
+            said["header"] = {"sha256": self.header.sha256, "size": self.header.size}
+            said["tensors"] = [
+                {"name": t.name, "sha256": t.sha256, "size": t.size} for t in self.tensors
+            ]
+        return said
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> FileEntry:
+        header = Piece(**data["header"]) if "header" in data else None
+        tensors = tuple(TensorEntry(**one) for one in data.get("tensors", ()))
+        return FileEntry(data["path"], data["sha256"], data["size"], header, tensors)
 
 
 @dataclass(frozen=True)
@@ -76,33 +142,68 @@ class Manifest:
     files: tuple[FileEntry, ...]
     contract: Mapping[str, Any] = field(default_factory=dict)
     environment: str = ""  # digest or name of the environment lock
+    base: str = ""  # digest of the version that this adapter is applied to
+    sandbox_only: bool = False  # it holds a program's archive: never loaded outside a sandbox
 
     def __post_init__(self) -> None:
         ordered = tuple(sorted(self.files, key=lambda entry: entry.path))
         if len({entry.path for entry in ordered}) != len(ordered):
             raise ValueError("a file is listed twice in the manifest")
+        if self.base and not is_digest(self.base):
+            raise ValueError(f"the base is not a digest: {self.base!r}")
         object.__setattr__(self, "files", ordered)
         object.__setattr__(self, "contract", _plain(self.contract))
 
+    @property
+    def schema(self) -> int:
+        """The oldest schema that can say it."""
+        pieces = any(entry.header is not None for entry in self.files)
+        return 2 if pieces or self.base or self.sandbox_only else 1
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Everything a store holds of it but the manifest itself, each once."""
+        return tuple(dict.fromkeys(piece for entry in self.files for piece in entry.pieces))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.files)
+
+    def in_files(self) -> Manifest:
+        """The same version as registries of whole files said it (schema 1, where that can)."""
+        whole = tuple(replace(entry, header=None, tensors=()) for entry in self.files)
+        return replace(self, files=whole)
+
     def to_json(self) -> dict[str, Any]:
-        return {
-            "schema": "policyctl.manifest/1",
+        said = {
+            "schema": f"policyctl.manifest/{self.schema}",
             "policy": self.policy,
-            "files": [{"path": f.path, "sha256": f.sha256, "size": f.size} for f in self.files],
+            "files": [entry.to_json() for entry in self.files],
             "contract": _plain(self.contract),
             "environment": self.environment,
         }
+        if self.schema > 1:
+            said |= {"base": self.base or None, "sandbox_only": self.sandbox_only}
+        return said
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Manifest:
-        if data.get("schema") != "policyctl.manifest/1":
-            raise ValueError(f"not a manifest: schema {data.get('schema')!r}")
-        return Manifest(
+        """Raises ValueError, KeyError or TypeError for what is no manifest of a known schema."""
+        schema = data.get("schema")
+        if schema not in ("policyctl.manifest/1", "policyctl.manifest/2"):
+            raise ValueError(f"not a manifest: schema {schema!r}")
+        manifest = Manifest(
             policy=data["policy"],
-            files=tuple(FileEntry(f["path"], f["sha256"], f["size"]) for f in data["files"]),
+            files=tuple(FileEntry.from_json(one) for one in data["files"]),
             contract=data["contract"],
             environment=data["environment"],
+            base=data.get("base") or "",
+            sandbox_only=data.get("sandbox_only", False),
         )
+        if manifest.to_json() != _plain(data):
+            raise ValueError("a manifest that is not spelled as its schema says")
+        return manifest
 
     def canonical(self) -> bytes:
         return canonical(self.to_json())
@@ -160,6 +261,13 @@ def parse_ref(text: str) -> VersionRef:
             hint="`policyctl list` shows the versions of every policy",
         )
     return VersionRef(policy, int(match["number"]))
+
+
+def _check_bytes(digest: str, size: int) -> None:
+    if not is_digest(digest):
+        raise ValueError(f"not a digest: {digest!r}")
+    if size < 0:
+        raise ValueError(f"negative size: {size}")
 
 
 def _plain(value: Any) -> Any:

@@ -33,6 +33,7 @@ from fleet.controller import Controller
 from policies.contract import ROBOT_CLASSES, Contract, parse_contract, read_contract
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
+from registry.checkpoint import Found, read_layout
 from registry.errors import NotFound, Refused
 from registry.evidence import GridEvidence, Subject, TrialEvidence
 from registry.gates import CanaryGate, GridGate, TrialGate, Weights
@@ -41,7 +42,15 @@ from registry.service import Actor, Registry
 from registry.stages import Stage
 from registry.statistics.grid import order_digest
 from registry.verdicts import judge
-from registry.versions import FileEntry, Manifest, Provenance, VersionRef, digest_bytes
+from registry.versions import (
+    FileEntry,
+    Manifest,
+    Piece,
+    Provenance,
+    TensorEntry,
+    VersionRef,
+    digest_bytes,
+)
 
 POLICY = "box-grasp"
 TASK = "box-grasp"
@@ -132,18 +141,37 @@ class Table:
         self.attempts: dict[str, dict[int, AttemptReport]] = {}
         self.heartbeats: list[tuple[str, int | None, int, Mapping[str, Any]]] = []
         self.fetched: list[str] = []
+        self.endless = False  # a source that sends on after what it was asked for
 
-    def publish(self, folder: Path, policy: str = POLICY) -> str:
+    def publish(self, folder: Path, policy: str = POLICY, pieces: bool = False) -> str:
         """Stores a checkpoint's files and manifest; answers the manifest's digest."""
         entries = []
         for path in sorted(folder.iterdir()):
             data = path.read_bytes()
+            if pieces and path.suffix == ".safetensors":
+                entries.append(self.publish_tensors(path))
+                continue
             self.blobs[digest_bytes(data)] = data
             entries.append(FileEntry(path.name, digest_bytes(data), len(data)))
         contract = parse_contract(json.loads((folder / "contract.json").read_text())).to_json()
         manifest = Manifest(policy, tuple(entries), contract, "test")
         self.blobs[manifest.digest] = manifest.canonical()
         return manifest.digest
+
+    def publish_tensors(self, path: Path) -> FileEntry:
+        """Stores a safetensors file in pieces."""
+        data = path.read_bytes()
+        found = Found(path.name, path, len(data))
+        with path.open("rb") as stream:
+            begin, tensors = read_layout(found, stream)
+        parts = [data[:begin], *(data[begin + t.begin : begin + t.end] for t in tensors)]
+        self.blobs |= {digest_bytes(part): part for part in parts}
+        listed = tuple(
+            TensorEntry(tensor.name, digest_bytes(part), len(part))
+            for tensor, part in zip(tensors, parts[1:], strict=True)
+        )
+        header = Piece(digest_bytes(parts[0]), begin)
+        return FileEntry(path.name, digest_bytes(data), len(data), header, listed)
 
     def assign(self, robot: str, **fields: Any) -> Assignment:
         """The next document of a robot: one generation higher than its last."""
@@ -164,13 +192,15 @@ class Table:
     def assignment(self, robot: str) -> Assignment | None:
         return self.documents.get(robot)
 
-    def fetch(self, digest: str) -> Iterator[bytes]:
+    def fetch(self, digest: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         self.fetched.append(digest)
         if digest not in self.blobs:
             raise NotFound("no such blob", evidence=digest)
-        data = self.blobs[digest]
-        for start in range(0, len(data), 1000):
-            yield data[start : start + 1000]
+        data = self.blobs[digest][start:]
+        if not self.endless:
+            data = data[:length]
+        for begin in range(0, len(data), 1000):
+            yield data[begin : begin + 1000]
 
     def report(self, robot: str, attempts: Sequence[AttemptReport]) -> int:
         stored = self.attempts.setdefault(robot, {})
@@ -227,9 +257,9 @@ class SpoiledLink:
             return self.weather.random.choice(self._documents)
         return document
 
-    def fetch(self, digest: str) -> Iterator[bytes]:
+    def fetch(self, digest: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         self._must_be_up()
-        for piece in self.inner.fetch(digest):
+        for piece in self.inner.fetch(digest, start, length):
             if digest in self.weather.corrupt:
                 yield bytes([piece[0] ^ 1]) + piece[1:]
             else:

@@ -36,8 +36,11 @@ class Link(Protocol):
         """The newest document for this robot; None when it was never assigned anything."""
         ...
 
-    def fetch(self, digest: str) -> Iterator[bytes]:
-        """The bytes stored under `digest` ("sha256:…"), in pieces. The caller verifies them."""
+    def fetch(self, digest: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """The bytes stored under `digest` ("sha256:…") from `start`, in pieces.
+
+        The caller verifies them. May be called from several threads at once.
+        """
         ...
 
     def report(self, robot: str, attempts: Sequence[AttemptReport]) -> int:
@@ -61,9 +64,9 @@ class LocalLink:
         with _reached():
             return self._registry.assignment(robot)
 
-    def fetch(self, digest: str) -> Iterator[bytes]:
+    def fetch(self, digest: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         with _reached():
-            yield self._registry.read_blob(digest)
+            yield from self._registry.blobs.stream(digest, start, length)
 
     def report(self, robot: str, attempts: Sequence[AttemptReport]) -> int:
         with _reached():

@@ -4,7 +4,9 @@ Rules:
 - Nothing unverified is ever loaded: the manifest's bytes must hash to the version's digest, each
   file's bytes to the manifest's entry, and files already here are hashed again before each load.
 - A version's folder `<hex of the digest>/` (manifest.json and files/) appears whole, by one rename,
-  or not at all. Whatever a killed agent left half-fetched is deleted at the next start.
+  or not at all. What a killed agent left half-fetched is gone on with (`fleet.agent.assembly`) while
+  an assignment names it, and else deleted.
+- Of a version that shares tensors with one that is here only the others are fetched.
 - Load before switch: contract against robot class and task, then a dry probe (right shape, finite,
   in time). A version that fails is refused; the running one is not touched.
 - Going back needs no download: the newest two baselines are kept, besides whatever the assignment
@@ -13,25 +15,29 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleet.agent.assembly import FILES, MANIFEST, Assembly, LocalPieces
 from fleet.agent.link import Link
 from policies import Policy
 from policies.contract import RobotClass
 from policies.probe import probe
 from policies.process import host
-from registry.errors import Corrupt, PolicyctlError, Refused, ServiceFailed
+from registry.blobs.hashing import named
+from registry.blobs.transfer import Span
+from registry.errors import Corrupt, NotFound, PolicyctlError, Refused, ServiceFailed
 from registry.storage import sync_folder, write_whole
 from registry.versions import FileEntry, Manifest, digest_bytes, is_digest
 
-MANIFEST = "manifest.json"
-FILES = "files"
+INCOMING = ".incoming-"
+DAMAGED = ".damaged-"
 BASELINES_KEPT = 2
-MAX_MANIFEST = 4 << 20
+MAX_MANIFEST = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,8 @@ class Updater:
         self._ready: dict[tuple[str, int], Ready] = {}
         self.fetches = 0
         """Blobs asked of the link since this updater was made."""
+        self.bytes_fetched = 0
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".incoming-*"):
-            shutil.rmtree(left)
 
     def prepare(self, policy: str, version: int, digest: str, task: str) -> Ready:
         """A version ready to run, fetched only if it is not here.
@@ -108,7 +113,7 @@ class Updater:
         stay = {*kept, *needed}
         names = {self._path(digest).name for digest in stay}
         for folder in self._folder.iterdir():
-            if folder.is_dir() and folder.name not in names:
+            if folder.is_dir() and folder.name.removeprefix(INCOMING) not in names:
                 shutil.rmtree(folder)
         self._ready = {key: ready for key, ready in self._ready.items() if ready.digest in stay}
 
@@ -130,52 +135,68 @@ class Updater:
             return []
 
     def _verified(self, folder: Path, digest: str) -> Manifest | None:
-        """The manifest of a folder whose every byte fits; None, and gone, when one does not."""
+        """The manifest of a folder whose every byte fits; None, and set aside, when one does not.
+
+        Its good tensors are still a source for the version's next fetch.
+        """
         try:
             manifest = _manifest((folder / MANIFEST).read_bytes(), digest)
             for entry in manifest.files:
-                _check(entry, (folder / FILES / entry.path).read_bytes())
+                _check(entry, folder / FILES / entry.path)
         except (Corrupt, FileNotFoundError):
-            shutil.rmtree(folder)
+            aside = folder.with_name(DAMAGED + folder.name)
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
             return None
         return manifest
 
     def _fetch(self, folder: Path, digest: str) -> Manifest:
-        incoming = self._folder / f".incoming-{folder.name}"
-        shutil.rmtree(incoming, ignore_errors=True)
+        incoming = folder.with_name(INCOMING + folder.name)
         try:
-            raw = self._receive(digest, MAX_MANIFEST)
-            manifest = _manifest(raw, digest)
-            (incoming / FILES).mkdir(parents=True)
-            write_whole(incoming / MANIFEST, raw)
+            (incoming / FILES).mkdir(parents=True, exist_ok=True)
+            manifest = self._fetch_manifest(incoming / MANIFEST, digest)
+            local = LocalPieces(path for path in self._folder.iterdir() if path.is_dir())
             for entry in manifest.files:
                 target = incoming / FILES / entry.path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                data = self._receive(entry.sha256, entry.size)
-                _check(entry, data)
-                write_whole(target, data)
+                Assembly(entry, target, local, self._link.fetch, self._count).run()
             for inner in [incoming, *(path for path in incoming.rglob("*") if path.is_dir())]:
                 sync_folder(inner)
             incoming.rename(folder)
             sync_folder(self._folder)
+            shutil.rmtree(folder.with_name(DAMAGED + folder.name), ignore_errors=True)
         except OSError as failed:
+            shutil.rmtree(incoming, ignore_errors=True)
             raise ServiceFailed(
                 "the robot cannot store a version",
                 evidence=str(failed),
                 hint="free space in the agent's state directory",
             ) from failed
-        finally:
+        except (Corrupt, NotFound):
             shutil.rmtree(incoming, ignore_errors=True)
+            raise
         return manifest
+
+    def _fetch_manifest(self, path: Path, digest: str) -> Manifest:
+        try:
+            return _manifest(path.read_bytes(), digest)
+        except (FileNotFoundError, Corrupt):
+            raw = self._receive(digest, MAX_MANIFEST)
+        manifest = _manifest(raw, digest)
+        write_whole(path, raw)
+        return manifest
+
+    def _count(self, span: Span) -> None:
+        self.fetches += 1
+        self.bytes_fetched += span.length
 
     def _receive(self, digest: str, size: int) -> bytes:
         """The blob's bytes; gives up as soon as there are more of them than `size`."""
-        self.fetches += 1
         data = bytearray()
         for piece in self._link.fetch(digest):
             data += piece
             if len(data) > size:
                 raise Corrupt("more bytes than announced", evidence=f"{digest}: over {size} bytes")
+        self._count(Span(digest, 0, len(data)))
         return bytes(data)
 
 
@@ -191,10 +212,12 @@ def _manifest(raw: bytes, digest: str) -> Manifest:
         raise Corrupt(f"{digest} is no manifest", evidence=str(wrong)) from wrong
 
 
-def _check(entry: FileEntry, data: bytes) -> None:
-    found = digest_bytes(data)
-    if len(data) != entry.size or found != entry.sha256:
+def _check(entry: FileEntry, path: Path) -> None:
+    with path.open("rb") as stream:
+        found = named(hashlib.file_digest(stream, "sha256"))
+    size = path.stat().st_size
+    if size != entry.size or found != entry.sha256:
         raise Corrupt(
             f"{entry.path}: bytes are not what the manifest says",
-            evidence=f"{found}, {len(data)} bytes; expected {entry.sha256}, {entry.size}",
+            evidence=f"{found}, {size} bytes; expected {entry.sha256}, {entry.size}",
         )

@@ -70,6 +70,7 @@ class Registration:
 
     version: VersionRecord
     created: bool
+    written: int = 0  # bytes that the store lacked
 
 
 @dataclass(frozen=True)

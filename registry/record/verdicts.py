@@ -15,7 +15,8 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from registry.errors import Corrupt, NotFound, PolicyctlError, Refused
+from registry.blobs.tensors import problems_of, whole_digest
+from registry.errors import PolicyctlError, Refused
 from registry.evidence import Evidence, GridEvidence, evidence_from_json
 from registry.gates import Gate, GridGate, gate_from_json
 from registry.ledger.tables import policies, results, verdicts
@@ -142,13 +143,12 @@ class Verdicts:
         if manifest.digest != record.digest:
             problems.append(f"manifest: is {manifest.digest}, was {record.digest}")
         for entry in manifest.files:
-            try:
-                size = self._desk.blobs.check(entry.sha256)
-            except (Corrupt, NotFound) as error:
-                problems.append(f"{entry.path}: {error.what} ({error.evidence})")
-            else:
-                if size != entry.size:
-                    problems.append(f"{entry.path}: {size} bytes, was {entry.size}")
+            broken = [said for _, said in problems_of(self._desk.blobs, entry)]
+            if entry.header is not None and not broken:
+                whole = whole_digest(self._desk.blobs, entry)
+                if whole != entry.sha256:
+                    broken.append(f"{entry.path}: its pieces make {whole}, was {entry.sha256}")
+            problems += broken
         for one in self.of(ref):
             again = judge(one.gate, one.evidence)
             if not again.agrees(one.verdict):

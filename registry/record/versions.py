@@ -1,34 +1,25 @@
 """Versions, where they came from and how far they have climbed.
 
-- A number is given once, to one digest, for ever; numbers of a policy have no gaps, because number
-  and row are written in one serialised transaction. The same bytes again are the same version.
-- Blobs are stored before the row that names them: a full disk or a kill leaves at most blobs that
-  nothing names, which are harmless and are found again by the next registration.
+- How one is made is `registry.record.registration`.
 - A stage changes with its reason, its place in history and the audit, or not at all.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, insert, select, update
 
-from registry.checkpoint import CONTRACT, open_regular, read_json, scan
+from registry.blobs.tensors import write_file
 from registry.errors import Conflict, NotFound, UsageError
 from registry.ledger.tables import climbs, policies, provenance, tags, versions
 from registry.record.desk import Desk
-from registry.record.model import ProvenanceRecord, Registration, Search, VersionRecord
+from registry.record.model import ProvenanceRecord, Search, VersionRecord
 from registry.stages import Stage
-from registry.storage import disk_errors
-from registry.versions import FileEntry, Manifest, Provenance, VersionRef, is_policy_name
-
-Check = Callable[[Path], None]
+from registry.versions import Manifest, Provenance, VersionRef
 
 _TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 
@@ -36,127 +27,6 @@ _TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 class Versions:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-
-    # Registration
-
-    def register(
-        self,
-        folder: Path,
-        policy: str,
-        origin: Provenance,
-        environment: str = "",
-        check: Check | None = None,
-    ) -> Registration:
-        """Gives the checkpoint in `folder` its version of `policy`.
-
-        `check` is the caller's own look at the folder (that the contract fits its robot class, that
-        the policy loads), run before anything is stored. Raises Refused, ConfigError or
-        ServiceFailed; then no version was made.
-        """
-        self._desk.actor.require("register")
-        if not is_policy_name(policy):
-            raise UsageError(
-                f"{policy!r} is not a policy's name",
-                evidence="lower-case words joined by hyphens, like box-grasp",
-                hint="name it with --policy",
-            )
-        scan(folder)
-        if check is not None:
-            check(folder)
-        manifest = self._store(folder, policy, environment)
-        with self._desk.ledger.write() as connection:
-            number = _number_of(connection, policy, manifest.digest)
-            created = number is None
-            if number is None:
-                number = self._insert(connection, manifest)
-            added = self._add_provenance(connection, policy, number, origin)
-            if created or added:
-                self._desk.note(
-                    connection,
-                    "register" if created else "provenance",
-                    VersionRef(policy, number),
-                    policy=policy,
-                    detail={"digest": manifest.digest, "provenance": origin.to_json()},
-                )
-            record = version_record(version_row(connection, VersionRef(policy, number)))
-        return Registration(record, created)
-
-    def _store(self, folder: Path, policy: str, environment: str) -> Manifest:
-        """Puts every file; the manifest is of the bytes that were stored, not of those checked."""
-        blobs = self._desk.blobs
-        entries = []
-        for found in scan(folder):
-            with disk_errors(found.path), open_regular(found.path) as stream:
-                digest = blobs.put(stream)
-                size = os.fstat(stream.fileno()).st_size
-            if size != found.size:
-                raise Conflict(
-                    "the checkpoint changed while it was registered",
-                    evidence=str(found.path),
-                    hint="register it when whatever writes it has ended",
-                )
-            entries.append(FileEntry(found.name, digest, size))
-        contract = next(entry for entry in entries if entry.path == CONTRACT)
-        content = read_json(blobs.read(contract.sha256), str(folder / CONTRACT))
-        manifest = Manifest(policy, tuple(entries), content, environment)
-        blobs.put(manifest.canonical())  # robots fetch it by its digest, the version's own
-        return manifest
-
-    def _insert(self, connection: Connection, manifest: Manifest) -> int:
-        now, policy = self._desk.clock.now(), manifest.policy
-        number = connection.execute(
-            select(policies.c.next_number).where(policies.c.name == policy)
-        ).scalar()
-        if number is None:
-            number = 1
-            connection.execute(
-                insert(policies).values(name=policy, next_number=2, revision=1, created_at=now)
-            )
-        else:
-            connection.execute(
-                update(policies).where(policies.c.name == policy).values(next_number=number + 1)
-            )
-        connection.execute(
-            insert(versions).values(
-                policy=policy,
-                number=number,
-                digest=manifest.digest,
-                manifest=manifest.canonical().decode(),
-                nonce=secrets.token_hex(16),
-                stage=str(Stage.REGISTERED),
-                revision=1,
-                created_at=now,
-                created_by=self._desk.actor.name,
-                robot_class=str(manifest.contract.get("robot_class", "")),
-                task=str(manifest.contract.get("task", "")),
-            )
-        )
-        self._add_climb(connection, VersionRef(policy, number), Stage.REGISTERED, "", None)
-        return int(number)
-
-    def _add_provenance(
-        self, connection: Connection, policy: str, number: int, origin: Provenance
-    ) -> bool:
-        """Appends a record unless nothing is known or the very same is there already."""
-        record = origin.to_json()
-        known = connection.execute(
-            select(provenance.c.record).where(
-                provenance.c.policy == policy, provenance.c.number == number
-            )
-        ).scalars()
-        if all(value is None for value in record.values()) or record in list(known):
-            return False
-        connection.execute(
-            insert(provenance).values(
-                policy=policy,
-                number=number,
-                at=self._desk.clock.now(),
-                actor=self._desk.actor.name,
-                record=record,
-                commit=origin.commit,
-            )
-        )
-        return True
 
     # Reading
 
@@ -227,7 +97,7 @@ class Versions:
     def materialize(self, ref: VersionRef, target: Path) -> Path:
         """Copies the version's files, each checked, into the folder `target`."""
         for entry in self.manifest(ref).files:
-            self._desk.blobs.copy(entry.sha256, target / entry.path)
+            write_file(self._desk.blobs, entry, target / entry.path)
         return target
 
     # Tags
@@ -326,7 +196,7 @@ class Versions:
         ).rowcount
         if changed != 1:
             raise Conflict(f"{ref} was changed by somebody else", hint="run the command again")
-        self._add_climb(connection, ref, stage, reason, rollout)
+        add_climb(self._desk, connection, ref, stage, reason, rollout)
         self._desk.note(
             connection,
             "stage",
@@ -336,25 +206,27 @@ class Versions:
             detail={"from": row.stage, "to": str(stage), "rollout": rollout},
         )
 
-    def _add_climb(
-        self,
-        connection: Connection,
-        ref: VersionRef,
-        stage: Stage,
-        reason: str,
-        rollout: str | None,
-    ) -> None:
-        connection.execute(
-            insert(climbs).values(
-                policy=ref.policy,
-                number=ref.number,
-                stage=str(stage),
-                at=self._desk.clock.now(),
-                actor=self._desk.actor.name,
-                reason=reason,
-                rollout=rollout,
-            )
+
+def add_climb(
+    desk: Desk,
+    connection: Connection,
+    ref: VersionRef,
+    stage: Stage,
+    reason: str = "",
+    rollout: str | None = None,
+) -> None:
+    """A version's place in history, beside the change of its stage."""
+    connection.execute(
+        insert(climbs).values(
+            policy=ref.policy,
+            number=ref.number,
+            stage=str(stage),
+            at=desk.clock.now(),
+            actor=desk.actor.name,
+            reason=reason,
+            rollout=rollout,
         )
+    )
 
 
 def read_version(connection: Connection, ref: VersionRef) -> VersionRecord:
@@ -442,7 +314,7 @@ def version_row(connection: Connection, ref: VersionRef) -> Row[Any]:
     )
 
 
-def _number_of(connection: Connection, policy: str, digest: str) -> int | None:
+def number_of(connection: Connection, policy: str, digest: str) -> int | None:
     return connection.execute(
         select(versions.c.number).where(versions.c.policy == policy, versions.c.digest == digest)
     ).scalar()

@@ -244,7 +244,7 @@ def test_verify_finds_a_tampered_file_and_a_tampered_verdict(run: Run, record: R
     assert run("verify", "v1").status == 0
     assert run("verify", "--output", "json").data["verdicts"] == 2
     weights = record.registry.manifest(ref).files[1]
-    path = FolderBlobs(record.home.blobs).path(weights.sha256)
+    path = FolderBlobs(record.home.blobs).path(weights.tensors[0].sha256)
     path.chmod(0o644)
     path.write_bytes(b"other weights")
     said = run("verify", "v1")

@@ -233,7 +233,7 @@ def test_a_tampered_blob_is_corrupt_and_named(record: Record, tmp_path: Path) ->
     ref = record.register()
     assert record.registry.verify(ref) == []
     weights = record.registry.manifest(ref).files[1]
-    path = FolderBlobs(record.home.blobs).path(weights.sha256)
+    path = FolderBlobs(record.home.blobs).path(weights.tensors[0].sha256)
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     assert any("policy.safetensors" in problem for problem in record.registry.verify(ref))

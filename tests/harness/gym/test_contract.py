@@ -118,8 +118,8 @@ class Shelf:
     def __init__(self, *contents: bytes) -> None:
         self._blobs = {digest_bytes(content): content for content in contents}
 
-    def fetch(self, digest: str) -> Iterator[bytes]:
-        yield self._blobs[digest]
+    def fetch(self, digest: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        yield self._blobs[digest][start:][:length]
 
 
 def test_a_robot_that_is_told_to_run_it_refuses_before_anything_is_loaded(

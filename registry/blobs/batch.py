@@ -1,0 +1,173 @@
+"""Many blobs into a folder at once: written by several threads, made durable together.
+
+1. Each blob is written to `tmp/`, and large ones are sent to the disk while the next are being
+   read. A source that is not in memory may have changed since it was hashed: it is hashed again.
+2. When all are written, those not yet on the disk are fsynced.
+3. Only then each gets its name, and every folder that got one is fsynced once.
+
+A batch that fails, or is killed, gives no name to anything: what it wrote is in `tmp/` only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from registry.blobs.hashing import CHUNK, Held, named
+from registry.errors import Conflict
+from registry.ports import Source
+from registry.storage import disk_errors, sync_folder
+
+if TYPE_CHECKING:
+    from registry.blobs.folder import FolderBlobs
+
+WRITERS = 4
+WAITING = 16
+SMALL = 1 << 20
+SYNC_EVERY = 64 << 20
+
+
+class FolderBatch:
+    """A Batch (contract: `registry.ports.Batch`) into one FolderBlobs."""
+
+    def __init__(self, store: FolderBlobs) -> None:
+        self.written = 0
+        self._store = store
+        self._pool = ThreadPoolExecutor(WRITERS, "blob")
+        self._syncers = ThreadPoolExecutor(WRITERS, "sync")
+        self._slots = threading.BoundedSemaphore(WAITING)
+        self._lock = threading.Lock()
+        self._seen: set[str] = set()
+        self._drafts: dict[str, Path] = {}
+        self._unsynced: list[Path] = []
+        self._error: BaseException | None = None
+
+    def __enter__(self) -> FolderBatch:
+        with disk_errors(self._store.root):
+            self._store.drafts.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._pool.shutdown(wait=True, cancel_futures=error is not None)
+            if error is None:
+                self._raise_first()
+                with disk_errors(self._store.root):
+                    self._commit()
+        finally:
+            self._syncers.shutdown(wait=True)
+            for draft in self._drafts.values():
+                draft.unlink(missing_ok=True)
+
+    def add(self, digest: str, source: Source) -> None:
+        if (
+            self._error is not None
+            or digest in self._seen
+            or self._store.holds(digest, source.size)
+        ):
+            source.close()
+            self._raise_first()
+            return
+        self._seen.add(digest)
+        self._slots.acquire()
+        done = self._pool.submit(self._write, digest, source)
+        done.add_done_callback(lambda done: self._ended(done, source))
+
+    def adopt(self, digest: str, draft: Path, *, synced: bool = False) -> None:
+        """Takes a file in `tmp/` that holds, checked, the bytes of `digest`."""
+        self._seen.add(digest)
+        with self._lock:
+            self._drafts[digest] = draft
+            self.written += draft.stat().st_size
+            if not synced:
+                self._unsynced.append(draft)
+
+    def _ended(self, done: Future[None], source: Source) -> None:
+        source.close()
+        self._slots.release()
+        if not done.cancelled() and (error := done.exception()) is not None:
+            with self._lock:
+                self._error = self._error or error
+
+    def _raise_first(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _write(self, digest: str, source: Source) -> None:
+        draft = self._store.drafts / uuid.uuid4().hex
+        with self._lock:
+            self._drafts[digest] = draft
+        with disk_errors(self._store.root), draft.open("xb", buffering=0) as stream:
+            found = self._copy(source, stream.fileno())
+            os.fchmod(stream.fileno(), 0o444)
+            if source.size >= SMALL:
+                os.fsync(stream.fileno())
+        if found not in (None, digest):
+            raise Conflict(
+                "the checkpoint changed while it was registered",
+                evidence=f"bytes of {digest} are now {found}",
+                hint="register it when whatever writes it has ended",
+            )
+        with self._lock:
+            self.written += source.size
+            if source.size < SMALL:
+                self._unsynced.append(draft)
+
+    def _copy(self, source: Source, handle: int) -> str | None:
+        """Writes it all; the digest, where it was not known to be the bytes' own.
+
+        Every `SYNC_EVERY` bytes the disk is set to work while this goes on.
+        """
+        if isinstance(source, Held):
+            for chunk in source.chunks:
+                _write_all(handle, chunk)
+            return None
+        sha256, position, syncing = hashlib.sha256(), 0, None
+        while position < source.size and (data := source.read_at(position, CHUNK)):
+            sha256.update(data)
+            _write_all(handle, memoryview(data))
+            if position // SYNC_EVERY != (position + len(data)) // SYNC_EVERY:
+                if syncing is not None:
+                    syncing.result()
+                syncing = self._syncers.submit(os.fdatasync, handle)
+            position += len(data)
+        if syncing is not None:
+            syncing.result()
+        return named(sha256)
+
+    def _commit(self) -> None:
+        _drain(self._syncers.map(_sync, self._unsynced))
+        folders = {self._store.place(draft, digest) for digest, draft in self._drafts.items()
+                   if draft.exists()}  # fmt: skip
+        _drain(self._syncers.map(sync_folder, sorted(folders)))
+
+
+def _drain(done: Iterable[None]) -> None:
+    """Waits for all, and raises what the first that failed raised."""
+    for _ in done:
+        pass
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_all(handle: int, rest: memoryview) -> None:
+    while rest:
+        rest = rest[os.write(handle, rest) :]

@@ -1,0 +1,221 @@
+"""Files in pieces: into a store in one pass, out of it whole and checked.
+
+In: the file is read once from its disk. While one thread hashes the whole file, another hashes the
+header and each tensor; a piece that the store lacks is written by a batch's threads, from a second
+read that the page cache answers. Memory stays within a few megabytes at any size of file or tensor.
+
+Out: the pieces are joined, and their bytes must be the whole file's digest before it has a name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from registry.blobs.folder import REPAIR
+from registry.blobs.hashing import Budget, FilePart, Hasher, Held, named
+from registry.checkpoint import Found, open_regular, read_layout
+from registry.errors import Conflict, Corrupt, NotFound
+from registry.ports import Batch, BlobStore, Source
+from registry.storage import disk_errors, sync_folder
+from registry.versions import FileEntry, Piece, TensorEntry
+
+WEIGHTS_SUFFIX = ".safetensors"
+READ = 2 << 20
+HELD = 48 << 20
+WAITING = 96 << 20
+Progress = Callable[[int], None]  # called with bytes that were dealt with since the last call
+
+
+def store_file(
+    batch: Batch, found: Found, *, in_pieces: bool = True, progress: Progress | None = None
+) -> FileEntry:
+    """Hashes one file and adds what the store lacks to the batch.
+
+    A safetensors file goes in pieces. The batch hashes again what it writes: whoever changes the
+    file meanwhile makes a Conflict, not a version.
+    """
+    with disk_errors(found.path), open_regular(found.path) as stream:
+        before = _identity(stream)
+        if in_pieces and found.path.suffix.lower() == WEIGHTS_SUFFIX:
+            begin, tensors = read_layout(found, stream)
+            cuts = [begin, *(begin + tensor.end for tensor in tensors)]
+            digest, parts = _hash_parts(stream, found, cuts, batch, progress)
+            entries = tuple(
+                TensorEntry(tensor.name, part, tensor.size)
+                for tensor, part in zip(tensors, parts[1:], strict=True)
+            )
+            entry = FileEntry(found.name, digest, found.size, Piece(parts[0], begin), entries)
+        else:
+            digest = _hash_whole(stream, progress)
+            batch.add(digest, FilePart(found.path, 0, found.size))
+            entry = FileEntry(found.name, digest, found.size)
+        if _identity(stream) != before:
+            raise _changed(found)
+    return entry
+
+
+def _hash_whole(stream: BinaryIO, progress: Progress | None) -> str:
+    sha256 = hashlib.sha256()
+    while data := os.read(stream.fileno(), READ):
+        sha256.update(data)
+        if progress is not None:
+            progress(len(data))
+    return named(sha256)
+
+
+class _Parts:
+    """Cuts what it is fed at `cuts`, hashes each part and hands it to the batch.
+
+    A part of up to `HELD` bytes stays in memory until then, so that it is written without being
+    read or hashed twice; a longer one is read again.
+    """
+
+    def __init__(self, found: Found, cuts: list[int], batch: Batch) -> None:
+        self.digests: list[str] = []
+        self._found = found
+        self._cuts = cuts
+        self._batch = batch
+        self._budget = Budget(WAITING)
+        self._begin = self._position = 0
+        self._open()
+
+    def _open(self) -> None:
+        self._sha256 = hashlib.sha256()
+        self._chunks: list[memoryview] = []
+
+    def feed(self, data: bytes) -> None:
+        view = memoryview(data)
+        while self._ends_within(len(view)):
+            size = self._cuts[len(self.digests)] - self._position
+            self._take(view[:size])
+            self._close_part()
+            view = view[size:]
+        if view:
+            self._take(view)
+
+    def _ends_within(self, size: int) -> bool:
+        known = len(self.digests)
+        return known < len(self._cuts) and self._cuts[known] <= self._position + size
+
+    def _take(self, view: memoryview) -> None:
+        self._sha256.update(view)
+        if view and self._is_held():
+            self._budget.take(len(view))
+            self._chunks.append(view)
+        self._position += len(view)
+
+    def _is_held(self) -> bool:
+        known = len(self.digests)
+        return known < len(self._cuts) and self._cuts[known] - self._begin <= HELD
+
+    def _close_part(self) -> None:
+        size, digest = self._position - self._begin, named(self._sha256)
+        if self._is_held():
+            source: Source = Held(self._chunks, self._budget)
+        else:
+            source = FilePart(self._found.path, self._begin, size)
+        self.digests.append(digest)
+        if size:
+            self._batch.add(digest, source)
+        self._begin = self._position
+        self._open()
+
+
+def _hash_parts(
+    stream: BinaryIO, found: Found, cuts: list[int], batch: Batch, progress: Progress | None
+) -> tuple[str, list[str]]:
+    """The digest of the file and those of its parts, which end at `cuts`."""
+    parts = _Parts(found, cuts, batch)
+    position = 0
+    with Hasher() as whole:
+        while position < found.size:
+            data = os.pread(stream.fileno(), READ, position)
+            if not data:
+                raise _changed(found)
+            whole.feed(data)
+            parts.feed(data)
+            position += len(data)
+            if progress is not None:
+                progress(len(data))
+        return whole.digest(), parts.digests
+
+
+def _identity(stream: BinaryIO) -> tuple[int, int]:
+    about = os.fstat(stream.fileno())
+    return about.st_size, about.st_mtime_ns
+
+
+def _changed(found: Found) -> Conflict:
+    return Conflict(
+        "the checkpoint changed while it was registered",
+        evidence=str(found.path),
+        hint="register it when whatever writes it has ended",
+    )
+
+
+def write_file(blobs: BlobStore, entry: FileEntry, target: Path) -> None:
+    """Writes the whole, checked file; `target` appears whole or not at all.
+
+    Raises NotFound, Corrupt (naming the tensor) or ServiceFailed.
+    """
+    if entry.header is None:
+        blobs.copy(entry.sha256, target)
+        return
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as stream, Hasher() as whole:
+                for piece in entry.pieces:
+                    for data in blobs.stream(piece.sha256):
+                        whole.feed(data)
+                        stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+                found = whole.digest()
+            if found != entry.sha256:
+                raise _broken(blobs, entry, found)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, target)
+            sync_folder(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def problems_of(blobs: BlobStore, entry: FileEntry) -> Iterator[tuple[Piece, str]]:
+    """Each piece that is missing or damaged, and what is wrong with it in words."""
+    names = {entry.header: "header"} if entry.header else {}
+    names |= {tensor.piece: f"tensor {tensor.name}" for tensor in reversed(entry.tensors)}
+    for piece in dict.fromkeys(entry.pieces):
+        about = f"{entry.path}: {names[piece]}" if piece in names else entry.path
+        try:
+            size = blobs.check(piece.sha256)
+        except (Corrupt, NotFound) as error:
+            yield piece, f"{about}: {error.what} ({error.evidence})"
+        else:
+            if size != piece.size:
+                yield piece, f"{about}: {size} bytes, was {piece.size}"
+
+
+def whole_digest(blobs: BlobStore, entry: FileEntry) -> str:
+    """The digest of the stored pieces, joined. Raises NotFound."""
+    with Hasher() as whole:
+        for piece in entry.pieces:
+            for data in blobs.stream(piece.sha256):
+                whole.feed(data)
+        return whole.digest()
+
+
+def _broken(blobs: BlobStore, entry: FileEntry, found: str) -> Corrupt:
+    problems = [said for _, said in problems_of(blobs, entry)]
+    return Corrupt(
+        "stored bytes do not match their digest",
+        evidence="; ".join(problems) or f"{entry.path}: its pieces make {found}",
+        hint=REPAIR,
+    )

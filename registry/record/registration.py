@@ -1,0 +1,187 @@
+"""How a checkpoint becomes a version.
+
+- A number is given once, to one digest, for ever; numbers of a policy have no gaps, because number
+  and row are written in one serialised transaction. The same bytes again are the same version, also
+  where a registry of whole files (manifest schema 1) gave it its number.
+- Blobs are stored before the row that names them: a full disk or a kill leaves at most blobs that
+  nothing names, which are harmless and are found again by the next registration.
+- What is recorded is what was stored, not what was checked: a file that changes in between makes a
+  Conflict.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import Connection, insert, select, update
+
+from registry.blobs.tensors import Progress, store_file
+from registry.checkpoint import CONTRACT, MAX_TEXT, open_regular, read_json, scan
+from registry.errors import Conflict, UsageError
+from registry.ledger.tables import policies, provenance, versions
+from registry.record.desk import Desk
+from registry.record.model import Registration
+from registry.record.versions import Versions, add_climb, number_of, version_record, version_row
+from registry.stages import Stage
+from registry.storage import disk_errors
+from registry.versions import (
+    FileEntry,
+    Manifest,
+    Provenance,
+    VersionRef,
+    digest_bytes,
+    is_policy_name,
+)
+
+Check = Callable[[Path], None]
+
+
+class _AlreadyThere(Exception):  # noqa: N818
+    """Ends a batch whose files a version of schema 1 holds: nothing of it is kept."""
+
+
+class Registrar:
+    def __init__(self, desk: Desk, versions: Versions) -> None:
+        self._desk = desk
+        self._versions = versions
+
+    def register(
+        self,
+        folder: Path,
+        policy: str,
+        origin: Provenance,
+        environment: str = "",
+        *,
+        check: Check | None = None,
+        base: VersionRef | None = None,
+        progress: Progress | None = None,
+    ) -> Registration:
+        """Gives the checkpoint in `folder` its version of `policy`.
+
+        `check` is the caller's own look at the folder (that the contract fits its robot class, that
+        the policy loads), run before anything is stored. `base` is the version that an adapter is
+        applied to. Raises Refused, ConfigError, NotFound or ServiceFailed; then no version was
+        made.
+        """
+        self._desk.actor.require("register")
+        if not is_policy_name(policy):
+            raise UsageError(
+                f"{policy!r} is not a policy's name",
+                evidence="lower-case words joined by hyphens, like box-grasp",
+                hint="name it with --policy",
+            )
+        based_on = self._versions.get(base).digest if base is not None else ""
+        scan(folder)
+        if check is not None:
+            check(folder)
+        manifest, written = self._store(folder, policy, environment, based_on, progress)
+        with self._desk.ledger.write() as connection:
+            number = number_of(connection, policy, manifest.digest)
+            created = number is None
+            if number is None:
+                number = self._insert(connection, manifest)
+            added = self._add_provenance(connection, policy, number, origin)
+            if created or added:
+                self._desk.note(
+                    connection,
+                    "register" if created else "provenance",
+                    VersionRef(policy, number),
+                    policy=policy,
+                    detail={"digest": manifest.digest, "provenance": origin.to_json()},
+                )
+            record = version_record(version_row(connection, VersionRef(policy, number)))
+        return Registration(record, created, written)
+
+    def _store(
+        self, folder: Path, policy: str, environment: str, base: str, progress: Progress | None
+    ) -> tuple[Manifest, int]:
+        """The manifest of what was stored, and how many bytes the store lacked of it."""
+        blobs = self._desk.blobs
+        try:
+            with blobs.batch() as batch:
+                entries = [store_file(batch, one, progress=progress) for one in scan(folder)]
+                contract = _contract(folder, entries)
+                manifest = Manifest(policy, tuple(entries), contract, environment, base)
+                if self._known(manifest.in_files()):
+                    raise _AlreadyThere
+        except _AlreadyThere:
+            return manifest.in_files(), 0
+        blobs.put(manifest.canonical())  # robots fetch it by its digest, the version's own
+        return manifest, batch.written
+
+    def _known(self, manifest: Manifest) -> bool:
+        with self._desk.ledger.read() as connection:
+            return number_of(connection, manifest.policy, manifest.digest) is not None
+
+    def _insert(self, connection: Connection, manifest: Manifest) -> int:
+        now, policy = self._desk.clock.now(), manifest.policy
+        number = connection.execute(
+            select(policies.c.next_number).where(policies.c.name == policy)
+        ).scalar()
+        if number is None:
+            number = 1
+            connection.execute(
+                insert(policies).values(name=policy, next_number=2, revision=1, created_at=now)
+            )
+        else:
+            connection.execute(
+                update(policies).where(policies.c.name == policy).values(next_number=number + 1)
+            )
+        connection.execute(
+            insert(versions).values(
+                policy=policy,
+                number=number,
+                digest=manifest.digest,
+                manifest=manifest.canonical().decode(),
+                nonce=secrets.token_hex(16),
+                stage=str(Stage.REGISTERED),
+                revision=1,
+                created_at=now,
+                created_by=self._desk.actor.name,
+                robot_class=str(manifest.contract.get("robot_class", "")),
+                task=str(manifest.contract.get("task", "")),
+            )
+        )
+        add_climb(self._desk, connection, VersionRef(policy, number), Stage.REGISTERED)
+        return int(number)
+
+    def _add_provenance(
+        self, connection: Connection, policy: str, number: int, origin: Provenance
+    ) -> bool:
+        """Appends a record unless nothing is known or the very same is there already."""
+        record = origin.to_json()
+        known = connection.execute(
+            select(provenance.c.record).where(
+                provenance.c.policy == policy, provenance.c.number == number
+            )
+        ).scalars()
+        if all(value is None for value in record.values()) or record in list(known):
+            return False
+        connection.execute(
+            insert(provenance).values(
+                policy=policy,
+                number=number,
+                at=self._desk.clock.now(),
+                actor=self._desk.actor.name,
+                record=record,
+                commit=origin.commit,
+            )
+        )
+        return True
+
+
+def _contract(folder: Path, entries: list[FileEntry]) -> dict[str, object]:
+    """The contract whose bytes were stored."""
+    path = folder / CONTRACT
+    with disk_errors(path), open_regular(path) as stream:
+        content = stream.read(MAX_TEXT)
+    stored = next(entry for entry in entries if entry.path == CONTRACT)
+    if digest_bytes(content) != stored.sha256:
+        raise Conflict(
+            "the checkpoint changed while it was registered",
+            evidence=str(path),
+            hint="register it when whatever writes it has ended",
+        )
+    return read_json(content, str(path))
