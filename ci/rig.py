@@ -113,7 +113,15 @@ def build_rig(config: RobotConfig) -> Rig:
         else:
             bus = open_bus(settings.bus.to_can())
         limits = (kinematic.q_min, kinematic.q_max)
-        arms.append(Arm(bus, name=settings.name, limits=limits, fd=settings.bus.fd))
+        arms.append(
+            Arm(
+                bus,
+                name=settings.name,
+                limits=limits,
+                fd=settings.bus.fd,
+                on_host_loss=config.on_host_loss,
+            )
+        )
     table_z = BOX_GRASP.table_z if config.table_z is None else config.table_z
     servo = Servo(
         arms,

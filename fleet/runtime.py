@@ -28,7 +28,7 @@ import numpy as np
 
 from fleet.attempt import Array, Episode, Judge, Scene, Task
 from fleet.camera import Pose, PoseSource
-from fleet.can.faults import ArmFault, FaultKind
+from fleet.can.faults import ArmFault
 from fleet.kinematics import ArmKinematics
 from fleet.limits import JOINTS
 from fleet.safety import CLASS_A
@@ -174,10 +174,7 @@ class Runtime:
         try:
             end = run.loop()
         except ArmFault as fault:
-            own = fault.kind is FaultKind.MOTOR
-            return _End(
-                "failure" if own else "void", "arm_fault" if own else "rig_fault", str(fault)
-            )
+            return _End(fault.rule.outcome, fault.rule.mode, str(fault))
         except BaseException:
             self.servo.protective_stop("interrupted")
             raise
