@@ -44,7 +44,7 @@ __all__ = ["Arm", "ArmFault", "ArmState", "Counters", "FaultKind"]
 SILENT_AFTER_S = 0.2
 REPLY_WINDOW_S = 0.002
 QUIET_PASSES = 2
-FIRST_STEP_RAD = 0.2
+FIRST_STEP_RAD = 0.35
 LOWER_MOST_S = 15.0
 ASK_S = 0.01
 

@@ -58,6 +58,7 @@ class MotorLink:
         self._low_id = tuple(motor.esc_id & 0xF for motor in motors)
         self._healthy = bytes(Status.ENABLED << 4 | low for low in self._low_id)
         self._replies = bytearray(8 * n)
+        self._payload: bytearray | None = None
         self._heard_at = np.full(n, -np.inf)
         self._registers: dict[tuple[int, int], float] = {}
         self._last: ArmState | None = None
@@ -85,6 +86,7 @@ class MotorLink:
         self._heard_at.fill(-np.inf)
         self._registers.clear()
         self.misplaced.clear()
+        self._payload = None
         self.health.reset()
         self.quiet = 0
         self.drain()
@@ -112,6 +114,7 @@ class MotorLink:
         """One MIT command to every motor; ValueError if a value is not finite."""
         tau = np.minimum(np.maximum(tau, self._tau_low), self._tau_high)
         payload = self._codec.encode_mit(q, dq, np.minimum(kp, KP_CEILING), kd, tau)
+        self._payload = payload
         send, fd, message = self.bus.send, self._fd, can.Message
         lost = 0
         for identifier, start, end in self._commands:
@@ -123,6 +126,13 @@ class MotorLink:
                 lost += 1
                 self._not_sent(error)
         self.counters.sent += self._n - lost
+
+    def commanded(self) -> Array | None:
+        """Positions (N,) of the last MIT commands as the motors read them; None before any."""
+        if self._payload is None:
+            return None
+        positions: Array = self._codec.decode_mit(self._payload)[0]
+        return positions
 
     def send_commands(self, commands: Sequence[Command]) -> None:
         """One command to every motor, each in its mode; ValueError before any is sent."""
