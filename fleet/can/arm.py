@@ -20,7 +20,7 @@ Units: rad, rad/s, Nm, °C, s. Arrays are (8,): joint1..joint7, gripper.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import can
@@ -108,6 +108,11 @@ class Arm:
         return self._link.counters
 
     @property
+    def link(self) -> MotorLink:
+        """The motors' mailbox, for tools that only look."""
+        return self._link
+
+    @property
     def health(self) -> BusHealth:
         """The adapter's own troubles."""
         return self._link.health
@@ -137,6 +142,20 @@ class Arm:
         self.enabled = bool((state.status == Status.ENABLED).all())
         self._all_mit = self._held == (Mode.MIT,) * len(self.motors)
         return state
+
+    def find(self) -> ArmState:
+        """Prove the bus and hear every motor once, wherever the arm stands: for tools that look.
+
+        Moves nothing, checks no pose and no motor's fault. Raises ArmFault: dead_bus, silent, ...
+        """
+        with self._sticking():
+            self._link.forget()
+            procedures.prove(self._link, self._checks)
+            procedures.answer_all(self._link, self._checks)
+            self._link.set_ranges([self._registers.scales(motor) for motor in self.motors])
+            self._link.forget()
+            procedures.answer_all(self._link, self._checks)
+            return self._keep(self._link.state())
 
     def enable(self) -> ArmState:
         """Switch all motors on in `modes`; they are limp until the first `exchange`.
@@ -190,17 +209,7 @@ class Arm:
             raise Refused(f"{self.name} arm is not in MIT mode", hint="use exchange_commands()")
         if self._fresh:
             self._first(q)
-        link = self._link
-        try:
-            link.drain()
-            if link.quiet < QUIET_PASSES:
-                link.send_mit(q, dq, kp, kd, tau)
-                heard = link.collect(self._window)
-            else:
-                heard = link.probe(link.quiet % len(self.motors), self._window)
-        except BUS_ERRORS as error:
-            raise self._lost(error) from error
-        return self._after(heard)
+        return self._pass(self._link.send_mit, q, dq, kp, kd, tau)
 
     def exchange_commands(self, commands: Sequence[Command]) -> ArmState:
         """`exchange` with one command a motor, each of the mode its motor was enabled in."""
@@ -215,17 +224,7 @@ class Arm:
         if self._fresh:
             here = self.state.q
             self._first(np.array([getattr(c, "q", here[i]) for i, c in enumerate(commands)]))
-        link = self._link
-        try:
-            link.drain()
-            if link.quiet < QUIET_PASSES:
-                link.send_commands(commands)
-                heard = link.collect(self._window)
-            else:
-                heard = link.probe(link.quiet % len(self.motors), self._window)
-        except BUS_ERRORS as error:
-            raise self._lost(error) from error
-        return self._after(heard)
+        return self._pass(self._link.send_commands, commands)
 
     def refresh(self) -> ArmState:
         """Ask for feedback without commanding anything. Raises no standing faults, only: bus."""
@@ -346,6 +345,20 @@ class Arm:
             self._registers.write_and_check(motor, Register.CTRL_MODE, mode)
         self._held = self.modes
         self._all_mit = self._held == (Mode.MIT,) * len(self.motors)
+
+    def _pass(self, send: Callable[..., None], *values: object) -> ArmState:
+        """One pass with `send(*values)`; a refresh alone where nobody answered lately."""
+        link = self._link
+        try:
+            link.drain()
+            if link.quiet < QUIET_PASSES:
+                send(*values)
+                heard = link.collect(self._window)
+            else:
+                heard = link.probe(link.quiet % len(self.motors), self._window)
+        except BUS_ERRORS as error:
+            raise self._lost(error) from error
+        return self._after(heard)
 
     def _after(self, heard: int) -> ArmState:
         """The state after a pass, or the fault it shows."""

@@ -114,8 +114,8 @@ class Registers:
             )
         self._flashed[motor.esc_id] = now
 
-    def info(self, motor: MotorAddress) -> MotorInfo:
-        """What the motor says it is. Raises ArmFault: silent, or setup for senseless scales."""
+    def scales(self, motor: MotorAddress) -> Ranges:
+        """The motor's own full scales. Raises ArmFault: silent, or setup if senseless."""
         scales = [self.read(motor, r) for r in (Register.PMAX, Register.VMAX, Register.TMAX)]
         if not all(math.isfinite(scale) and scale > 0.0 for scale in scales):
             raise ArmFault(
@@ -125,12 +125,17 @@ class Registers:
                 f"the motor says PMAX, VMAX, TMAX are {scales}",
                 "set its full scales with the maker's tool",
             )
+        return Ranges(*scales)
+
+    def info(self, motor: MotorAddress) -> MotorInfo:
+        """What the motor says it is. Raises ArmFault: silent, or setup for senseless scales."""
+        ranges = self.scales(motor)
         mode = int(self.read(motor, Register.CTRL_MODE))
         timeout = self.ask(motor, Register.TIMEOUT)
         code = self.ask(motor, Register.CAN_BAUD)
         return MotorInfo(
             joint=motor.joint,
-            ranges=Ranges(*scales),
+            ranges=ranges,
             mode=mode,
             timeout_s=None if timeout is None else timeout * TIMEOUT_UNIT_S,
             gear=self.ask(motor, Register.GEAR),
