@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import can
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from said import Said
@@ -26,6 +27,10 @@ def typed(*words: str, stdin: str | None = None) -> Said:
     return Said(result.exit_code, result.stdout, result.stderr)
 
 
+HANDS: list[np.ndarray] = []
+"""Poses that a person moves the arm through, in turn."""
+
+
 @pytest.fixture
 def served() -> Iterator[TwinWorld]:
     """A twin whose motors answer on a virtual bus."""
@@ -34,7 +39,12 @@ def served() -> Iterator[TwinWorld]:
         bridge = TwinBridge(world, bus)
 
         def serve() -> None:
+            turn = 0
             while not done.is_set():
+                if HANDS:
+                    turn += 1
+                    world.park("right", HANDS[turn // 4 % len(HANDS)])
+                    world.bank().moved()
                 bridge.serve(0.02)
 
         thread = threading.Thread(target=serve)
@@ -90,22 +100,11 @@ def test_limits_are_what_the_joints_were_moved_through(served: TwinWorld, tmp_pa
     with pytest.raises(Exception, match="were not moved"):
         typed("arm", "limits", *VIRTUAL, "--seconds", "0.1", "--save", str(file))
     assert not file.exists()
-    q, done = served.joints(), threading.Event()
-
-    def move() -> None:
-        step = 0
-        while not done.is_set():
-            step += 1
-            served.park("right", q + (0.12 if step % 2 else -0.12))
-            done.wait(0.05)
-
-    hand = threading.Thread(target=move)
-    hand.start()
+    HANDS.extend((served.joints() + 0.12, served.joints() - 0.12))
     try:
         typed("arm", "limits", *VIRTUAL, "--seconds", "1", "--save", str(file))
     finally:
-        done.set()
-        hand.join()
+        HANDS.clear()
     joints = json.loads(file.read_text())["joints"]
     assert joints["joint2"]["high"] - joints["joint2"]["low"] == pytest.approx(0.24, abs=0.02)
     with pytest.raises(Exception, match="exists already"):

@@ -443,3 +443,25 @@ def test_two_arms_are_one_robot():
     np.testing.assert_allclose(q[-1, 4], -q[-1, 12], atol=0.02)
     np.testing.assert_allclose(rig.servo.command, rig.task.start_q)
     rig.close()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "outcome", "mode"),
+    [
+        (lambda rig: rig.world.bank().fail(2, Status.OVER_CURRENT), "failure", "arm_fault"),
+        (lambda rig: rig.world.bank().fail(2, Status.UNDER_VOLTAGE), "failure", "arm_fault"),
+        (lambda rig: rig.world.bank().fail(2, Status.DISABLED), "void", "rig_fault"),
+        (lambda rig: rig.world.bank().mute(2), "void", "rig_fault"),
+        (lambda rig: [rig.world.bank().mute(i) for i in range(8)], "void", "rig_fault"),
+    ],
+)
+def test_a_fault_in_mid_attempt_counts_as_the_table_says(rig, trouble, outcome, mode):
+    def answer(step):
+        if step == 5:
+            trouble(rig)
+        return sway(step)
+
+    episode = rig.attempt(answer, PatientJudge(steps=39))
+    assert (episode.outcome, episode.failure_mode, episode.opened) == (outcome, mode, True)
+    assert (rig.arms[0].fault.rule.outcome, rig.arms[0].fault.rule.mode) == (outcome, mode)
+    assert rig.servo.stopped
