@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import select
 import socket
 import threading
+import tty
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -183,3 +186,37 @@ def _sentence(client: socket.socket) -> str:
     while not text.endswith(">"):
         text += client.recv(1).decode()
     return text
+
+
+def test_slcan_speaks_over_a_serial_line() -> None:
+    """A pseudo terminal instead of an adapter: opened at 1 Mbit/s, one frame out and one in."""
+    pytest.importorskip("serial", reason="pyserial is no dependency of policyctl")
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    got = bytearray()
+    done = threading.Event()
+
+    def adapter() -> None:
+        answered = False
+        while not done.is_set():
+            if select.select([master], [], [], 0.05)[0]:
+                got.extend(os.read(master, 64))
+            if not answered and b"t0018FFFFFFFFFFFFFFFC\r" in got:
+                answered = True
+                os.write(master, b"t01181183277FF7FF0000\r")
+
+    thread = threading.Thread(target=adapter)
+    thread.start()
+    config = {"interface": "slcan", "channel": os.ttyname(slave), "sleep_after_open": 0.0}
+    try:
+        with closing_bus(config) as bus:
+            bus.send(frame(0x001, bytes.fromhex("fffffffffffffffc")))
+            heard = bus.recv(2.0)
+            assert heard is not None
+            assert (heard.arbitration_id, bytes(heard.data).hex()) == (0x11, "1183277ff7ff0000")
+    finally:
+        done.set()
+        thread.join()
+        os.close(master)
+        os.close(slave)
+    assert b"S8\r" in got
