@@ -324,48 +324,6 @@ def test_a_running_arm_is_taken_over_as_it_stands(world: TwinWorld, arm: Arm) ->
     assert heir.exchange(state.q, ZERO, KP, KD, ZERO).status.tolist() == [1] * 8
 
 
-def _fastest_fall(world: TwinWorld, drop: bool) -> tuple[float, float]:
-    """Highest joint speed [rad/s] from disabling to rest, and how far joint2 sank [rad]."""
-    arm = Arm(world.bus())
-    start = arm.connect().q
-    arm.enable()
-    hold(arm, 0.3, start)
-    before = arm.state.q
-    speeds = [0.0]
-    last, at = world.joints(), arm.now()
-    arm.disable(drop=drop)
-    assert not (arm.state.status == Status.ENABLED).any()
-    for _ in range(200):
-        arm.refresh()
-        arm.wait(0.005)
-        now = world.joints()
-        speeds.append(float(np.abs(now - last).max() / max(arm.now() - at, 1e-9)))
-        last, at = now, arm.now()
-    return max(speeds[2:]), float(before[1] - world.joints()[1])
-
-
-def test_disable_lowers_the_arm_and_dropping_has_to_be_asked_for() -> None:
-    lowered, sank = _fastest_fall(TwinWorld(TwinConfig(seed=1)), drop=False)
-    dropped, fell = _fastest_fall(TwinWorld(TwinConfig(seed=1)), drop=True)
-    assert sank > 0.1
-    assert fell > 0.1
-    assert lowered < 0.5, "once off it has little left to fall"
-    assert dropped > 3 * lowered
-
-
-def test_lowering_sinks_slowly_all_the_way(world: TwinWorld, arm: Arm) -> None:
-    start = arm.connect().q
-    arm.enable()
-    hold(arm, 0.3, start)
-    began, before = arm.now(), world.joints()
-    state = arm.disable()
-    assert (state.status == Status.DISABLED).all()
-    way = np.abs(world.joints() - before).max()
-    assert way / (arm.now() - began) < 0.5
-    with pytest.raises(Refused):
-        arm.exchange(start, ZERO, KP, KD, ZERO)
-
-
 def test_disable_works_with_a_fault_standing(world: TwinWorld, arm: Arm) -> None:
     arm.connect()
     arm.enable()
