@@ -13,12 +13,17 @@ import threading
 import can
 
 REGISTERS = {
+    0: struct.pack("<f", 15.0),
+    2: struct.pack("<f", 100.0),
+    3: struct.pack("<f", 0.8),
     10: struct.pack("<I", 1),
+    14: b"5017",
     21: struct.pack("<f", 12.5),
-    22: struct.pack("<f", 30.0),
-    23: struct.pack("<f", 10.0),
+    29: struct.pack("<f", 32.0),
+    35: struct.pack("<I", 9),
 }
-"""CTRL_MODE; and PMAX, VMAX, TMAX by motor, whose last two differ by type."""
+"""What all motors say: limits of voltage, heat and current, CTRL_MODE, firmware, PMAX, bit rate.
+Ids, VMAX and TMAX are each motor's own; any other register is 0."""
 VMAX = (45.0, 45.0, 8.0, 8.0, 30.0, 30.0, 30.0, 30.0)
 TMAX = (54.0, 54.0, 28.0, 28.0, 10.0, 10.0, 10.0, 10.0)
 
@@ -59,9 +64,11 @@ class Responder:
         if identifier == 0x7FF:
             motor, command, register = data[0], data[2], data[3]
             if command == 0x33:
-                value = REGISTERS[register]
+                value = REGISTERS.get(register, bytes(4))
                 if register in (22, 23):
                     value = struct.pack("<f", (VMAX if register == 22 else TMAX)[motor - 1])
+                elif register in (7, 8):
+                    value = struct.pack("<I", motor + (0x10 if register == 7 else 0))
                 return motor, bytes(data[:4]) + value
             if command == 0x55:
                 return motor, bytes(data)
