@@ -1,6 +1,6 @@
-"""`policyctl arm`: commission one arm over any bus. None of these verbs moves it.
+"""`policyctl arm`: commission one arm over any bus, or try a version on it (`run`, in its own file).
 
-`scan` finds the motors, `monitor` shows them live, `zero` makes the present pose their zero,
+None of the commissioning verbs moves the arm. `scan` finds the motors, `monitor` shows them live, `zero` makes the present pose their zero,
 `limits` records the range of each joint while a person moves the arm by hand. Angles are shown in
 degrees and kept in radians.
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ci.cli.arm_run import command as run
 from ci.cli.output import emit, narrate, wants_json
 from registry.errors import Refused, ServiceFailed, UsageError
 
@@ -30,7 +31,10 @@ MOVED = 0.1
 
 @click.group("arm")
 def command() -> None:
-    """Commission an arm: find its motors, watch, zero, limits. Nothing here moves it."""
+    """Commission an arm (scan, monitor, zero, limits: nothing moves), or try a version on it."""
+
+
+command.add_command(run)
 
 
 def _where(function: Callable[..., None]) -> Callable[..., None]:
