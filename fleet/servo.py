@@ -91,6 +91,8 @@ class Servo:
         self.events: list[str] = []
         """What stopped or held the arms since `begin`: class A names, `torque`, `late`."""
         self.stop_reason = ""
+        self.on_stop: Callable[[bool], None] = lambda stopped: None
+        """Told True when the arms are stopped, before the next command, and False on `resume`."""
         self.now = self.arms[0].now
         joints = JOINTS * len(arms)
         self._gravity = tuple(kin.gravity for kin in gravity)
@@ -254,6 +256,7 @@ class Servo:
         """Let the robot move again from where it is now; a person at the arm decides this."""
         self._look()
         self.stop_reason = ""
+        self.on_stop(False)
         self._protection.reset(self.limits, slice(None), self._q)
         self._goal = self.command.copy()
         self._due = self.now()
@@ -268,11 +271,13 @@ class Servo:
     def _halt(self, reason: str) -> None:
         self._protection.stop()
         self.stop_reason = self.stop_reason or reason
+        self.on_stop(True)
 
     def _note(self, found: Iterable[str]) -> None:
         for name in sorted(STOPPING.intersection(found)):
             self.events.append(name)
             self.stop_reason = self.stop_reason or name
+            self.on_stop(True)
 
     def _take(self, i: int, state: ArmState) -> None:
         part = self._slices[i]
