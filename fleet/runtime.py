@@ -164,6 +164,8 @@ class Runtime:
                 return _End("void", "scene", check.why), {}
             if why := self._unseen():
                 return _End("void", "no_pose", why), {}
+            if hot := self.servo.hot:
+                return _End("void", "motor_hot", hot), {}
         except ArmFault as fault:
             return _End("void", "rig_fault", str(fault)), {}
         return None, check.facts
@@ -332,6 +334,9 @@ class _Run:
 
     def _step(self, state: ActionState) -> tuple[ActionState, _End | None]:
         servo = self._servo
+        if servo.hot:
+            servo.hold(self._ticks)
+            return state, _End("failure", "motor_hot", servo.hot)
         seen = self._runtime._measure(state.command)
         if servo.limits.breached(seen.tcp)[0]:
             servo.events.append("workspace_breach")
@@ -368,7 +373,9 @@ class _Run:
             self._trace.append((servo.q[0].copy(), servo.command.copy()))
         if servo.stopped:
             servo.protective_stop(servo.stop_reason)
-            return state, _End("failure", "collision", servo.stop_reason)
+            stalled = servo.stop_reason == "loop_stalled"
+            mode = "loop_stalled" if stalled else "collision"
+            return state, _End("failure", mode, servo.stop_reason)
         return state, None
 
     def traced(self) -> tuple[Array, Array] | None:

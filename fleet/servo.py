@@ -8,6 +8,8 @@ Rules
   bus alone, so a real bus and a lock-step twin run the same loop. A tick that begins late is
   counted; time that was lost is not caught up.
 - The period must be a whole number of physics steps where there is physics; else start-up refuses.
+- A tick that takes `STALL_S` longer than its period stops the arms (`loop_stalled`): nobody knows
+  what happened to them meanwhile. The time a policy takes between ticks is not the loop's.
 - A command older than `command_age_s` is not followed: the arm brakes and holds, event `late`.
 - A protective stop brakes within the limits and holds. It is not an e-stop. After one, only
   `resume` (a person at the arm) lets the robot move again.
@@ -25,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleet.can.faults import ArmFault, ArmState
+from fleet.heat import HeatWatch
 from fleet.limits import JOINTS, SafetyLimits
 from fleet.safety import STOPPING, Measured, SafetyState, protect
 from registry.errors import ConfigError, Refused
@@ -34,6 +37,8 @@ Array = NDArray[np.float64]
 KP = (230.0, 230.0, 190.0, 190.0, 30.0, 30.0, 30.0, 30.0)
 KD = (2.7, 2.7, 2.2, 2.2, 1.5, 1.5, 1.5, 0.2)
 COMMAND_AGE_S = 0.1
+STALL_S = 0.1
+"""Beyond its period, what a tick may take before the loop counts as stalled."""
 PEAK_OF_MIN_JERK = 1.875
 """Highest speed of a minimum-jerk move of unit length in unit time."""
 HOLD_TICKS = 60
@@ -104,6 +109,7 @@ class Servo:
         self._weight: Array = np.zeros((1, joints))
         self._measured = Measured(self._tau, self._weight)
         self._slices = tuple(slice(JOINTS * i, JOINTS * i + JOINTS) for i in range(len(arms)))
+        self._heat = tuple(HeatWatch() for _ in arms)
         self._state: SafetyState | None = None
         self._due = 0.0
         self._goal: Array = np.zeros(joints)
@@ -142,6 +148,11 @@ class Servo:
             raise Refused("the servo has not started", hint="call start() first")
         return self._state
 
+    @property
+    def hot(self) -> str:
+        """Which motors are too warm to begin or go on, "" if none; see `fleet.heat`."""
+        return "; ".join(watch.hot for watch in self._heat if watch.hot)
+
     def interventions(self) -> dict[str, int]:
         """Protection's interventions by name since `begin`."""
         return self._protection.counted()
@@ -169,6 +180,7 @@ class Servo:
         """One period towards target (J,); returns `command`. Raises ArmFault after holding."""
         state = self._protection
         self.ticks += 1
+        began = self.now()
         _, command, found = protect(self.limits, state, target[None], self._measured, self.period_s)
         if found:
             self._note(found)
@@ -191,6 +203,10 @@ class Servo:
         except ArmFault:
             self._halt("arm_fault")
             raise
+        if self.now() - began > self.period_s + STALL_S:
+            if not self.stopped:
+                self.events.append("loop_stalled")
+            self._halt("loop_stalled")
         return self.command
 
     def follow(self, command: Array, ticks: int, *, age_s: float = 0.0) -> None:
@@ -284,6 +300,7 @@ class Servo:
         self._q[0, part] = state.q
         self._dq[0, part] = state.dq
         self._tau[0, part] = state.tau
+        self._heat[i].see(state.temp_mos, state.temp_rotor)
         self._weight[0, part.start : part.start + 7] = self._gravity[i](state.q[:7])
 
     def _wait(self) -> None:
