@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fleet.attempt import SceneCheck
+from fleet.camera import Pose
 from fleet.can.arm import REPLY_WINDOW_S, Arm
 from fleet.can.frames import Status
 from fleet.kinematics import load_arms
@@ -443,3 +444,42 @@ def test_two_arms_are_one_robot():
     np.testing.assert_allclose(q[-1, 4], -q[-1, 12], atol=0.02)
     np.testing.assert_allclose(rig.servo.command, rig.task.start_q)
     rig.close()
+
+
+def test_a_camera_that_repeats_one_frame_voids_the_attempt_and_the_next_is_not_opened(rig):
+    real = rig.poses
+
+    def answer(step):
+        if step == 5:
+            seen = real.read()
+            rig.poses = type(
+                "Frozen", (), {"read": lambda self: Pose(seen.position, seen.yaw, 0.04)}
+            )()
+        return sway(step)
+
+    episode = rig.attempt(answer, PatientJudge(steps=39))
+    assert (episode.outcome, episode.failure_mode, episode.opened) == (
+        "void", "camera_frozen", True,
+    )  # fmt: skip
+    assert 5 < episode.steps < 15
+    assert not rig.attempt().opened
+    rig.poses = real
+    assert rig.attempt(sway).outcome == "success"
+
+
+def test_a_hot_motor_ends_the_attempt_and_the_next_waits_until_it_has_cooled(rig):
+    bank = rig.world.bank("right")
+
+    def answer(step):
+        if step == 5:
+            bank.coil[4] = 92.0
+        return sway(step)
+
+    episode = rig.attempt(answer, PatientJudge(steps=39))
+    assert (episode.outcome, episode.failure_mode) == ("failure", "motor_hot")
+    assert not rig.servo.stopped
+    bank.coil[4] = 80.0
+    assert (rig.attempt().failure_mode, rig.log.count("opened")) == ("motor_hot", 1)
+    bank.coil[4] = 60.0
+    cooled = rig.attempt(sway)
+    assert (cooled.outcome, cooled.failure_mode, cooled.detail) == ("success", "", "")
