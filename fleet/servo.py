@@ -61,10 +61,10 @@ class ServoArm(Protocol):
     def wait(self, seconds: float) -> None: ...
 
 
-class Gravity(Protocol):
+class Dynamics(Protocol):
     """What the servo needs of an arm's kinematics."""
 
-    def gravity(self, q: Array) -> Array: ...
+    def dynamics(self, q: Array, dq: Array, ddq: Array) -> tuple[Array, Array]: ...
 
 
 class Servo:
@@ -73,7 +73,7 @@ class Servo:
     def __init__(
         self,
         arms: Sequence[ServoArm],
-        gravity: Sequence[Gravity],
+        dynamics: Sequence[Dynamics],
         limits: SafetyLimits,
         *,
         period_s: float = 0.005,
@@ -81,9 +81,9 @@ class Servo:
         command_age_s: float = COMMAND_AGE_S,
     ) -> None:
         """`physics_s` is the physics step of a twin. Raises ConfigError where rates do not fit."""
-        if not len(arms) == len(gravity) == len(limits.arms):
+        if not len(arms) == len(dynamics) == len(limits.arms):
             raise ConfigError(
-                f"{len(arms)} arm(s) but kinematics for {len(gravity)}, limits {len(limits.arms)}",
+                f"{len(arms)} arm(s) but kinematics for {len(dynamics)}, limits {len(limits.arms)}",
                 where="servo",
             )
         check_period(period_s, physics_s)
@@ -100,14 +100,15 @@ class Servo:
         """Told True when the arms are stopped, before the next command, and False on `resume`."""
         self.now = self.arms[0].now
         joints = JOINTS * len(arms)
-        self._gravity = tuple(kin.gravity for kin in gravity)
+        self._dynamics = tuple(kin.dynamics for kin in dynamics)
         self._kp, self._kd = np.array(KP), np.array(KD)
         self._still: Array = np.zeros(JOINTS)
         self._q: Array = np.zeros((1, joints))
         self._dq: Array = np.zeros((1, joints))
         self._tau: Array = np.zeros((1, joints))
         self._weight: Array = np.zeros((1, joints))
-        self._measured = Measured(self._tau, self._weight)
+        self._expected: Array = np.zeros((1, joints))
+        self._measured = Measured(self._tau, self._expected)
         self._slices = tuple(slice(JOINTS * i, JOINTS * i + JOINTS) for i in range(len(arms)))
         self._heat = tuple(HeatWatch() for _ in arms)
         self._state: SafetyState | None = None
@@ -194,7 +195,7 @@ class Servo:
             except ArmFault as error:
                 fault = fault or error
             else:
-                self._take(i, answer)
+                self._take(i, answer, self.period_s)
         if fault is not None:
             self._halt("arm_fault")
             raise fault
@@ -295,13 +296,18 @@ class Servo:
             self.stop_reason = self.stop_reason or name
             self.on_stop(True)
 
-    def _take(self, i: int, state: ArmState) -> None:
+    def _take(self, i: int, state: ArmState, since_s: float = np.inf) -> None:
+        """Keep what arm i said; `since_s` after what it said before, inf where it moved unseen."""
         part = self._slices[i]
+        arm = slice(part.start, part.start + 7)
+        acceleration = (state.dq[:7] - self._dq[0, arm]) / since_s
         self._q[0, part] = state.q
         self._dq[0, part] = state.dq
         self._tau[0, part] = state.tau
         self._heat[i].see(state.temp_mos, state.temp_rotor)
-        self._weight[0, part.start : part.start + 7] = self._gravity[i](state.q[:7])
+        weight, motion = self._dynamics[i](state.q[:7], state.dq[:7], acceleration)
+        self._weight[0, arm] = weight
+        self._expected[0, arm] = motion
 
     def _wait(self) -> None:
         self._due += self.period_s

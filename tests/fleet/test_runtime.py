@@ -407,13 +407,23 @@ def test_a_judge_that_breaks_leaves_the_arm_holding(rig):
 
 def test_a_policy_that_dives_is_held_above_the_table(rig):
     dive = np.zeros((1, 8))
-    dive[0, [1, 3]] = -0.5, -0.8
+    dive[0, [1, 3]] = -0.25, -0.4
     episode = rig.attempt(lambda step: dive, judge=PatientJudge(steps=39), trace=True)
     heights = rig.servo.limits.arms[0].fk(episode.trace[0][:, :7])[0][:, 2]
     assert episode.interventions["workspace"] > 10
     assert heights.min() > BOX_GRASP.table_z + 0.005
     assert episode.safety_events == ()
     assert rig.attempt().outcome == "success"
+
+
+def test_a_policy_that_drives_the_hand_hard_onto_the_box_is_a_class_a_event(rig):
+    dive = np.zeros((1, 8))
+    dive[0, [1, 3]] = -0.5, -0.8
+    episode = rig.attempt(lambda step: dive, judge=PatientJudge(steps=39))
+    assert (episode.outcome, episode.failure_mode) == ("failure", "collision")
+    assert episode.safety_events == ("contact_force",)
+    assert rig.servo.stopped, "until a person resumes"
+    assert rig.attempt().failure_mode == "protective_stop"
 
 
 def test_a_measured_breach_is_a_class_a_event():

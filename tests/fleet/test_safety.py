@@ -274,12 +274,12 @@ def test_torque_against_the_weight_beyond_the_force_limit_is_a_contact():
 
 
 def test_torque_that_carries_the_weight_is_no_event():
-    tick, names, _ = torque_until_stop([37, 0, 0, 0, 0, 0, 0, 7], [17, 0, 0, 0, 0, 0, 0, 0])
+    tick, names, _ = torque_until_stop([37, 0, 0, 0, 0, 0, 0, 7], [24, 0, 0, 0, 0, 0, 0, 0])
     assert (tick, names) == (200, [])
 
 
 def test_torque_near_the_drives_peak_stops_the_row_but_is_not_class_a():
-    tick, names, _ = torque_until_stop([40, 0, 0, 0, 0, 0, 0, 0], [15, 0, 0, 0, 0, 0, 0, 0])
+    tick, names, _ = torque_until_stop([40, 0, 0, 0, 0, 0, 0, 0], [30, 0, 0, 0, 0, 0, 0, 0])
     assert names == ["torque"]
     assert "torque" not in CLASS_A
     assert 25 < tick < 100
