@@ -493,3 +493,80 @@ def test_a_hot_motor_ends_the_attempt_and_the_next_waits_until_it_has_cooled(rig
     bank.coil[4] = 60.0
     cooled = rig.attempt(sway)
     assert (cooled.outcome, cooled.failure_mode, cooled.detail) == ("success", "", "")
+
+
+def test_the_whole_order_on_the_twin_from_home_to_home(rig):
+    """Every port writes one log: motions of the servo, scene, policy, attempt, judge."""
+    servo, log = rig.servo, rig.log
+    move_to = servo.move_to
+
+    def moved(goal, *args, **options):
+        opens = abs(goal[7] - servo.command[7]) > 0.05
+        home = np.allclose(goal, rig.task.start_q)
+        log.append("home" if home else "release" if opens else "move")
+        return move_to(goal, *args, **options)
+
+    servo.move_to = moved
+
+    class Judge(PatientJudge):
+        def outcome(self):
+            found = super().outcome()
+            if found:
+                log.append("judged")
+            return found
+
+    def answer(step):
+        log.append("act")
+        squeeze = np.zeros((1, 8))
+        squeeze[0, [0, 7]] = 0.5, 1.0
+        return squeeze
+
+    rig.attempt(answer, Judge(steps=3))
+    assert log == [
+        "home", "scene", "reset", "opened", "act", "act", "act", "judged", "release", "home",
+    ]  # fmt: skip
+
+
+def test_the_hardware_e_stop_is_observed_and_nothing_is_sent_until_a_person_resumes(rig):
+    """Power gone from all motors under the policy."""
+    bank = rig.world.bank("right")
+
+    def answer(step):
+        if step == 3:
+            for slot in range(8):
+                bank.fail(slot, Status.UNDER_VOLTAGE)
+        return sway(step)
+
+    episode = rig.attempt(answer, PatientJudge(steps=39))
+    assert episode.opened
+    assert episode.failure_mode in ("arm_fault", "rig_fault")
+    assert rig.servo.stopped
+    assert rig.servo.stop_reason == "arm_fault"
+    sent = []
+    send = rig.buses[0].send
+    rig.buses[0].send = lambda msg, timeout=None: (sent.append(msg), send(msg, timeout))
+    again = rig.attempt(sway)
+    assert (again.outcome, again.failure_mode, again.opened) == ("void", "protective_stop", False)
+    assert sent == [], "no frame at all goes to a stopped arm in fault"
+
+
+def test_demo_station_and_agent_run_attempts_by_this_runtime_alone():
+    """Each builds its robot by `ci.rig.build_rig`, which makes the one `Runtime` there is."""
+    import ast
+    from pathlib import Path
+
+    import ci
+
+    room = Path(ci.__file__).parent
+    makes = set()
+    for room_path in (room, room.parent / "harness", room.parent / "fleet"):
+        for path in room_path.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Runtime":
+                    makes.add(path.relative_to(room.parent).as_posix())
+    assert makes == {"ci/rig.py"}
+    for user in ("agent.py", "station.py"):
+        names = {n.id for n in ast.walk(ast.parse((room / user).read_text()))
+                 if isinstance(n, ast.Name)}  # fmt: skip
+        assert "build_rig" in names
+        assert "Servo" not in names
