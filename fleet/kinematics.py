@@ -32,6 +32,9 @@ TCP_OFFSET = (-0.0014, 0.0, -0.158)
 GRIP_FOR_GRAVITY = 0.5
 """How far open [rad] the fingers are assumed when the arm is weighed."""
 
+STICTION = 0.05
+"""[rad/s] over which dry friction turns round, a few steps of the speed that motors report."""
+
 FEW = 6
 """Rows up to which plain floats beat numpy; both do the same operations in the same order."""
 
@@ -65,6 +68,10 @@ class ArmKinematics:
         self._torque: Array = np.zeros(model.nv)
         self._steps = (mujoco.mj_kinematics, mujoco.mj_comPos)
         self._rne = mujoco.mj_rne
+        self._velocities = mujoco.mj_comVel
+        self._damping: Array = np.array(model.dof_damping[:7])
+        self._friction: Array = np.array(model.dof_frictionloss[:7])
+        self._armature: Array = np.array(model.dof_armature[:7])
         self._qpos[7:] = -GRIP_FOR_GRAVITY if side == "right" else GRIP_FOR_GRAVITY
         ranges = np.asarray(model.jnt_range, dtype=np.float64)
         self.q_min: Array = ranges[:8, 0].copy()
@@ -115,6 +122,23 @@ class ArmKinematics:
             step(self._model, self._data)
         self._rne(self._model, self._data, 0, self._torque)
         return self._torque[:7].copy()
+
+    def dynamics(self, q: Array, dq: Array, ddq: Array) -> tuple[Array, Array]:
+        """Torques (7,) [Nm]: of weight alone, and of the whole motion without contact.
+
+        The motion's are weight, inertia with the rotors', Coriolis, and the model's friction, at
+        q, dq, ddq (7,) [rad, rad/s, rad/s^2]. Fingers are taken as at rest.
+        """
+        weight = self.gravity(q)
+        data = self._data
+        data.qvel[:7] = dq
+        data.qacc[:7] = ddq
+        self._velocities(self._model, data)
+        self._rne(self._model, data, 1, self._torque)
+        data.qvel[:7] = 0.0
+        self._velocities(self._model, data)
+        motion = self._torque[:7] + self._armature * ddq + self._damping * dq
+        return weight, motion + self._friction * np.tanh(dq / STICTION)
 
     def _chain(
         self, q: Array, *, with_joints: bool

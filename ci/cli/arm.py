@@ -1,8 +1,8 @@
-"""`policyctl arm`: commission one arm over any bus, or try a version on it (`run`, in its own file).
+"""`policyctl arm`: commission one arm over any bus, or try a version on it (`run`, its own file).
 
-None of the commissioning verbs moves the arm. `scan` finds the motors, `monitor` shows them live, `zero` makes the present pose their zero,
-`limits` records the range of each joint while a person moves the arm by hand. Angles are shown in
-degrees and kept in radians.
+`scan` finds the motors, `monitor` shows them live, `zero` makes the present pose their zero,
+`limits` records the range of each joint while a person moves the arm by hand: these do not move it.
+Angles are shown in degrees and kept in radians.
 """
 
 from __future__ import annotations
