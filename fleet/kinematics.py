@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def _nonzero(vector: Iterable[float]) -> tuple[tuple[int, float], ...]:
 class ArmKinematics:
     """One arm of seven joints and a gripper. `load` makes it; `side` is "right" or "left"."""
 
-    def __init__(self, side: str, links: tuple[_Link, ...], model: Any, data: Any) -> None:
+    def __init__(self, side: str, links: tuple[_Link, ...], model: Any) -> None:
         import mujoco  # the module itself, bound once: `gravity` runs at servo rate
 
         self.side = side
@@ -63,8 +64,8 @@ class ArmKinematics:
         self._turns = tuple((k.offset, (k.axis + 1) % 3, (k.axis + 2) % 3, k.sign) for k in links)
         self._tcp = _nonzero(TCP_OFFSET)
         self._model = model
-        self._data = data
-        self._qpos: Array = data.qpos
+        self._data = mujoco.MjData(model)
+        self._qpos: Array = self._data.qpos
         self._torque: Array = np.zeros(model.nv)
         self._steps = (mujoco.mj_kinematics, mujoco.mj_comPos)
         self._rne = mujoco.mj_rne
@@ -89,8 +90,8 @@ class ArmKinematics:
                 where="kinematics",
                 hint=f"right, left, or for load_arms() one of {', '.join(ROBOT_CLASSES)}",
             )
-        model, data = _arm_model(side)
-        return cls(side, _links(model), model, data)
+        model = _arm_model(side)
+        return cls(side, _links(model), model)
 
     def fk(self, q: Array) -> tuple[Array, Array]:
         """Joint angles q (B,7) [rad] -> TCP (B,3) [m], hand and finger axis (B,6), in base."""
@@ -202,8 +203,12 @@ def load_arms(names: str | Iterable[str]) -> tuple[ArmKinematics, ...]:
     return tuple(ArmKinematics.load(side) for side in names)
 
 
-def _arm_model(side: str) -> tuple[Any, Any]:
-    """The official model with the other arm, every mesh and every geom taken off."""
+@cache
+def _arm_model(side: str) -> Any:
+    """The official model with the other arm, every mesh and every geom taken off.
+
+    Compiled once a process (about 50 ms); all arms of a side share it, and nobody writes to it.
+    """
     try:
         import mujoco
         import openarm_mujoco.v2 as official
@@ -220,8 +225,7 @@ def _arm_model(side: str) -> tuple[Any, Any]:
     for kind in (spec.equalities, spec.actuators, spec.excludes, spec.geoms, spec.meshes):
         for item in list(kind):
             spec.delete(item)
-    model = spec.compile()
-    return model, mujoco.MjData(model)
+    return spec.compile()
 
 
 def _links(model: Any) -> tuple[_Link, ...]:
