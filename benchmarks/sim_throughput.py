@@ -197,7 +197,7 @@ Case = tuple[EpisodeSpec, Row]
 
 def failures(folder: Path) -> list[Case]:
     """Episodes that a policy fails in, played as a gate plays them, with their action logs."""
-    grid = Grid.of("box-grasp", {"friction": FRICTION, "mass": MASS, "delay": DELAY}, 10)
+    grid = Grid.of("box-grasp", {"friction": FRICTION, "mass": MASS, "delay": DELAY}, 20)
     numbers = {grid.spec(number): number for number in range(grid.population)}
     failed = []
     with contextlib.closing(InProcess(load_policy(folder), slots=SLOTS).map(numbers)) as records:
@@ -206,6 +206,8 @@ def failures(folder: Path) -> list[Case]:
                 failed.append((record.spec, row(grid, numbers[record.spec], record)))
             if len(failed) == FAILURES:
                 break
+    if len(failed) < FAILURES:
+        raise ValueError(f"{folder} fails in {len(failed)} of {grid.population} episodes only")
     return failed
 
 
