@@ -90,6 +90,8 @@ class Servo:
         self.overruns = 0
         self.events: list[str] = []
         """What stopped or held the arms since `begin`: class A names, `torque`, `late`."""
+        self.before_tick: Callable[[Servo], None] | None = None
+        """Called first in every tick, such as a heartbeat; what it raises ends the tick unsent."""
         self.stop_reason = ""
         self.now = self.arms[0].now
         joints = JOINTS * len(arms)
@@ -166,6 +168,8 @@ class Servo:
     def tick(self, target: Array) -> Array:
         """One period towards target (J,); returns `command`. Raises ArmFault after holding."""
         state = self._protection
+        if self.before_tick is not None:
+            self.before_tick(self)
         self.ticks += 1
         _, command, found = protect(self.limits, state, target[None], self._measured, self.period_s)
         if found:
