@@ -5,9 +5,9 @@ Rules
   only looks. A beat older than `dead_after_s` (twelve ticks at 200 Hz) is a dead servo, whatever
   the reason: killed, stopped, stuck in a call.
 - Then it first repeats the last command, speed 0, so that motors whose host watchdog is on stay up
-  (`holding`); after `hold_s` it lets the stiffness go over `lower_s` while damping stays, so the arm
-  sinks (`lowering`), and goes on damping (`lowered`). It never switches motors off and never moves
-  a joint towards anything but where it was told to be.
+  (`holding`); after `hold_s` it lets the stiffness go over `lower_s` while damping stays, so that
+  the arm sinks (`lowering`), and goes on damping (`lowered`). It never switches motors off and
+  never moves a joint towards anything but where it was told to be.
 - Taking over is for good. It is written to a block of its own, and the next beat of a servo that
   comes back raises before that tick commands a motor; a person starts both again.
 - Before the first beat there is nothing to guard and nothing is sent. A servo that ends on purpose

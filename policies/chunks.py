@@ -46,7 +46,7 @@ class Chunk:
         place = min(max((now - self.seen_at) / self.step_s, 0.0), len(self.rows) - 1.0)
         k = min(int(place), max(len(self.rows) - 2, 0))
         if len(self.rows) == 1:
-            return self.rows[0].copy()
+            return np.array(self.rows[0])
         part = place - k
         target: Floats = (1.0 - part) * self.rows[k] + part * self.rows[k + 1]
         return target

@@ -1,7 +1,8 @@
 """A home: the folder that holds one registry on one machine.
 
-    registry.db   the ledger (SQLite, WAL)
-    blobs/        files by digest
+    registry.db   the ledger (SQLite, WAL), unless registry.yaml names another database
+    registry.yaml where ledger and blobs are, if not here (`registry.backends`)
+    blobs/        files by digest, unless registry.yaml names another store
     cache/        what can be made again
     logs/         what programs said
 
@@ -31,6 +32,10 @@ class Home:
         return self.root / "registry.db"
 
     @property
+    def settings(self) -> Path:
+        return self.root / "registry.yaml"
+
+    @property
     def blobs(self) -> Path:
         return self.root / "blobs"
 
@@ -44,7 +49,7 @@ class Home:
 
     @property
     def exists(self) -> bool:
-        return self.database.is_file()
+        return self.database.is_file() or self.settings.is_file()
 
     def make(self) -> Home:
         """Makes the folders, if they are not there. Git never commits what is inside."""
@@ -74,7 +79,7 @@ def find_home(
 def no_registry(root: Path) -> NotFound:
     return NotFound(
         "there is no registry there",
-        evidence=f"{root} holds no registry.db",
+        evidence=f"{root} holds neither registry.db nor registry.yaml",
         hint="run `policyctl init`",
     )
 

@@ -17,30 +17,32 @@ from typing import Any
 
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
-from registry.blobs.folder import FolderBlobs
+from registry.backends import open_blobs, open_ledger
 from registry.evidence import CanaryEvidence, Evidence
 from registry.gates import CanaryGate, Gate, Gates
 from registry.home import Home, no_registry
-from registry.ledger.sqlite import SqliteLedger
 from registry.ports import BlobStore, Clock, Ledger, SystemClock
 from registry.record import audit
 from registry.record.actors import Actor
 from registry.record.attempts import Attempts
-from registry.record.audit import AuditEvent
+from registry.record.audit import AuditEvent, Head
 from registry.record.desk import Desk
 from registry.record.episodes import Episodes
 from registry.record.going_back import GoingBack
 from registry.record.leases import Leases
 from registry.record.model import (
     CanaryBlock,
+    FleetThen,
     Lease,
     ProvenanceRecord,
     Registration,
     RobotRecord,
     RolloutRecord,
+    Search,
     VerdictRecord,
     VersionRecord,
 )
+from registry.record.past import fleet_at
 from registry.record.promotion import Promotion
 from registry.record.robots import Robots
 from registry.record.rollouts import Advanced, Rollouts
@@ -89,8 +91,7 @@ class Registry:
         if not home.exists and not create:
             raise no_registry(home.root)
         home.make()
-        ledger = SqliteLedger(home.database)
-        return Registry(ledger, FolderBlobs(home.blobs), clock or SystemClock(), actor)
+        return Registry(open_ledger(home), open_blobs(home), clock or SystemClock(), actor)
 
     def close(self) -> None:
         self._ledger.close()
@@ -118,7 +119,15 @@ class Registry:
         )
 
     def list_versions(self, policy: str | None = None) -> list[VersionRecord]:
-        return self._versions.all(policy)
+        """All versions, of one policy if named, by policy and number."""
+        return self._versions.find(Search(policy))
+
+    def find_versions(self, search: Search, newest: int | None = None) -> list[VersionRecord]:
+        """See `Versions.find`."""
+        return self._versions.find(search, newest)
+
+    def count_versions(self, search: Search) -> int:
+        return self._versions.count(search)
 
     def version(self, ref: VersionRef) -> VersionRecord:
         return self._versions.get(ref)
@@ -130,11 +139,24 @@ class Registry:
         """The one policy there is. Raises UsageError with the candidates, or NotFound."""
         return self._versions.only_policy()
 
+    def knows(self, policy: str) -> bool:
+        """Whether a policy has any version."""
+        return self._versions.count(Search(policy)) > 0
+
     def manifest(self, ref: VersionRef) -> Manifest:
-        return self._versions.get(ref).manifest
+        return self._versions.manifest(ref)
 
     def provenance(self, ref: VersionRef) -> list[ProvenanceRecord]:
         return self._versions.provenance(ref)
+
+    def tag(self, ref: VersionRef, tag: str) -> VersionRecord:
+        return self._versions.tag(ref, tag)
+
+    def untag(self, ref: VersionRef, tag: str) -> VersionRecord:
+        return self._versions.untag(ref, tag)
+
+    def tags(self, ref: VersionRef) -> list[str]:
+        return self._versions.tags(ref)
 
     def materialize(self, ref: VersionRef, target: Path) -> Path:
         return self._versions.materialize(ref, target)
@@ -191,8 +213,13 @@ class Registry:
             ref, stage, gate, override, reason, queue=queue, dry_run=dry_run
         )
 
-    def rollouts(self, policy: str | None = None, open_only: bool = False) -> list[RolloutRecord]:
-        return self._rollouts.all(policy, open_only)
+    def rollouts(
+        self,
+        policy: str | None = None,
+        open_only: bool = False,
+        candidate: int | None = None,
+    ) -> list[RolloutRecord]:
+        return self._rollouts.all(policy, open_only, candidate)
 
     def rollout(self, identity: str) -> RolloutRecord:
         return self._rollouts.get(identity)
@@ -287,7 +314,16 @@ class Registry:
         with self._ledger.read() as connection:
             return list(audit.events(connection))
 
-    def check_audit(self) -> int:
-        """Recomputes the audit's hash chain and returns its length. Raises Corrupt."""
+    def fleet_at(self, when: float, policy: str | None = None) -> list[FleetThen]:
+        """What was in the fleet at a moment of the past [s since the epoch], by policy."""
         with self._ledger.read() as connection:
-            return audit.check_chain(connection)
+            return fleet_at(connection, when, policy)
+
+    def verify_audit(self, known: Head | None = None) -> Head:
+        """Recomputes the audit's hash chain and returns its newest event. Raises Corrupt."""
+        with self._ledger.read() as connection:
+            return audit.check_chain(connection, known)
+
+    def check_audit(self) -> int:
+        """How many audit events hold. Raises Corrupt."""
+        return self.verify_audit().seq

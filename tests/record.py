@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.attempts import AttemptReport
+from registry.backends import Settings, write_settings
 from registry.evidence import GridEvidence, Subject, TrialEvidence
 from registry.gates import CanaryGate, Gates, GridGate, TrialGate
 from registry.home import Home
@@ -63,9 +64,17 @@ def write_files(folder: Path, seed: int) -> Path:
 class Record:
     """A registry under `folder`, with robots and versions on request."""
 
-    def __init__(self, folder: Path, robots: int = 0, role: str = "admin", seed: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        robots: int = 0,
+        role: str = "admin",
+        seed: int = 0,
+        database: str | None = None,
+    ) -> None:
         self.folder = folder
         self.home = Home(folder / "home")
+        write_settings(self.home, Settings(database=database))
         self.clock = FakeClock()
         self.registry = Registry.open(self.home, Actor("tester", role), clock=self.clock)
         self.random = random.Random(seed)

@@ -12,14 +12,21 @@ from ci.cli.output import emit
 
 @click.command("init")
 @click.argument("directory", required=False, type=click.Path(file_okay=False, path_type=Path))
-def command(directory: Path | None) -> None:
+@click.option("--database", metavar="URL", help="Keep the record in PostgreSQL instead.")
+def command(directory: Path | None, database: str | None) -> None:
     """Make a registry home in DIRECTORY/.policyctl (by default here). Again is harmless."""
+    from registry.backends import Settings, write_settings
     from registry.home import FOLDER, Home
 
     home = home_option()
     root = home if directory is None and home is not None else (directory or Path()) / FOLDER
     made = Home(root.expanduser().absolute())
     created = not made.exists
+    if database is not None:
+        from registry.ledger.postgres import PostgresLedger
+
+        PostgresLedger(database).close()  # reached and migrated before anything names it
+        write_settings(made, Settings(database=database))
     with open_registry(made.root, create=True):
         pass
     emit(

@@ -46,7 +46,7 @@ def enclosing(registry: Registry) -> str | None:
         name = find_policy(Path.cwd()).name
     except NotFound:
         return None
-    return name if registry.list_versions(name) else None
+    return name if registry.knows(name) else None
 
 
 def version_json(record: VersionRecord) -> dict[str, Any]:

@@ -58,13 +58,14 @@ def command(
             environment=_environment(config),
             check=lambda found: _check(found, config),
         )
+        files = [entry.path for entry in registry.manifest(done.version.ref).files]
     record = done.version
     said = "is" if done.created else "is already"
     emit(
         {
             **version_json(record),
             "created": done.created,
-            "files": [entry.path for entry in record.manifest.files],
+            "files": files,
             "next": f"policyctl gate run sim v{record.number} --policy {record.policy}",
         },
         f"{folder} {said} [bold]{record}[/] ({record.digest[:19]}…), stage {record.stage}",

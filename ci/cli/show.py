@@ -13,6 +13,7 @@ from ci.cli.refs import plain, policy_option, version_json, version_ref, when
 if TYPE_CHECKING:
     from registry.record.model import ProvenanceRecord
     from registry.service import RolloutRecord, VerdictRecord, VersionRecord
+    from registry.versions import Manifest
 
 
 @click.command("show")
@@ -23,24 +24,21 @@ def command(version: str, policy: str | None) -> None:
     with open_registry() as registry:
         ref = version_ref(registry, version, policy)
         record = registry.version(ref)
+        manifest = registry.manifest(record.ref)
+        tags = registry.tags(record.ref)
         origins = registry.provenance(ref)
         verdicts = registry.verdicts(ref)
-        mine = [
-            one
-            for one in registry.rollouts(record.policy)
-            if one.rollout.candidate == record.number
-        ]
-        serving = registry.serving(record.policy) == record.number
+        mine = registry.rollouts(record.policy, candidate=record.number)
     data = {
         **version_json(record),
-        "serving": serving,
+        "serving": record.serving,
         "nonce": record.nonce,
-        "environment": record.manifest.environment,
+        "tags": tags,
+        "environment": manifest.environment,
         "files": [
-            {"path": one.path, "sha256": one.sha256, "size": one.size}
-            for one in record.manifest.files
+            {"path": one.path, "sha256": one.sha256, "size": one.size} for one in manifest.files
         ],
-        "contract": dict(record.contract),
+        "contract": dict(manifest.contract),
         "provenance": [
             {"at": when(one.at), "by": one.actor, **one.provenance.to_json()} for one in origins
         ],
@@ -62,17 +60,18 @@ def command(version: str, policy: str | None) -> None:
             for one in mine
         ],
     }
-    emit(data, "\n".join(_lines(record, serving, origins, verdicts, mine)))
+    emit(data, "\n".join(_lines(record, manifest, tags, origins, verdicts, mine)))
 
 
 def _lines(
     record: VersionRecord,
-    serving: bool,
+    manifest: Manifest,
+    tags: list[str],
     origins: list[ProvenanceRecord],
     verdicts: list[VerdictRecord],
     rollouts: list[RolloutRecord],
 ) -> list[str]:
-    runs = ", the fleet runs it" if serving else ""
+    runs = ", the fleet runs it" if record.serving else ""
     lines = [
         f"[bold]{record}[/]  stage {record.stage}{runs}",
         f"  digest      {record.digest}",
@@ -81,8 +80,10 @@ def _lines(
     ]
     lines += [
         f"  file        {file.path}  {file.size} bytes  {file.sha256[7:19]}"
-        for file in record.manifest.files
+        for file in manifest.files
     ]
+    if tags:
+        lines.append(f"  tags        {', '.join(tags)}")
     for one in origins:
         known = [f"{k} {v}" for k, v in one.provenance.to_json().items() if v is not None]
         lines.append(f"  provenance  {plain(', '.join(known))}  ({one.actor}, {when(one.at)})")

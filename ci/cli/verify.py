@@ -26,6 +26,7 @@ def command(version: str | None, policy: str | None) -> None:
             records = registry.list_versions(policy)
         for record in records:
             problems += [f"{record}: {problem}" for problem in registry.verify(record.ref)]
+        files = sum(len(registry.manifest(record.ref).files) for record in records)
         verdicts = sum(len(registry.verdicts(record.ref)) for record in records)
         events = registry.check_audit()
     if problems:
@@ -34,7 +35,6 @@ def command(version: str | None, policy: str | None) -> None:
             evidence="; ".join(problems),
             hint="register the same files again to repair them, or restore the home's backup",
         )
-    files = sum(len(record.manifest.files) for record in records)
     emit(
         {
             "versions": [str(record) for record in records],

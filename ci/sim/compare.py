@@ -68,7 +68,7 @@ def compare(
         raise UsageError("a version is compared with itself", hint="name each version once")
     if not 2 <= len(versions) <= MOST:
         raise UsageError(f"{len(versions)} versions cannot be compared", hint=f"name 2 to {MOST}")
-    gate, *others = (sim_gate(gates, version) for version in versions)
+    gate, *others = (sim_gate(registry, gates, version) for version in versions)
     if any(other != gate for other in others):
         raise UsageError(
             "the versions are tried by different gates, so their scenes differ",

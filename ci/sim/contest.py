@@ -73,13 +73,15 @@ def bench(registry: Registry) -> Generator[Bench]:
         yield Bench(registry, Path(folder))
 
 
-def sim_gate(gates: PolicyGates, version: VersionRecord, suite: str | None = None) -> GridGate:
+def sim_gate(
+    registry: Registry, gates: PolicyGates, version: VersionRecord, suite: str | None = None
+) -> GridGate:
     """The sim gate of a version, or one of its suites. UsageError names those there are."""
     gate = applicable(gates, "sim", version)
     if not isinstance(gate, GridGate):
         raise UsageError("the sim gate is not a grid", evidence=str(gates.path))
     if suite is None:
-        return gate.for_contract(version.contract)
+        return gate.for_contract(registry.manifest(version.ref).contract)
     suites = gates.gates.suites
     if suite not in suites:
         raise UsageError(
@@ -87,7 +89,7 @@ def sim_gate(gates: PolicyGates, version: VersionRecord, suite: str | None = Non
             evidence=str(gates.path),
             hint=f"suites: {', '.join(suites)}" if suites else "add it under sim.suites",
         )
-    return suites[suite].for_contract(version.contract)
+    return suites[suite].for_contract(registry.manifest(version.ref).contract)
 
 
 def baseline_of(registry: Registry, version: VersionRecord, gate: GridGate) -> VersionRecord | None:

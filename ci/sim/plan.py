@@ -39,7 +39,7 @@ def plan_sim(
 ) -> SimPlan:
     """Raises ConfigError naming the dead axes of the gate."""
     version = registry.version(ref)
-    gate = sim_gate(gates, version, suite)
+    gate = sim_gate(registry, gates, version, suite)
     where = str(gates.path)
     with located(gates, suite), bench(registry) as table:
         who = table.contestant(version)

@@ -63,7 +63,7 @@ def run_sim(
     """Runs the simulation gate, or a suite, on a version and records its verdict."""
     hands, effort = hands or Hands(workers=os.cpu_count() or 1), effort or Effort()
     version = registry.version(ref)
-    gate = sim_gate(gates, version, effort.suite)
+    gate = sim_gate(registry, gates, version, effort.suite)
     baseline = baseline_of(registry, version, gate)
     with located(gates, effort.suite), bench(registry) as table:
         run = SimRun(
@@ -188,7 +188,7 @@ def action_logs(rows: Sequence[Row]) -> bytes:
 
 def nominal_rate(registry: Registry, version: VersionRecord, gates: PolicyGates) -> float | None:
     """Success in the gate itself, where a version was judged by just these gates."""
-    gate = sim_gate(gates, version)
+    gate = sim_gate(registry, gates, version)
     for each in reversed(registry.verdicts(version.ref)):
         if each.gate == gate and isinstance(each.evidence, GridEvidence):
             return each.evidence.successes / each.evidence.drawn if each.evidence.drawn else None

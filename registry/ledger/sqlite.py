@@ -4,7 +4,7 @@
   killed at any instruction leaves the last whole one.
 - A write begins with BEGIN IMMEDIATE, so writers take turns (for up to 30 s) and what a
   transaction has read cannot change before it commits.
-- Opening brings the tables to this program's revision; a file of a newer program is refused.
+- Opening brings the tables to this program's revision (`registry.ledger.schema`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from registry.errors import Corrupt, PolicyctlError, Refused, ServiceFailed
+from registry.errors import Corrupt, PolicyctlError, ServiceFailed
+from registry.ledger.schema import bring_to_date
 from registry.storage import disk_errors
 
-REVISION = "0002"
 BUSY_S = 30.0
 _WRITE = "policyctl_write"
 
@@ -39,8 +39,7 @@ class SqliteLedger:
         )
         event.listen(self._engine, "connect", _prepare)
         event.listen(self._engine, "begin", _begin)
-        with _explained(path):
-            self._migrate()
+        bring_to_date(self, str(path))
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -59,42 +58,6 @@ class SqliteLedger:
 
     def close(self) -> None:
         self._engine.dispose()
-
-    def _migrate(self) -> None:
-        with self.read() as connection:
-            found = _revision(connection)
-        if found == REVISION:
-            return
-        with self.write() as connection:
-            found = _revision(connection)
-            if found == REVISION:
-                return
-            if found is not None and found > REVISION:
-                raise Refused(
-                    "this home was written by a newer policyctl",
-                    evidence=f"{self.path} has revision {found}, this program knows {REVISION}",
-                    hint="upgrade policyctl on this machine",
-                )
-            upgrade(connection)
-
-
-def upgrade(connection: Connection) -> None:
-    """Brings the tables to this program's revision, inside the connection's transaction."""
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", "registry.ledger:migrations")
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
-
-
-def _revision(connection: Connection) -> str | None:
-    exists = text("SELECT 1 FROM sqlite_master WHERE type='table' AND name='alembic_version'")
-    if connection.execute(exists).first() is None:
-        return None
-    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    return None if found is None else str(found)
 
 
 def _prepare(connection: sqlite3.Connection, _: Any) -> None:

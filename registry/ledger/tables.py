@@ -1,8 +1,8 @@
 """The tables of the record. `migrations/` builds them; a test holds both to the same shape.
 
-- Rows of `versions`, `provenance`, `climbs`, `verdicts`, `assignments`, `attempts` and `audit` are
-  only ever added; the stage of a version, a rollout and a policy's serving version change under a
-  rising `revision`. Triggers refuse any change to `audit`.
+- Rows of `versions`, `provenance`, `climbs`, `serves`, `verdicts`, `assignments`, `attempts` and
+  `audit` are only ever added; the stage of a version, a rollout and a policy's serving version
+  change under a rising `revision`. Triggers refuse any change to `audit`.
 - `heartbeats` and `attempts` are telemetry: rows of their own, no audit. `results` and
   `episodes` are caches: their first row under a key stays, no audit.
 - Times are seconds since the epoch, UTC.
@@ -62,7 +62,23 @@ versions = Table(
     Column("revision", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("created_by", String(120), nullable=False),
+    Column("robot_class", String(120), nullable=False),
+    Column("task", String(120), nullable=False),
     UniqueConstraint("policy", "digest"),
+    Index(None, "digest"),
+    Index(None, "created_at"),
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("policy", String(120), primary_key=True),
+    Column("tag", String(80), primary_key=True),
+    Column("number", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("actor", String(120), nullable=False),
+    _of_version(),
+    Index(None, "policy", "number"),
 )
 
 provenance = Table(
@@ -74,7 +90,10 @@ provenance = Table(
     Column("at", Float, nullable=False),
     Column("actor", String(120), nullable=False),
     Column("record", JSON, nullable=False),
+    Column("commit", String(120)),
     _of_version(),
+    Index(None, "policy", "number"),
+    Index(None, "commit"),
 )
 
 climbs = Table(
@@ -89,6 +108,18 @@ climbs = Table(
     Column("reason", Text, nullable=False),
     Column("rollout", String(40)),
     _of_version(),
+    Index(None, "policy", "number"),
+)
+
+serves = Table(
+    "serves",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("policy", String(120), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("at", Float, nullable=False),
+    _of_version(),
+    Index(None, "policy", "at"),
 )
 
 verdicts = Table(
@@ -238,4 +269,12 @@ audit = Table(
     Column("detail", JSON, nullable=False),
     Column("hash", String(64), nullable=False),
     Index(None, "policy"),
+)
+
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seq", Integer, nullable=False),
+    Column("hash", String(64), nullable=False),
 )

@@ -1,19 +1,22 @@
 """The audit: who changed what, when and why. Rows are added with the change they describe, in its
 transaction, and never touched again; each carries the hash of itself and the row before, so a row
-altered, removed or slipped in breaks every hash that follows.
+altered, removed or slipped in breaks every hash that follows. The head is kept beside them, so that
+the newest rows cannot vanish unseen. Whoever owns the database could rewrite all of it: a head that
+was written down elsewhere, in a signed statement or by hand, finds that too.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, insert, select, update
 
-from registry.errors import Corrupt
-from registry.ledger.tables import audit
+from registry.errors import Corrupt, UsageError
+from registry.ledger.tables import audit, audit_head
 from registry.record.actors import Actor
 from registry.versions import canonical
 
@@ -34,6 +37,27 @@ class AuditEvent:
     hash: str
 
 
+@dataclass(frozen=True)
+class Head:
+    """The newest event, as a person can write it down: `42:9f86d081…`."""
+
+    seq: int
+    hash: str
+
+    def __str__(self) -> str:
+        return f"{self.seq}:{self.hash}"
+
+    @staticmethod
+    def parse(text: str) -> Head:
+        seq, _, digest = text.partition(":")
+        if not seq.isdigit() or not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise UsageError(
+                f"{text!r} is not an audit's head",
+                evidence="it reads NUMBER:HASH, as `policyctl audit verify` prints it",
+            )
+        return Head(int(seq), digest)
+
+
 def append(
     connection: Connection,
     *,
@@ -46,11 +70,9 @@ def append(
     detail: Mapping[str, Any] | None = None,
 ) -> int:
     """Adds one event and returns its number; it becomes true only with the transaction."""
-    last = connection.execute(
-        select(audit.c.seq, audit.c.hash).order_by(audit.c.seq.desc()).limit(1)
-    ).first()
+    last = connection.execute(select(audit_head)).one()
     row: dict[str, Any] = {
-        "seq": last.seq + 1 if last else 1,
+        "seq": last.seq + 1,
         "at": at,
         "actor": actor.name,
         "role": actor.role,
@@ -60,8 +82,9 @@ def append(
         "reason": reason,
         "detail": dict(detail or {}),
     }
-    row["hash"] = _hash(last.hash if last else GENESIS, row)
+    row["hash"] = _hash(last.hash, row)
     connection.execute(insert(audit).values(row))
+    connection.execute(update(audit_head).values(seq=row["seq"], hash=row["hash"]))
     return int(row["seq"])
 
 
@@ -74,18 +97,34 @@ def events(connection: Connection, policy: str | None = None) -> Iterator[AuditE
         yield AuditEvent(**row._mapping)
 
 
-def check_chain(connection: Connection) -> int:
-    """Recomputes every hash and returns how many events hold. Raises Corrupt at the first break."""
+def check_chain(connection: Connection, known: Head | None = None) -> Head:
+    """Recomputes every hash and returns the newest event. Raises Corrupt at the first break.
+
+    `known` is what somebody wrote down earlier: an audit rewritten from that event on, or cut off
+    before it, is found though all of its own hashes fit.
+    """
     previous, expected = GENESIS, 1
     for row in connection.execute(select(audit).order_by(audit.c.seq)):
         if row.seq != expected or row.hash != _hash(previous, _fields(row)):
-            raise Corrupt(
-                "the audit was altered outside policyctl",
-                evidence=f"event {expected} does not follow from the one before it",
-                hint="compare the home with its backup",
-            )
+            raise _altered(f"event {expected} does not follow from the one before it")
+        if known is not None and row.seq == known.seq and row.hash != known.hash:
+            raise _altered(f"event {row.seq} is {row.hash[:12]}…, it was {known.hash[:12]}…")
         previous, expected = row.hash, expected + 1
-    return expected - 1
+    found = Head(expected - 1, previous)
+    stored = connection.execute(select(audit_head)).one()
+    if found != Head(stored.seq, stored.hash):
+        raise _altered(f"it ends at event {found.seq}, the last one written was {stored.seq}")
+    if known is not None and known.seq > found.seq:
+        raise _altered(f"it ends at event {found.seq}, event {known.seq} was seen once")
+    return found
+
+
+def _altered(evidence: str) -> Corrupt:
+    return Corrupt(
+        "the audit was altered outside policyctl",
+        evidence=evidence,
+        hint="compare the record with its backup",
+    )
 
 
 def _fields(row: Row[Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from registry.gates import Gate
 from registry.rollouts import Rollout
 from registry.stages import Stage
 from registry.verdicts import Verdict
-from registry.versions import Manifest, Provenance, VersionRef
+from registry.versions import Provenance, VersionRef
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,10 @@ class VersionRecord:
     nonce: str  # drawn at registration; seeds the order of the simulation gate
     created_at: float
     created_by: str
-    manifest: Manifest
+    robot_class: str
+    task: str
     held_fleet: bool = False
+    serving: bool = False  # what the policy's robots run when no rollout says otherwise
 
     @property
     def ref(self) -> VersionRef:
@@ -37,20 +39,29 @@ class VersionRecord:
         """The version as evidence names it."""
         return Subject(self.policy, self.number, self.digest)
 
-    @property
-    def contract(self) -> Mapping[str, Any]:
-        return self.manifest.contract
-
-    @property
-    def robot_class(self) -> str:
-        return str(self.contract.get("robot_class", ""))
-
-    @property
-    def task(self) -> str:
-        return str(self.contract.get("task", ""))
-
     def __str__(self) -> str:
         return str(self.ref)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What versions must be like; what is left out does not matter."""
+
+    policy: str | None = None
+    commit: str | None = None  # a prefix of it
+    digest: str | None = None  # a prefix of its hex digits, with or without `sha256:`
+    tag: str | None = None
+    stage: Stage | None = None
+
+
+@dataclass(frozen=True)
+class FleetThen:
+    """What was in the fleet at one moment: `serving` and the version that each robot was told."""
+
+    policy: str
+    serving: int | None
+    stages: Mapping[int, Stage]
+    robots: Mapping[str, tuple[int, ...]]  # candidate first where there was one
 
 
 @dataclass(frozen=True)

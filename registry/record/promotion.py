@@ -21,7 +21,7 @@ from registry.record.desk import Desk
 from registry.record.model import RolloutRecord, VersionRecord
 from registry.record.rollouts import Rollouts, open_row, rollout_record, rollout_row
 from registry.record.verdicts import explain_gate, read_verdicts
-from registry.record.versions import Versions, read_version
+from registry.record.versions import Versions, read_manifest, read_version
 from registry.rollouts import Opened, Phase, Rollout, step
 from registry.stages import Stage, check_promotion, command_of
 from registry.verdicts import Outcome
@@ -98,7 +98,8 @@ class Promotion:
         excused: Mapping[str, str] = {}
         if isinstance(gate, Gates):
             excused = gate.not_applicable
-            sim = gate.sim.for_contract(record.contract) if gate.sim else None
+            contract = read_manifest(connection, record.ref).contract
+            sim = gate.sim.for_contract(contract) if gate.sim else None
             today = {"sim": sim, "hil": gate.hil}
             for name, wanted in today.items():
                 digests = [one.gate.digest for one in records if one.verdict.gate == name]

@@ -16,11 +16,11 @@ import secrets
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from registry.errors import Conflict, NotFound, Refused
 from registry.gates import CanaryGate
-from registry.ledger.tables import policies, rollouts
+from registry.ledger.tables import policies, rollouts, serves
 from registry.record.attempts import read_evidence
 from registry.record.desk import Desk
 from registry.record.model import RolloutRecord, VersionRecord
@@ -60,9 +60,16 @@ class Rollouts:
 
     # Reading
 
-    def all(self, policy: str | None = None, open_only: bool = False) -> list[RolloutRecord]:
+    def all(
+        self,
+        policy: str | None = None,
+        open_only: bool = False,
+        candidate: int | None = None,
+    ) -> list[RolloutRecord]:
         """Oldest first; open_only: those that change what robots run, and those waiting."""
         query = select(rollouts).order_by(rollouts.c.opened_at, rollouts.c.id)
+        if candidate is not None:
+            query = query.where(rollouts.c.candidate == candidate)
         if policy is not None:
             query = query.where(rollouts.c.policy == policy)
         if open_only:
@@ -295,6 +302,9 @@ class Rollouts:
             update(policies)
             .where(policies.c.name == policy)
             .values(serving=number, revision=policies.c.revision + 1)
+        )
+        connection.execute(
+            insert(serves).values(policy=policy, number=number, at=self._desk.clock.now())
         )
 
 

@@ -138,9 +138,10 @@ class Verdicts:
     def verify(self, ref: VersionRef) -> list[str]:
         """What is wrong with a version: its files re-hashed, its verdicts judged again."""
         record, problems = self._versions.get(ref), []
-        if record.manifest.digest != record.digest:
-            problems.append(f"manifest: is {record.manifest.digest}, was {record.digest}")
-        for entry in record.manifest.files:
+        manifest = self._versions.manifest(record.ref)
+        if manifest.digest != record.digest:
+            problems.append(f"manifest: is {manifest.digest}, was {record.digest}")
+        for entry in manifest.files:
             try:
                 size = self._desk.blobs.check(entry.sha256)
             except (Corrupt, NotFound) as error:

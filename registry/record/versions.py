@@ -11,23 +11,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, insert, select, update
 
 from registry.checkpoint import CONTRACT, open_regular, read_json, scan
 from registry.errors import Conflict, NotFound, UsageError
-from registry.ledger.tables import climbs, policies, provenance, versions
+from registry.ledger.tables import climbs, policies, provenance, tags, versions
 from registry.record.desk import Desk
-from registry.record.model import ProvenanceRecord, Registration, VersionRecord
+from registry.record.model import ProvenanceRecord, Registration, Search, VersionRecord
 from registry.stages import Stage
 from registry.storage import disk_errors
 from registry.versions import FileEntry, Manifest, Provenance, VersionRef, is_policy_name
 
 Check = Callable[[Path], None]
+
+_TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 
 
 class Versions:
@@ -124,6 +127,8 @@ class Versions:
                 revision=1,
                 created_at=now,
                 created_by=self._desk.actor.name,
+                robot_class=str(manifest.contract.get("robot_class", "")),
+                task=str(manifest.contract.get("task", "")),
             )
         )
         self._add_climb(connection, VersionRef(policy, number), Stage.REGISTERED, "", None)
@@ -148,24 +153,37 @@ class Versions:
                 at=self._desk.clock.now(),
                 actor=self._desk.actor.name,
                 record=record,
+                commit=origin.commit,
             )
         )
         return True
 
     # Reading
 
-    def all(self, policy: str | None = None) -> list[VersionRecord]:
-        """All versions, of one policy if named, in the order of their numbers."""
-        query = _query().order_by(versions.c.policy, versions.c.number)
-        if policy is not None:
-            query = query.where(versions.c.policy == policy)
+    def find(self, search: Search, newest: int | None = None) -> list[VersionRecord]:
+        """The versions that fit, by policy and number; of them the last registered, if asked."""
+        query = _query().where(*_terms(search))
+        if newest is not None:
+            recent = (versions.c.created_at.desc(), versions.c.policy, versions.c.number.desc())
+            query = query.order_by(*recent).limit(newest)
         with self._desk.ledger.read() as connection:
-            return [version_record(row) for row in connection.execute(query)]
+            found = [version_record(row) for row in connection.execute(query)]
+        return sorted(found, key=lambda one: (one.policy, one.number))
+
+    def count(self, search: Search) -> int:
+        query = select(func.count()).select_from(versions).where(*_terms(search))
+        with self._desk.ledger.read() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def get(self, ref: VersionRef) -> VersionRecord:
         ref = self.resolve(ref)
         with self._desk.ledger.read() as connection:
             return version_record(version_row(connection, ref))
+
+    def manifest(self, ref: VersionRef) -> Manifest:
+        ref = self.resolve(ref)
+        with self._desk.ledger.read() as connection:
+            return read_manifest(connection, ref)
 
     def resolve(self, ref: VersionRef) -> VersionRef:
         """The reference with its policy: a bare number means the only policy there is.
@@ -208,9 +226,79 @@ class Versions:
 
     def materialize(self, ref: VersionRef, target: Path) -> Path:
         """Copies the version's files, each checked, into the folder `target`."""
-        for entry in self.get(ref).manifest.files:
+        for entry in self.manifest(ref).files:
             self._desk.blobs.copy(entry.sha256, target / entry.path)
         return target
+
+    # Tags
+
+    def tag(self, ref: VersionRef, tag: str) -> VersionRecord:
+        """Gives a version a name of people's own. One that another version has is not taken away.
+
+        Raises UsageError (not a tag) or Conflict (it is another version's).
+        """
+        self._desk.actor.require("register")
+        if not _TAG.fullmatch(tag):
+            raise UsageError(
+                f"{tag!r} is not a tag",
+                evidence="up to 80 lower-case letters, digits, dots, hyphens and underscores",
+                hint="such as demo-day or 2026.3",
+            )
+        ref = self.resolve(ref)
+        with self._desk.ledger.write() as connection:
+            record = version_record(version_row(connection, ref))
+            mine = (tags.c.policy == record.policy) & (tags.c.tag == tag)
+            holder = connection.execute(select(tags.c.number).where(mine)).scalar()
+            if holder is not None and holder != record.number:
+                raise Conflict(
+                    f"{record.policy} v{holder} has the tag {tag}",
+                    hint=f"policyctl tag '{record.policy} v{holder}' {tag} --remove",
+                )
+            if holder is None:
+                connection.execute(
+                    insert(tags).values(
+                        policy=record.policy,
+                        tag=tag,
+                        number=record.number,
+                        at=self._desk.clock.now(),
+                        actor=self._desk.actor.name,
+                    )
+                )
+                self._desk.note(
+                    connection, "tag", record, policy=record.policy, detail={"tag": tag}
+                )
+        return record
+
+    def untag(self, ref: VersionRef, tag: str) -> VersionRecord:
+        """Raises NotFound where the version has no such tag."""
+        self._desk.actor.require("register")
+        ref = self.resolve(ref)
+        with self._desk.ledger.write() as connection:
+            record = version_record(version_row(connection, ref))
+            gone = connection.execute(
+                delete(tags).where(
+                    tags.c.policy == record.policy,
+                    tags.c.number == record.number,
+                    tags.c.tag == tag,
+                )
+            ).rowcount
+            if not gone:
+                raise NotFound(
+                    f"{record} has no tag {tag}", hint=f"`policyctl show '{record}'` shows its tags"
+                )
+            self._desk.note(connection, "untag", record, policy=record.policy, detail={"tag": tag})
+        return record
+
+    def tags(self, ref: VersionRef) -> list[str]:
+        ref = self.resolve(ref)
+        with self._desk.ledger.read() as connection:
+            version_row(connection, ref)
+            query = (
+                select(tags.c.tag)
+                .where(tags.c.policy == ref.policy, tags.c.number == ref.number)
+                .order_by(tags.c.tag)
+            )
+            return list(connection.execute(query).scalars())
 
     # Stages
 
@@ -274,6 +362,17 @@ def read_version(connection: Connection, ref: VersionRef) -> VersionRecord:
     return version_record(version_row(connection, ref))
 
 
+def read_manifest(connection: Connection, ref: VersionRef) -> Manifest:
+    """Inside a transaction. Raises NotFound."""
+    version_row(connection, ref)
+    text = connection.execute(
+        select(versions.c.manifest).where(
+            versions.c.policy == ref.policy, versions.c.number == ref.number
+        )
+    ).scalar_one()
+    return Manifest.from_json(json.loads(text))
+
+
 def read_versions(connection: Connection, policy: str) -> list[VersionRecord]:
     query = _query().where(versions.c.policy == policy).order_by(versions.c.number)
     return [version_record(row) for row in connection.execute(query)]
@@ -285,7 +384,42 @@ def _query() -> Any:
         climbs.c.number == versions.c.number,
         climbs.c.stage == str(Stage.FLEET),
     )
-    return select(versions, held.label("held_fleet"))
+    columns = [column for column in versions.c if column.name != "manifest"]
+    serving = policies.c.serving == versions.c.number
+    return select(*columns, held.label("held_fleet"), serving.label("is_serving")).join(
+        policies, policies.c.name == versions.c.policy
+    )
+
+
+def _terms(search: Search) -> list[ColumnElement[bool]]:
+    terms: list[ColumnElement[bool]] = []
+    if search.policy is not None:
+        terms.append(versions.c.policy == search.policy)
+    if search.stage is not None:
+        terms.append(versions.c.stage == str(search.stage))
+    if search.digest is not None:
+        prefix = search.digest.removeprefix("sha256:").lower()
+        if not prefix or prefix.strip("0123456789abcdef"):
+            raise UsageError(
+                f"{search.digest!r} is not the beginning of a digest",
+                hint="digests are hexadecimal: `policyctl list` shows them",
+            )
+        terms.append(versions.c.digest.startswith(f"sha256:{prefix}"))
+    if search.tag is not None:
+        tagged = exists().where(
+            tags.c.policy == versions.c.policy,
+            tags.c.number == versions.c.number,
+            tags.c.tag == search.tag,
+        )
+        terms.append(tagged)
+    if search.commit is not None:
+        made_of = exists().where(
+            provenance.c.policy == versions.c.policy,
+            provenance.c.number == versions.c.number,
+            provenance.c.commit.startswith(search.commit, autoescape=True),
+        )
+        terms.append(made_of)
+    return terms
 
 
 def version_row(connection: Connection, ref: VersionRef) -> Row[Any]:
@@ -323,6 +457,8 @@ def version_record(row: Row[Any]) -> VersionRecord:
         nonce=row.nonce,
         created_at=row.created_at,
         created_by=row.created_by,
-        manifest=Manifest.from_json(json.loads(row.manifest)),
+        robot_class=row.robot_class,
+        task=row.task,
         held_fleet=bool(row.held_fleet),
+        serving=bool(row.is_serving),
     )

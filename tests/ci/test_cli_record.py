@@ -393,3 +393,50 @@ def test_a_full_disk_ends_with_9_and_the_record_whole(run: Run, record: Record, 
     assert len(run("list", "--output", "json").data["versions"]) == 1
     assert run("verify").status == 0
     assert record.registry.verify(VersionRef(POLICY, 1)) == []
+
+
+# -- search, tags, the past, the audit ----------------------------------------------------------
+
+
+def test_versions_are_found_tagged_and_listed_up_to_a_limit(run: Run, record: Record) -> None:
+    for _ in range(3):
+        record.register()
+    assert run("tag", "v2", "demo-day").status == 0
+    assert run("tag", "v3", "demo-day").status == 5
+    found = run("list", "--tag", "demo-day", "--output", "json").data
+    assert [one["number"] for one in found["versions"]] == [2]
+    assert run("show", "v2", "--output", "json").data["tags"] == ["demo-day"]
+    short = run("list", "--limit", "2")
+    assert "box-grasp v1" not in short.out
+    assert "1 older ones are not shown" in short.out
+    assert run("list", "--limit", "2", "--all").status == 2
+    assert run("list", "--commit", "zzz").out == "no version is like that\n"
+    assert run("tag", "v2", "demo-day", "--remove").status == 0
+    assert run("list", "--tag", "demo-day", "--output", "json").data["versions"] == []
+
+
+def test_history_at_a_date_tells_the_fleet_of_then(run: Run, record: Record) -> None:
+    record.register()
+    day = "2027-01-15"  # the test clock's day
+    then = run("history", "--at", day, "--output", "json").data
+    assert then["policies"] == [
+        {"policy": "box-grasp", "serving": None, "stages": {"v1": "registered"}, "robots": {}}
+    ]
+    assert "the fleet ran no version" in run("history", "--at", day).out
+    assert "nothing was registered" in run("history", "--at", "2000-01-01").out
+    said = run("history", "--at", "yesterday")
+    assert said.status == 2
+    assert "not a date" in said.err
+
+
+def test_the_audits_head_can_be_written_down_and_asked_for(run: Run, record: Record) -> None:
+    record.register()
+    head = run("audit", "verify", "--output", "json").data["head"]
+    record.register()
+    assert run("audit", "verify", "--expect", head).status == 0
+    number, _, digest = head.partition(":")
+    other = f"{number}:{digest[::-1]}"
+    said = run("audit", "verify", "--expect", other)
+    assert said.status == 9
+    assert "altered" in said.err
+    assert run("audit", "verify", "--expect", "nonsense").status == 2

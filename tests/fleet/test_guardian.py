@@ -1,4 +1,4 @@
-"""A servo that dies is survived: the arm is held within 100 ms, then lowered, by another process."""
+"""A servo that dies: the arm is held within 100 ms, then lowered, by another process."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from registry.evidence import Tally
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path, robots=6)
+def record(tmp_path: Path, database: str | None) -> Record:
+    return Record(tmp_path, robots=6, database=database)
 
 
 # -- robots ----------------------------------------------------------------------------------------

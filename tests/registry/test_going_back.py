@@ -16,8 +16,8 @@ from registry.versions import VersionRef
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path, robots=6)
+def record(tmp_path: Path, database: str | None) -> Record:
+    return Record(tmp_path, robots=6, database=database)
 
 
 def test_rollback_with_nothing_to_go_back_to_is_refused(record: Record) -> None:

@@ -19,8 +19,8 @@ BIMANUAL = "openarm-v2-bimanual"
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path, robots=6)
+def record(tmp_path: Path, database: str | None) -> Record:
+    return Record(tmp_path, robots=6, database=database)
 
 
 def test_an_order_that_the_registry_did_not_draw_is_refused(record: Record) -> None:

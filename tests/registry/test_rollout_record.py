@@ -26,8 +26,8 @@ from registry.versions import VersionRef
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path, robots=6)
+def record(tmp_path: Path, database: str | None) -> Record:
+    return Record(tmp_path, robots=6, database=database)
 
 
 # -- the ladder ------------------------------------------------------------------------------------

@@ -33,8 +33,8 @@ from registry.versions import Provenance, VersionRef
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path)
+def record(tmp_path: Path, database: str | None) -> Record:
+    return Record(tmp_path, database=database)
 
 
 # -- registration ----------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ COMPARED = replace(SIM, regression=Regression())
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Record:
-    return Record(tmp_path, robots=6)
+def record(tmp_path: Path, database: str | None) -> Record:
+    return Record(tmp_path, robots=6, database=database)
 
 
 def against(
@@ -209,7 +209,10 @@ def as_v0001(newer: Path, older: Path) -> None:
     names = {name for (name,) in found if name != "alembic_version"}
     assert "episodes" not in names
     for name in names:
-        raw.execute(f'INSERT INTO main."{name}" SELECT * FROM newer."{name}"')
+        columns = ", ".join(
+            f'"{row[1]}"' for row in raw.execute(f'PRAGMA main.table_info("{name}")')
+        )
+        raw.execute(f'INSERT INTO main."{name}" ({columns}) SELECT {columns} FROM newer."{name}"')
     raw.commit()
     raw.close()
 

@@ -1,0 +1,32 @@
+"""Reads a home's `registry.yaml`, strictly; most homes have none (see `registry.backends`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import field_validator
+
+from registry.errors import UsageError
+from registry.yaml_file import Strict, load_yaml
+
+
+class HomeFile(Strict):
+    database: str | None = None
+    store: str | None = None
+
+    @field_validator("database")
+    @classmethod
+    def _is_database(cls, value: str | None) -> str | None:
+        if value is not None:
+            from registry.ledger.postgres import parse_url
+
+            try:
+                parse_url(value)
+            except UsageError as error:
+                raise ValueError(f"database: {error.what}; {error.hint}") from None
+        return value
+
+
+def read(path: Path) -> dict[str, str | None]:
+    """The settings by name. Raises ConfigError with file and line."""
+    return load_yaml(path, HomeFile).model_dump()
