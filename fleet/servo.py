@@ -95,6 +95,8 @@ class Servo:
         self.overruns = 0
         self.events: list[str] = []
         """What stopped or held the arms since `begin`: class A names, `torque`, `late`."""
+        self.before_tick: Callable[[Servo], None] | None = None
+        """Called first in every tick, such as a heartbeat; what it raises ends the tick unsent."""
         self.stop_reason = ""
         self.on_stop: Callable[[bool], None] = lambda stopped: None
         """Told True when the arms are stopped, before the next command, and False on `resume`."""
@@ -180,6 +182,8 @@ class Servo:
     def tick(self, target: Array) -> Array:
         """One period towards target (J,); returns `command`. Raises ArmFault after holding."""
         state = self._protection
+        if self.before_tick is not None:
+            self.before_tick(self)
         self.ticks += 1
         began = self.now()
         _, command, found = protect(self.limits, state, target[None], self._measured, self.period_s)

@@ -205,6 +205,20 @@ def test_arms_and_kinematics_have_to_match():
         Servo([FollowingArm(START, [0.0])], [], SafetyLimits.for_arms(kinematics))
 
 
+def test_what_is_called_before_a_tick_can_keep_it_from_being_sent():
+    servo, (arm,), _ = make()
+    servo.hold(2)
+
+    def refuse(of):
+        assert of is servo
+        raise Refused("the guardian has taken the arm over")
+
+    servo.before_tick = refuse
+    with pytest.raises(Refused):
+        servo.tick(START)
+    assert (len(arm.sent), servo.ticks) == (2, 2)
+
+
 def test_the_servo_says_what_is_hot():
     servo, (arm,), _ = make()
     assert servo.hot == ""
