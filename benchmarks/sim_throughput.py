@@ -57,7 +57,9 @@ from registry.gates import GridGate
 
 ROOT = Path(__file__).parents[1]
 SLOTS = 64
-EPISODES = 384
+EPISODES = 1_000
+"""Of one run: those of the grid below. In a shorter one the tail, when slots stand empty, weighs
+more than it does in any gate."""
 SAVED = (10, 30, 50, 70)
 """Policy steps at which states are saved for the raw loop."""
 RAW_STEPS = 100
