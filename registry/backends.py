@@ -45,7 +45,7 @@ def write_settings(home: Home, settings: Settings) -> None:
         raise Refused(
             "there is already another registry in this home",
             evidence=str(home.settings if home.settings.is_file() else home.database),
-            hint="name another folder; records are moved with `policyctl export` and `import`",
+            hint="name another folder",
         )
     lines = "".join(f"{key}: {value}\n" for key, value in said.items())
     with disk_errors(home.settings):
