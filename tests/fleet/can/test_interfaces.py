@@ -190,7 +190,6 @@ def _sentence(client: socket.socket) -> str:
 
 def test_slcan_speaks_over_a_serial_line() -> None:
     """A pseudo terminal instead of an adapter: opened at 1 Mbit/s, one frame out and one in."""
-    pytest.importorskip("serial", reason="pyserial is no dependency of policyctl")
     master, slave = os.openpty()
     tty.setraw(slave)
     got = bytearray()
