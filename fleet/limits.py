@@ -31,6 +31,8 @@ CONTACT_MAX = (15.0, 15.0, 9.0, 20.0, 4.0, 4.0, 4.0, np.inf)
 """[Nm] motor torque less what weight and motion explain. Free motion leaves up to 1.7 Nm (friction
 differs from the model's by a fifth), a kilogram in the hand 5 Nm, leaving the stand 13 Nm once on
 joint 4. 15 Nm on the shoulder is 60 N at the hand where it works."""
+CONTACT_MAX_IN_SIM = (45.0, 45.0, 31.5, 31.5, 9.0, 9.0, 9.0, np.inf)
+"""[Nm] for whoever subtracts no inertia: a lower limit would mistake motion for contact."""
 FILTER_S = (0.1, 0.02)
 """Low pass on torque, and on torque less what the model explains."""
 TABLE_MARGIN = 0.015

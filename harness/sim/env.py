@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.kinematics import ArmKinematics, load_arms
-from fleet.limits import SafetyLimits
+from fleet.limits import CONTACT_MAX_IN_SIM, SafetyLimits
 from fleet.safety import INTERVENTIONS, Measured, SafetyState, interpolate, protect
 from harness.sim import seeds
 from harness.sim.course import Courses
@@ -83,7 +83,9 @@ class BatchEnv:
         )
         self._turn = turn_of(contract.arms)
         self._arms: tuple[ArmKinematics, ...] = load_arms(contract.arms)
-        self._limits = SafetyLimits.for_arms(self._arms, table_z=self.task.table_z)
+        self._limits = SafetyLimits.for_arms(
+            self._arms, table_z=self.task.table_z, contact_max=CONTACT_MAX_IN_SIM
+        )
         self._period = 1.0 / contract.rate_hz
         ticks = _whole(self._period / SERVO_PERIOD_S, "servo ticks per policy step")
         substeps = _whole(
