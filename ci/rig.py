@@ -113,7 +113,15 @@ def build_rig(config: RobotConfig) -> Rig:
         else:
             bus = open_bus(settings.bus.to_can())
         limits = (kinematic.q_min, kinematic.q_max)
-        arms.append(Arm(bus, name=settings.name, limits=limits, fd=settings.bus.fd))
+        arms.append(
+            Arm(
+                bus,
+                name=settings.name,
+                limits=limits,
+                fd=settings.bus.fd,
+                on_host_loss=config.on_host_loss,
+            )
+        )
     table_z = BOX_GRASP.table_z if config.table_z is None else config.table_z
     servo = Servo(
         arms,
@@ -122,6 +130,16 @@ def build_rig(config: RobotConfig) -> Rig:
         period_s=config.period_s,
         physics_s=config.physics_s,
     )
+    witnesses = tuple(monitors)
+
+    def on_stop(stopped: bool) -> None:
+        for witness in witnesses:
+            if stopped:
+                witness.stop(servo.now())
+            else:
+                witness.resume()
+
+    servo.on_stop = on_stop
     poses = _poses(config, world)
     for arm in arms:
         arm.connect()
@@ -130,7 +148,7 @@ def build_rig(config: RobotConfig) -> Rig:
     servo.start()
     servo.hold(1)  # motors are limp from being switched on to their first command: the arm sinks
     runtime = Runtime(servo, kinematics, poses, speed_scale=config.speed_scale)
-    return Rig(config, servo, runtime, kinematics, poses, tuple(arms), world, tuple(monitors))
+    return Rig(config, servo, runtime, kinematics, poses, tuple(arms), world, witnesses)
 
 
 def _poses(config: RobotConfig, world: TwinWorld | None) -> PoseSource:

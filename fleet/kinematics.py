@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ Array = NDArray[np.float64]
 TCP_OFFSET = (-0.0014, 0.0, -0.158)
 GRIP_FOR_GRAVITY = 0.5
 """How far open [rad] the fingers are assumed when the arm is weighed."""
+
+STICTION = 0.05
+"""[rad/s] over which dry friction turns round, a few steps of the speed that motors report."""
 
 FEW = 6
 """Rows up to which plain floats beat numpy; both do the same operations in the same order."""
@@ -52,7 +56,7 @@ def _nonzero(vector: Iterable[float]) -> tuple[tuple[int, float], ...]:
 class ArmKinematics:
     """One arm of seven joints and a gripper. `load` makes it; `side` is "right" or "left"."""
 
-    def __init__(self, side: str, links: tuple[_Link, ...], model: Any, data: Any) -> None:
+    def __init__(self, side: str, links: tuple[_Link, ...], model: Any) -> None:
         import mujoco  # the module itself, bound once: `gravity` runs at servo rate
 
         self.side = side
@@ -60,11 +64,15 @@ class ArmKinematics:
         self._turns = tuple((k.offset, (k.axis + 1) % 3, (k.axis + 2) % 3, k.sign) for k in links)
         self._tcp = _nonzero(TCP_OFFSET)
         self._model = model
-        self._data = data
-        self._qpos: Array = data.qpos
+        self._data = mujoco.MjData(model)
+        self._qpos: Array = self._data.qpos
         self._torque: Array = np.zeros(model.nv)
         self._steps = (mujoco.mj_kinematics, mujoco.mj_comPos)
         self._rne = mujoco.mj_rne
+        self._velocities = mujoco.mj_comVel
+        self._damping: Array = np.array(model.dof_damping[:7])
+        self._friction: Array = np.array(model.dof_frictionloss[:7])
+        self._armature: Array = np.array(model.dof_armature[:7])
         self._qpos[7:] = -GRIP_FOR_GRAVITY if side == "right" else GRIP_FOR_GRAVITY
         ranges = np.asarray(model.jnt_range, dtype=np.float64)
         self.q_min: Array = ranges[:8, 0].copy()
@@ -82,8 +90,8 @@ class ArmKinematics:
                 where="kinematics",
                 hint=f"right, left, or for load_arms() one of {', '.join(ROBOT_CLASSES)}",
             )
-        model, data = _arm_model(side)
-        return cls(side, _links(model), model, data)
+        model = _arm_model(side)
+        return cls(side, _links(model), model)
 
     def fk(self, q: Array) -> tuple[Array, Array]:
         """Joint angles q (B,7) [rad] -> TCP (B,3) [m], hand and finger axis (B,6), in base."""
@@ -115,6 +123,23 @@ class ArmKinematics:
             step(self._model, self._data)
         self._rne(self._model, self._data, 0, self._torque)
         return self._torque[:7].copy()
+
+    def dynamics(self, q: Array, dq: Array, ddq: Array) -> tuple[Array, Array]:
+        """Torques (7,) [Nm]: of weight alone, and of the whole motion without contact.
+
+        The motion's are weight, inertia with the rotors', Coriolis, and the model's friction, at
+        q, dq, ddq (7,) [rad, rad/s, rad/s^2]. Fingers are taken as at rest.
+        """
+        weight = self.gravity(q)
+        data = self._data
+        data.qvel[:7] = dq
+        data.qacc[:7] = ddq
+        self._velocities(self._model, data)
+        self._rne(self._model, data, 1, self._torque)
+        data.qvel[:7] = 0.0
+        self._velocities(self._model, data)
+        motion = self._torque[:7] + self._armature * ddq + self._damping * dq
+        return weight, motion + self._friction * np.tanh(dq / STICTION)
 
     def _chain(
         self, q: Array, *, with_joints: bool
@@ -178,8 +203,12 @@ def load_arms(names: str | Iterable[str]) -> tuple[ArmKinematics, ...]:
     return tuple(ArmKinematics.load(side) for side in names)
 
 
-def _arm_model(side: str) -> tuple[Any, Any]:
-    """The official model with the other arm, every mesh and every geom taken off."""
+@cache
+def _arm_model(side: str) -> Any:
+    """The official model with the other arm, every mesh and every geom taken off.
+
+    Compiled once a process (about 50 ms); all arms of a side share it, and nobody writes to it.
+    """
     try:
         import mujoco
         import openarm_mujoco.v2 as official
@@ -196,8 +225,7 @@ def _arm_model(side: str) -> tuple[Any, Any]:
     for kind in (spec.equalities, spec.actuators, spec.excludes, spec.geoms, spec.meshes):
         for item in list(kind):
             spec.delete(item)
-    model = spec.compile()
-    return model, mujoco.MjData(model)
+    return spec.compile()
 
 
 def _links(model: Any) -> tuple[_Link, ...]:

@@ -27,11 +27,14 @@ DDQ_MAX = (120.0, 120.0, 200.0, 200.0, 400.0, 400.0, 400.0, 600.0)
 two grasps in a hundred. More than the arm can follow: its own inertia smooths what is left."""
 TORQUE_MAX = (38.0, 38.0, 25.5, 25.5, 6.8, 6.8, 6.8, np.inf)
 """[Nm] just below the drives' peak; the gripper saturates by design when it holds something."""
-CONTACT_MAX = (45.0, 45.0, 31.5, 31.5, 9.0, 9.0, 9.0, np.inf)
-"""[Nm] motor torque less weight: the arm pushes with all it has and its weight besides, 75 N and
-more at the hand. Inertia is not subtracted, so a lower limit would mistake motion for contact."""
+CONTACT_MAX = (15.0, 15.0, 9.0, 20.0, 4.0, 4.0, 4.0, np.inf)
+"""[Nm] motor torque less what weight and motion explain. Free motion leaves up to 1.7 Nm (friction
+differs from the model's by a fifth), a kilogram in the hand 5 Nm, leaving the stand 13 Nm once on
+joint 4. 15 Nm on the shoulder is 60 N at the hand where it works."""
+CONTACT_MAX_IN_SIM = (45.0, 45.0, 31.5, 31.5, 9.0, 9.0, 9.0, np.inf)
+"""[Nm] for whoever subtracts no inertia: a lower limit would mistake motion for contact."""
 FILTER_S = (0.1, 0.02)
-"""Low pass on torque, and on torque less weight."""
+"""Low pass on torque, and on torque less what the model explains."""
 TABLE_MARGIN = 0.015
 """[m] of the TCP above the table; the closed fingertips reach 12 mm beyond the TCP."""
 BREACH = 0.03
@@ -89,7 +92,7 @@ class SafetyLimits:
     reach: Array = field(init=False, repr=False)
     """(J, A): how far one radian can move each arm's TCP, at most [m]."""
     tau: Array = field(init=False, repr=False)
-    """(2, 1, J): peak torque, and torque less weight."""
+    """(2, 1, J): peak torque, and torque less what the model explains."""
     _by_dt: dict[float, TickLimits] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:

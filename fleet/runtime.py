@@ -6,7 +6,8 @@ Rules
   horizon; release, home.
 - What fails before the attempt is opened is the rig's: `void`. After it, a protective stop, an
   operator's stop, a policy that raises, is late or not finite, and a motor that reports a fault are
-  `failure`; only lost communication with the arm, and a pose source that has died, still void.
+  `failure`; only lost communication with the arm, and a pose source that has died or is
+  frozen, still void.
 - Safety events (class A) end the attempt by a protective stop; after one, nothing moves until
   `resume`, a person's decision, and attempts are void before they are opened. A motor near its peak
   (`torque`) ends the attempt too, but the arm then lets go and goes home by itself.
@@ -28,7 +29,8 @@ import numpy as np
 
 from fleet.attempt import Array, Episode, Judge, Scene, Task
 from fleet.camera import Pose, PoseSource
-from fleet.can.faults import ArmFault, FaultKind
+from fleet.can.faults import ArmFault
+from fleet.frozen import FrozenWatch
 from fleet.kinematics import ArmKinematics
 from fleet.limits import JOINTS
 from fleet.safety import CLASS_A
@@ -51,6 +53,9 @@ RELEASE_S = 0.3
 POSE_AGE_S = 0.5
 """Fifteen frames at 30 Hz: no run of lost ones is as long, so beyond it the source is dead, and
 what follows would be judged as the policy's."""
+COOL_S = 1.0
+"""Held before a motor that was too warm is judged again."""
+FROZEN = "the camera repeats one frame: new pictures, nothing new in them"
 LOOK_S = 0.04
 """Between two looks before an attempt: a source may look only when it is asked."""
 
@@ -79,6 +84,7 @@ class Runtime:
         self._speed_scale = speed_scale
         self._pose: Pose | None = None
         self._pose_at = 0.0
+        self._camera = FrozenWatch()
 
     def run_attempt(
         self,
@@ -162,6 +168,10 @@ class Runtime:
             check = scene.prepare()
             if not check.ok:
                 return _End("void", "scene", check.why), {}
+            if self.servo.hot:
+                self.servo.hold(round(COOL_S / self.servo.period_s))  # temperatures come by ticks
+            if hot := self.servo.hot:
+                return _End("void", "motor_hot", hot), {}
             if why := self._unseen():
                 return _End("void", "no_pose", why), {}
         except ArmFault as fault:
@@ -174,10 +184,7 @@ class Runtime:
         try:
             end = run.loop()
         except ArmFault as fault:
-            own = fault.kind is FaultKind.MOTOR
-            return _End(
-                "failure" if own else "void", "arm_fault" if own else "rig_fault", str(fault)
-            )
+            return _End(fault.rule.outcome, fault.rule.mode, str(fault))
         except BaseException:
             self.servo.protective_stop("interrupted")
             raise
@@ -245,7 +252,7 @@ class Runtime:
             if servo.now() > until:
                 return "nothing sees the object" if pose is None else _stale(pose.age_s)
             servo.hold(round(LOOK_S / servo.period_s))
-        return ""
+        return FROZEN if self._camera.frozen else ""
 
     def _look(self) -> Pose | None:
         """The newest pose with its age now; the last one grows older while nothing is seen."""
@@ -253,6 +260,7 @@ class Runtime:
         pose = self._poses.read()
         if pose is not None:
             self._pose, self._pose_at = pose, now
+            self._camera.saw(pose.position.tobytes() + repr(pose.yaw).encode(), now - pose.age_s)
             return pose
         if self._pose is None:
             return None
@@ -332,6 +340,9 @@ class _Run:
 
     def _step(self, state: ActionState) -> tuple[ActionState, _End | None]:
         servo = self._servo
+        if servo.hot:
+            servo.hold(self._ticks)
+            return state, _End("failure", "motor_hot", servo.hot)
         seen = self._runtime._measure(state.command)
         if servo.limits.breached(seen.tcp)[0]:
             servo.events.append("workspace_breach")
@@ -341,6 +352,9 @@ class _Run:
         if age_s > POSE_AGE_S:
             servo.hold(self._ticks)
             return state, _End("void", "no_pose", _stale(age_s))
+        if self._runtime._camera.frozen:
+            servo.hold(self._ticks)
+            return state, _End("void", "camera_frozen", FROZEN)
         asked = servo.now()
         try:
             raw = np.asarray(self._policy.act(assemble(self._contract, seen)))
@@ -368,7 +382,9 @@ class _Run:
             self._trace.append((servo.q[0].copy(), servo.command.copy()))
         if servo.stopped:
             servo.protective_stop(servo.stop_reason)
-            return state, _End("failure", "collision", servo.stop_reason)
+            stalled = servo.stop_reason == "loop_stalled"
+            mode = "loop_stalled" if stalled else "collision"
+            return state, _End("failure", mode, servo.stop_reason)
         return state, None
 
     def traced(self) -> tuple[Array, Array] | None:

@@ -13,9 +13,10 @@ Rules, in this order, for every tick and every row of a batch
    (`self_collision`). A step that fails brakes all joints of the row instead; from outside, only
    steps that lead further in are let through.
 5. Torque: a motor near its peak for about a tenth of a second (`torque`) stops the row: the arm
-   pushes against something, or the motion is more than it can do. Torque beyond what weight
-   explains, above the force limit, is `contact_force`; measurements that are not finite are
-   `protection_failure`; both stop the row too and are class A. A stop lasts until `resume`.
+   pushes against something, or the motion is more than it can do. Torque beyond what weight,
+   inertia and friction explain, above the force limit, is `contact_force`; measurements that are
+   not finite are `protection_failure`; both stop the row too and are class A. A stop lasts until
+   `resume`.
 
 Speed scale is not here: it dilates time in `interpolate` (more ticks for one policy step), so a
 slower robot runs the same path. Every row and tick that differs from its target counts at least
@@ -63,10 +64,10 @@ EMPTY: Mapping[str, Counts] = {}
 
 @dataclass(frozen=True)
 class Measured:
-    """What the motors report, and the torque their weight explains: each (B, J)."""
+    """What the motors report, and the torque that weight and motion explain: each (B, J)."""
 
     tau: Array
-    gravity: Array
+    explained: Array
 
 
 class SafetyState:
@@ -282,7 +283,7 @@ def _watch(
     load = state._load
     change = state._change
     np.subtract(measured.tau, load[0], out=change[0])
-    np.subtract(measured.tau, measured.gravity, out=change[1])
+    np.subtract(measured.tau, measured.explained, out=change[1])
     change[1] -= load[1]
     change *= step.mix
     load += change

@@ -8,6 +8,8 @@ Rules
   bus alone, so a real bus and a lock-step twin run the same loop. A tick that begins late is
   counted; time that was lost is not caught up.
 - The period must be a whole number of physics steps where there is physics; else start-up refuses.
+- A tick that takes `STALL_S` longer than its period stops the arms (`loop_stalled`): nobody knows
+  what happened to them meanwhile. The time a policy takes between ticks is not the loop's.
 - A command older than `command_age_s` is not followed: the arm brakes and holds, event `late`.
 - A protective stop brakes within the limits and holds. It is not an e-stop. After one, only
   `resume` (a person at the arm) lets the robot move again.
@@ -25,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleet.can.faults import ArmFault, ArmState
+from fleet.heat import HeatWatch
 from fleet.limits import JOINTS, SafetyLimits
 from fleet.safety import STOPPING, Measured, SafetyState, protect
 from registry.errors import ConfigError, Refused
@@ -34,6 +37,8 @@ Array = NDArray[np.float64]
 KP = (230.0, 230.0, 190.0, 190.0, 30.0, 30.0, 30.0, 30.0)
 KD = (2.7, 2.7, 2.2, 2.2, 1.5, 1.5, 1.5, 0.2)
 COMMAND_AGE_S = 0.1
+STALL_S = 0.1
+"""Beyond its period, what a tick may take before the loop counts as stalled."""
 PEAK_OF_MIN_JERK = 1.875
 """Highest speed of a minimum-jerk move of unit length in unit time."""
 HOLD_TICKS = 60
@@ -56,10 +61,10 @@ class ServoArm(Protocol):
     def wait(self, seconds: float) -> None: ...
 
 
-class Gravity(Protocol):
+class Dynamics(Protocol):
     """What the servo needs of an arm's kinematics."""
 
-    def gravity(self, q: Array) -> Array: ...
+    def dynamics(self, q: Array, dq: Array, ddq: Array) -> tuple[Array, Array]: ...
 
 
 class Servo:
@@ -68,7 +73,7 @@ class Servo:
     def __init__(
         self,
         arms: Sequence[ServoArm],
-        gravity: Sequence[Gravity],
+        dynamics: Sequence[Dynamics],
         limits: SafetyLimits,
         *,
         period_s: float = 0.005,
@@ -76,9 +81,9 @@ class Servo:
         command_age_s: float = COMMAND_AGE_S,
     ) -> None:
         """`physics_s` is the physics step of a twin. Raises ConfigError where rates do not fit."""
-        if not len(arms) == len(gravity) == len(limits.arms):
+        if not len(arms) == len(dynamics) == len(limits.arms):
             raise ConfigError(
-                f"{len(arms)} arm(s) but kinematics for {len(gravity)}, limits {len(limits.arms)}",
+                f"{len(arms)} arm(s) but kinematics for {len(dynamics)}, limits {len(limits.arms)}",
                 where="servo",
             )
         check_period(period_s, physics_s)
@@ -90,18 +95,24 @@ class Servo:
         self.overruns = 0
         self.events: list[str] = []
         """What stopped or held the arms since `begin`: class A names, `torque`, `late`."""
+        self.before_tick: Callable[[Servo], None] | None = None
+        """Called first in every tick, such as a heartbeat; what it raises ends the tick unsent."""
         self.stop_reason = ""
+        self.on_stop: Callable[[bool], None] = lambda stopped: None
+        """Told True when the arms are stopped, before the next command, and False on `resume`."""
         self.now = self.arms[0].now
         joints = JOINTS * len(arms)
-        self._gravity = tuple(kin.gravity for kin in gravity)
+        self._dynamics = tuple(kin.dynamics for kin in dynamics)
         self._kp, self._kd = np.array(KP), np.array(KD)
         self._still: Array = np.zeros(JOINTS)
         self._q: Array = np.zeros((1, joints))
         self._dq: Array = np.zeros((1, joints))
         self._tau: Array = np.zeros((1, joints))
         self._weight: Array = np.zeros((1, joints))
-        self._measured = Measured(self._tau, self._weight)
+        self._expected: Array = np.zeros((1, joints))
+        self._measured = Measured(self._tau, self._expected)
         self._slices = tuple(slice(JOINTS * i, JOINTS * i + JOINTS) for i in range(len(arms)))
+        self._heat = tuple(HeatWatch() for _ in arms)
         self._state: SafetyState | None = None
         self._due = 0.0
         self._goal: Array = np.zeros(joints)
@@ -140,6 +151,11 @@ class Servo:
             raise Refused("the servo has not started", hint="call start() first")
         return self._state
 
+    @property
+    def hot(self) -> str:
+        """Which motors are too warm to begin or go on, "" if none; see `fleet.heat`."""
+        return "; ".join(watch.hot for watch in self._heat if watch.hot)
+
     def interventions(self) -> dict[str, int]:
         """Protection's interventions by name since `begin`."""
         return self._protection.counted()
@@ -166,7 +182,10 @@ class Servo:
     def tick(self, target: Array) -> Array:
         """One period towards target (J,); returns `command`. Raises ArmFault after holding."""
         state = self._protection
+        if self.before_tick is not None:
+            self.before_tick(self)
         self.ticks += 1
+        began = self.now()
         _, command, found = protect(self.limits, state, target[None], self._measured, self.period_s)
         if found:
             self._note(found)
@@ -180,7 +199,7 @@ class Servo:
             except ArmFault as error:
                 fault = fault or error
             else:
-                self._take(i, answer)
+                self._take(i, answer, self.period_s)
         if fault is not None:
             self._halt("arm_fault")
             raise fault
@@ -189,6 +208,10 @@ class Servo:
         except ArmFault:
             self._halt("arm_fault")
             raise
+        if self.now() - began > self.period_s + STALL_S:
+            if not self.stopped:
+                self.events.append("loop_stalled")
+            self._halt("loop_stalled")
         return self.command
 
     def follow(self, command: Array, ticks: int, *, age_s: float = 0.0) -> None:
@@ -254,6 +277,7 @@ class Servo:
         """Let the robot move again from where it is now; a person at the arm decides this."""
         self._look()
         self.stop_reason = ""
+        self.on_stop(False)
         self._protection.reset(self.limits, slice(None), self._q)
         self._goal = self.command.copy()
         self._due = self.now()
@@ -268,18 +292,26 @@ class Servo:
     def _halt(self, reason: str) -> None:
         self._protection.stop()
         self.stop_reason = self.stop_reason or reason
+        self.on_stop(True)
 
     def _note(self, found: Iterable[str]) -> None:
         for name in sorted(STOPPING.intersection(found)):
             self.events.append(name)
             self.stop_reason = self.stop_reason or name
+            self.on_stop(True)
 
-    def _take(self, i: int, state: ArmState) -> None:
+    def _take(self, i: int, state: ArmState, since_s: float = np.inf) -> None:
+        """Keep what arm i said; `since_s` after what it said before, inf where it moved unseen."""
         part = self._slices[i]
+        arm = slice(part.start, part.start + 7)
+        acceleration = (state.dq[:7] - self._dq[0, arm]) / since_s
         self._q[0, part] = state.q
         self._dq[0, part] = state.dq
         self._tau[0, part] = state.tau
-        self._weight[0, part.start : part.start + 7] = self._gravity[i](state.q[:7])
+        self._heat[i].see(state.temp_mos, state.temp_rotor)
+        weight, motion = self._dynamics[i](state.q[:7], state.dq[:7], acceleration)
+        self._weight[0, arm] = weight
+        self._expected[0, arm] = motion
 
     def _wait(self) -> None:
         self._due += self.period_s

@@ -1,10 +1,9 @@
-"""Which database and which store a home uses: its own files, or what its `registry.yaml` names.
+"""Which database a home uses: its own file, or what its `registry.yaml` names.
 
     database: postgresql://policyctl@db.example:5432/registry
-    store: s3://robot-policies/registry
 
-Credentials are never in that file: PostgreSQL reads `PGPASSWORD` and `~/.pgpass`, S3 the usual
-environment and profile of AWS. `policyctl init --database URL --store URL` writes it.
+Credentials are never in that file: PostgreSQL reads `PGPASSWORD` and `~/.pgpass`. `policyctl init
+--database URL` writes it. Blobs lie in the home's own folder.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ class Settings:
     """`registry.yaml`, as it is read by `registry.home_file`."""
 
     database: str | None = None
-    store: str | None = None
 
 
 def settings_of(home: Home) -> Settings:
@@ -45,7 +43,7 @@ def write_settings(home: Home, settings: Settings) -> None:
         raise Refused(
             "there is already another registry in this home",
             evidence=str(home.settings if home.settings.is_file() else home.database),
-            hint="name another folder; records are moved with `policyctl export` and `import`",
+            hint="name another folder",
         )
     lines = "".join(f"{key}: {value}\n" for key, value in said.items())
     with disk_errors(home.settings):
@@ -64,5 +62,5 @@ def open_ledger(home: Home) -> Ledger:
 
 
 def open_blobs(home: Home) -> BlobStore:
-    """Raises ConfigError."""
+    """The folder of the home."""
     return FolderBlobs(home.blobs)

@@ -1,8 +1,8 @@
 """A home: the folder that holds one registry on one machine.
 
     registry.db   the ledger (SQLite, WAL), unless registry.yaml names another database
-    registry.yaml where ledger and blobs are, if not here (`registry.backends`)
-    blobs/        files by digest, unless registry.yaml names another store
+    registry.yaml where the ledger is, if not here (`registry.backends`)
+    blobs/        files by digest
     cache/        what can be made again
     logs/         what programs said
 

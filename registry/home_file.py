@@ -12,7 +12,6 @@ from registry.yaml_file import Strict, load_yaml
 
 class HomeFile(Strict):
     database: str | None = None
-    store: str | None = None
 
     @field_validator("database")
     @classmethod

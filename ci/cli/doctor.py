@@ -7,6 +7,7 @@ exit status is 0 unless something every command needs is broken.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -25,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ci.cli.output import emit
+from fleet.realtime import Granted, lock_memory, take_priority
 from harness.sim import gl
 from registry.errors import ServiceFailed
 
@@ -107,18 +109,28 @@ def _cuda() -> Finding:
     return Finding("CUDA", "ok" if done.returncode == 0 else "missing", done.stdout.strip()[:80])
 
 
-def _realtime() -> Finding:
-    if not hasattr(os, "sched_get_priority_max"):
-        return Finding("real-time scheduling", "missing", f"not on {sys.platform}")
-    import resource
+def _realtime(ask: Callable[[], Granted]) -> Callable[[], Finding]:
+    """A servo process asks the kernel for this: a child asks here, so nothing stays changed."""
 
-    limit = getattr(resource, "RLIMIT_RTPRIO", None)
-    soft = resource.getrlimit(limit)[0] if limit is not None else 0
-    if os.geteuid() == 0 or soft > 0:
-        return Finding("real-time scheduling", "ok", "SCHED_FIFO allowed")
-    return Finding(
-        "real-time scheduling", "missing", "RLIMIT_RTPRIO is 0", "a real arm wants LimitRTPRIO=80"
-    )
+    def check() -> Finding:
+        if not hasattr(os, "fork"):
+            wish = ask.__name__.replace("_", " ")
+            return Finding(wish, "missing", f"not on {sys.platform}", "robots run Linux")
+        code = (
+            "import json; from dataclasses import asdict; from fleet import realtime as r;"
+            f"print(json.dumps(asdict(r.{ask.__name__}())))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+        )
+        if done.returncode != 0:
+            return Finding(ask.__name__, "missing", done.stderr.strip()[-80:])
+        got = Granted(**json.loads(done.stdout))
+        state = "ok" if got.granted else "missing"
+        hint = "" if got.granted else f"a real arm wants {got.hint}"
+        return Finding(got.name, state, got.found, hint)
+
+    return check
 
 
 def _disk() -> Finding:
@@ -140,7 +152,8 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     _socketcan,
     _package("torch", "torch", "torch", "train"),
     _cuda,
-    _realtime,
+    _realtime(take_priority),
+    _realtime(lock_memory),
 )
 
 

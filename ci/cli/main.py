@@ -44,6 +44,7 @@ ROOT: dict[str, tuple[str, str]] = {
     "replay": ("ci.cli.replay", "Play a simulated episode again, bit for bit."),
     "train": ("ci.cli.train", "Train a checkpoint from a recipe."),
     "sysid": ("ci.cli.sysid", "Fit the scene to a logged motion of a real arm."),
+    "arm": ("ci.cli.arm", "Commission an arm, or try a version on it once."),
     "fleet": ("ci.cli.fleet", "The robots and what each runs."),
     "robot": ("ci.cli.robot", "Enrol a robot."),
     "station": ("ci.cli.station", "Check a lab station, or lease it."),

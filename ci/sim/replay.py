@@ -14,7 +14,7 @@ from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeSpec
 from harness.sim.population import Population
 from harness.sim.recorder import Recorder
-from harness.sim.replay import Replay, compared, replay, replay_log
+from harness.sim.replay import Replay, Replayer, compared
 from harness.sim.results import Row
 from harness.sim.simulation import Contestant, RobotSimulation, Simulation, drawer_at, simulation_of
 from policies import Policy
@@ -91,8 +91,7 @@ def replay_episode(
             return _told(key, version, compared(record, row, "inference", same_engine=same))
         policy = load_policy(who.folder)
     about = {"key": key, "version": str(version), "engine": simulation.engine}
-    result = _played(policy, spec, row, same_engine=same, about=about, video=video, mcap=mcap)
-    log = replay_log(policy.contract, spec, row, same_engine=same)
+    result, log = _played(policy, spec, row, same_engine=same, about=about, video=video, mcap=mcap)
     files = tuple(str(path) for path in (mcap, video) if path)
     return _told(key, version, result, log, files)
 
@@ -106,8 +105,8 @@ def _played(
     about: Mapping[str, str],
     video: Path | None,
     mcap: Path | None,
-) -> Replay:
-    """Plays the episode once; log and film are of that very one."""
+) -> tuple[Replay, Replay | None]:
+    """Plays the episode, of which recording and film are; and once more by its action log."""
     recorders: list[Recorder] = []
     with contextlib.ExitStack() as stack:
         filming = stack.enter_context(contextlib.closing(_filming(policy))) if video else None
@@ -118,8 +117,8 @@ def _played(
             if filming:
                 filming(env)
 
-        scene = filming.scene if filming else None
-        result = replay(policy, spec, row, same_engine=same_engine, watch=watch, scene=scene)
+        player = Replayer(policy, filming.scene if filming else None)
+        result = player.replay(spec, row, same_engine=same_engine, watch=watch)
         if mcap:
             write_log(mcap, recorders[0].log(result.record, about))
         if video and filming:
@@ -127,7 +126,7 @@ def _played(
 
             with disk_errors(video):
                 mp4(filming.film(result.record), video)
-    return result
+        return result, player.replay_log(spec, row, same_engine=same_engine)
 
 
 def _filming(policy: Policy) -> Filming:

@@ -1,9 +1,9 @@
 """Opening a CAN bus, its clock, and a tap that sees every frame.
 
 Rules
-- Any interface of python-can will do: "socketcan", "virtual", "udp_multicast", "slcan", … Options
-  come from the configuration alone, never from the user's python-can files. A twin is a bus object
-  that somebody built; `open_bus` passes objects through.
+- Any interface of python-can will do; fleet/can/interfaces.py says what each needs. Options come
+  from the configuration alone, never from the user's python-can files. A lock-step twin is a bus
+  object that somebody built; `open_bus` passes objects through.
 - Time on a bus is `clock_of(bus)`: the simulated time of a twin, else the monotonic clock [s].
 - A tap stands between the arm and the bus and shows each frame of both directions to one observer,
   in order, before the bus (sending) or the arm (receiving) acts on it.
@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import can
 
+from fleet.can.interfaces import options_of, without_echo
 from registry.errors import ServiceFailed, UsageError
 
 Observer = Callable[[float, can.Message], None]
@@ -26,7 +27,8 @@ Observer = Callable[[float, can.Message], None]
 def open_bus(config: Mapping[str, object] | can.BusABC) -> can.BusABC:
     """The bus that `config` names, for example {"interface": "socketcan", "channel": "can0"}.
 
-    Raises UsageError if no interface is named, ServiceFailed if it does not open.
+    Raises UsageError if no interface is named or its options are missing or unsafe, ServiceFailed
+    if it does not open.
     """
     if isinstance(config, can.BusABC):
         return config
@@ -38,9 +40,11 @@ def open_bus(config: Mapping[str, object] | can.BusABC) -> can.BusABC:
             evidence=f"interface: {interface!r}",
             hint="for example socketcan, udp_multicast or virtual; a twin brings its own bus",
         )
-    channel = cast("str | None", options.pop("channel", None))
+    keywords = options_of(interface, options)
+    channel = cast("str | None", keywords.pop("channel", None))
     try:
-        return can.Bus(channel, interface, ignore_config=True, **options)
+        bus = can.Bus(channel, interface, ignore_config=True, **keywords)
+        return without_echo(interface, bus)
     except (can.CanError, NotImplementedError, OSError, ValueError, TypeError) as error:
         raise ServiceFailed(
             f"CAN bus {interface} {channel or ''} does not open".replace("  ", " "),
@@ -63,6 +67,7 @@ class FrameTap(can.BusABC):
         self._bus = bus
         self._observer = observer
         self.now = clock_of(bus)
+        self.flush_tx_buffer = bus.flush_tx_buffer  # type: ignore[method-assign]
         self.channel_info = f"tap on {bus.channel_info}"
         super().__init__(channel=bus.channel_info)
         self._is_shutdown = True  # the tap itself holds nothing; the bus behind it does
@@ -76,6 +81,14 @@ class FrameTap(can.BusABC):
         if msg is not None:
             self._observer(self.now(), msg)
         return msg
+
+    @property
+    def state(self) -> can.BusState:
+        return self._bus.state
+
+    @state.setter
+    def state(self, new_state: can.BusState) -> None:
+        self._bus.state = new_state
 
     def shutdown(self) -> None:
         self._bus.shutdown()

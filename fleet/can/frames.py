@@ -276,9 +276,12 @@ class ArmCodec:
         self._feedback_high = np.ascontiguousarray(self._high[self._fields, :])
         self._feedback_span = np.ascontiguousarray(self._span[self._fields, :])
         self._feedback_top = np.ascontiguousarray(self._top[self._fields, :])
-        self._feedback_shift = _words((40, 28, 16), n)
-        self._feedback_place = np.left_shift(np.uint64(1), self._feedback_shift[:, 0])
-        self._feedback_mask = _words((0xFFFF, 0xFFF, 0xFFF), n)
+        shift = _words((40, 28, 16), n)
+        self._feedback_place = np.left_shift(np.uint64(1), shift[:, 0])
+        self._feedback_mask = np.left_shift(_words((0xFFFF, 0xFFF, 0xFFF), n), shift)
+        self._feedback_scale = self._feedback_top * np.exp2(shift.astype(float))
+        """Decoding divides a field where it stands by this: a power of two costs no bit, so the
+        quotient is that of the shifted field."""
         self._y = np.empty((3, n))
         self._v = np.empty((3, n), np.uint64)
 
@@ -332,21 +335,14 @@ class ArmCodec:
         """Feedback of N motors from their frames, 8 N bytes in motor order."""
         octets = np.frombuffer(data, np.uint8).reshape(self._n, 8)
         v, y = self._v, np.empty((3, self._n))
-        np.right_shift(np.frombuffer(data, _WIRE).astype(np.uint64), self._feedback_shift, out=v)
-        np.bitwise_and(v, self._feedback_mask, out=v)
+        np.bitwise_and(np.frombuffer(data, _WIRE).astype(np.uint64), self._feedback_mask, out=v)
         y[...] = v
-        np.divide(y, self._feedback_top, out=y)
+        np.divide(y, self._feedback_scale, out=y)
         np.multiply(y, self._feedback_span, out=y)
         np.add(y, self._feedback_low, out=y)
         head = octets[:, 0]
         return ArmFeedback(
-            motor=head & _LOW_NIBBLE,
-            status=head >> _FOUR,
-            q=y[0],
-            dq=y[1],
-            tau=y[2],
-            temp_mos=octets[:, 6],
-            temp_rotor=octets[:, 7],
+            head & _LOW_NIBBLE, head >> _FOUR, y[0], y[1], y[2], octets[:, 6], octets[:, 7]
         )
 
 

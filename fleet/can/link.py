@@ -7,7 +7,9 @@ Rules
 - A frame from any other id is kept as `stray`; whether that is a fault is the arm's decision.
 - Feed-forward torque is clamped to each motor's peak torque and kp to 499, so that no command can
   look like a special frame (that takes full scale in every field).
-- A frame the driver cannot queue is dropped and counted: silence decides, not one lost frame.
+- A frame that does not fit the queue is dropped and counted: silence decides, not one lost frame.
+  An interface that is gone raises.
+- Error frames are read (fleet/can/health.py), and never taken for feedback.
 
 Units: rad, rad/s, Nm, s; arrays (N,) in motor order. `heard` values have bit i set for motor i.
 """
@@ -21,11 +23,12 @@ import numpy as np
 
 from fleet.can import frames
 from fleet.can.bus import clock_of
+from fleet.can.commands import KP_CEILING, Command, encode
 from fleet.can.faults import ArmState, Counters
 from fleet.can.frames import PARAMETER_ID, ArmCodec, ArmFeedback, Array, Ranges, Status
-from fleet.can.motors import MotorAddress, Register
+from fleet.can.health import BUS_ERRORS, BusHealth, is_full_queue
+from fleet.can.motors import MotorAddress
 
-KP_CEILING = 499.0
 JUMP_RAD, JUMP_RAD_S = 0.3, 20.0
 """A position may differ from the last one by this plus this much per second of its age."""
 
@@ -40,6 +43,11 @@ class MotorLink:
         self.now = clock_of(bus)
         self.counters = Counters()
         self.everyone = (1 << n) - 1
+        self.health = BusHealth()
+        self.quiet = 0
+        """Passes in a row in which no motor at all has answered."""
+        self.misplaced: dict[int, int] = {}
+        """Feedback on an id not its sender's: low id bits of the sender, and the id it came on."""
         self.stray: can.Message | None = None
         self.doubted = False
         """True if the newest state kept an old value because a feedback was not believable."""
@@ -50,6 +58,7 @@ class MotorLink:
         self._low_id = tuple(motor.esc_id & 0xF for motor in motors)
         self._healthy = bytes(Status.ENABLED << 4 | low for low in self._low_id)
         self._replies = bytearray(8 * n)
+        self._payload: bytearray | None = None
         self._heard_at = np.full(n, -np.inf)
         self._registers: dict[tuple[int, int], float] = {}
         self._last: ArmState | None = None
@@ -76,13 +85,17 @@ class MotorLink:
         self._last = None
         self._heard_at.fill(-np.inf)
         self._registers.clear()
-        self.stray = None
+        self.misplaced.clear()
+        self._payload = None
+        self.health.reset()
+        self.quiet = 0
         self.drain()
+        self.stray = None
 
     # -- sending
 
     def send(self, identifier: int, data: bytes | bytearray) -> None:
-        """Queue one frame."""
+        """Queue one frame. Raises BUS_ERRORS if the interface is gone."""
         frame = can.Message(
             arbitration_id=identifier,
             is_extended_id=False,
@@ -94,13 +107,14 @@ class MotorLink:
         try:
             self.bus.send(frame)
             self.counters.sent += 1
-        except can.CanError:
-            self.counters.send_errors += 1
+        except BUS_ERRORS as error:
+            self._not_sent(error)
 
     def send_mit(self, q: Array, dq: Array, kp: Array, kd: Array, tau: Array) -> None:
         """One MIT command to every motor; ValueError if a value is not finite."""
         tau = np.minimum(np.maximum(tau, self._tau_low), self._tau_high)
         payload = self._codec.encode_mit(q, dq, np.minimum(kp, KP_CEILING), kd, tau)
+        self._payload = payload
         send, fd, message = self.bus.send, self._fd, can.Message
         lost = 0
         for identifier, start, end in self._commands:
@@ -108,10 +122,41 @@ class MotorLink:
             frame = message(0.0, identifier, False, False, False, None, 8, data, fd, False, fd)
             try:
                 send(frame)
-            except can.CanError:
+            except BUS_ERRORS as error:
                 lost += 1
+                self._not_sent(error)
         self.counters.sent += self._n - lost
-        self.counters.send_errors += lost
+
+    def commanded(self) -> Array | None:
+        """Positions (N,) of the last MIT commands as the motors read them; None before any."""
+        if self._payload is None:
+            return None
+        positions: Array = self._codec.decode_mit(self._payload)[0]
+        return positions
+
+    def send_commands(self, commands: Sequence[Command]) -> None:
+        """One command to every motor, each in its mode; ValueError before any is sent."""
+        out = [
+            encode(motor, ranges, command)
+            for motor, ranges, command in zip(self.motors, self.ranges, commands, strict=True)
+        ]
+        for identifier, data in out:
+            self.send(identifier, data)
+
+    def probe(self, slot: int, window_s: float) -> int:
+        """Ask one motor for one feedback and wait for any; who answered. Commands nothing."""
+        self.send(PARAMETER_ID, frames.refresh(self.motors[slot].esc_id))
+        deadline = self.now() + window_s
+        while (left := deadline - self.now()) > 1e-9:
+            msg = self.bus.recv(left)
+            heard = 0 if msg is None else self._take(msg)
+            if heard:
+                self.quiet = 0
+                for i in self.bits(heard):
+                    self._heard_at[i] = self.now()
+                return heard
+        self.quiet += 1
+        return 0
 
     def ask_all(self, window_s: float) -> int:
         """Ask every motor for one feedback, command none; who answered."""
@@ -120,14 +165,14 @@ class MotorLink:
         return self.collect(window_s)
 
     def parameter(
-        self, motor: MotorAddress, register: Register, data: bytes, window_s: float
+        self, motor: MotorAddress, register: int, data: bytes, window_s: float
     ) -> float | None:
         """Send a register frame; the value in the reply, or None within the window."""
-        key = (motor.esc_id, int(register))
+        key = (motor.esc_id, register)
         self._registers.pop(key, None)
         self.send(PARAMETER_ID, data)
         deadline = self.now() + window_s
-        while key not in self._registers and (left := deadline - self.now()) > 0.0:
+        while key not in self._registers and (left := deadline - self.now()) > 1e-9:
             msg = self.bus.recv(left)
             if msg is not None:
                 self._take(msg)
@@ -156,8 +201,10 @@ class MotorLink:
             heard |= take(msg)
             if heard == everyone:
                 self._heard_at.fill(now())
+                self.quiet = 0
                 return heard
             left = deadline - now()
+        self.quiet = 0 if heard else self.quiet + 1
         self.counters.missed += (everyone & ~heard).bit_count()
         for i in self.bits(heard):
             self._heard_at[i] = now()
@@ -186,6 +233,10 @@ class MotorLink:
         self._last = ArmState(q, dq, tau, temp_mos, temp_rotor, status, age_s, time_s)
         return self._last
 
+    def status(self, slot: int) -> int:
+        """The status nibble of a motor's newest feedback."""
+        return self._replies[8 * slot] >> 4
+
     def bits(self, mask: int) -> Iterator[int]:
         """The motors whose bit is set."""
         return (i for i in range(self._n) if mask >> i & 1)
@@ -196,9 +247,12 @@ class MotorLink:
         if slot is None or msg.is_error_frame or msg.is_extended_id:
             if msg.is_error_frame:
                 self.counters.error_frames += 1
+                self.health.take(msg)
             else:
                 self.counters.foreign += 1
                 self.stray = msg
+                if len(msg.data) == 8 and not msg.is_extended_id:
+                    self.misplaced[msg.data[0] & 0xF] = msg.arbitration_id
             return 0
         data = msg.data
         self.counters.received += 1
@@ -210,8 +264,14 @@ class MotorLink:
             if data[0] & 0xF == self._low_id[slot]:
                 self._replies[8 * slot : 8 * slot + 8] = data
                 return 1 << slot
+            self.misplaced[data[0] & 0xF] = msg.arbitration_id
         self.counters.rejected += 1
         return 0
+
+    def _not_sent(self, error: Exception) -> None:
+        self.counters.send_errors += 1
+        if not is_full_queue(error):
+            raise error
 
     def _reject_jumps(self, reply: ArmFeedback, last: ArmState, time_s: float) -> None:
         age = last.age_s + (time_s - last.time_s)

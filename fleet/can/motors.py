@@ -52,6 +52,8 @@ class Register(IntEnum):
     ESC_ID = 8
     TIMEOUT = 9
     CTRL_MODE = 10
+    HW_VERSION = 13
+    SW_VERSION = 14
     GEAR = 20
     PMAX = 21
     VMAX = 22
@@ -66,7 +68,33 @@ WRITABLE = frozenset((*range(11), *range(21, 36)))
 TIMEOUT_UNIT_S = 5e-5
 """Register TIMEOUT counts in this unit; 0, as shipped, means a dead host is never noticed."""
 
-MODE_MIT = 1
+BIT_RATES = {
+    0: 125_000,
+    1: 200_000,
+    2: 250_000,
+    3: 500_000,
+    4: 1_000_000,
+    5: 2_000_000,
+    6: 2_500_000,
+    7: 3_200_000,
+    8: 4_000_000,
+    9: 5_000_000,
+    10: 8_000_000,
+    11: 10_000_000,
+}
+"""Register CAN_BAUD's codes [bit/s]; above 1 M the data rate of CAN FD, the nominal one is 1 M."""
+
+
+class Mode(IntEnum):
+    """Register CTRL_MODE: the kind of command a motor executes."""
+
+    MIT = 1
+    POS_VEL = 2
+    VEL = 3
+    POS_FORCE = 4
+
+
+MODE_MIT = Mode.MIT
 
 
 @dataclass(frozen=True)
@@ -91,7 +119,7 @@ OPENARM_MOTORS = tuple(
 PEAK_TORQUE = np.array([motor.type.peak_torque for motor in OPENARM_MOTORS])
 """(8,) Nm: 40 40 27 27 7 7 7 7."""
 
-_RIGHT_DEGREES: tuple[tuple[float, float], ...] = (
+_ARM_DEGREES: tuple[tuple[float, float], ...] = (
     (-80.0, 200.0),
     (-10.0, 190.0),
     (-90.0, 90.0),
@@ -99,19 +127,27 @@ _RIGHT_DEGREES: tuple[tuple[float, float], ...] = (
     (-90.0, 90.0),
     (-45.0, 45.0),
     (-90.0, 90.0),
-    (-45.0, 0.0),
 )
+"""joint1..joint7 of the right arm, v1 and v2 alike."""
 
 
-def joint_limits(side: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """(low (8,), high (8,)) [rad] of an OpenArm v2 arm, gripper last (0 closed)."""
+_GRIPPER_DEGREES = {"v1": (-60.0, 0.0), "v2": (-45.0, 0.0)}
+"""Of the right arm. v1: one motor, two sliding fingers, same sign on both sides. v2: mirrored."""
+
+
+def joint_limits(
+    side: str, gripper: str = "v2"
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """(low (8,), high (8,)) [rad] of an OpenArm, gripper last (0 closed). ValueError."""
+    if gripper not in _GRIPPER_DEGREES:
+        raise ValueError(f"a gripper is 'v1' or 'v2', not {gripper!r}")
+    right = (*_ARM_DEGREES, _GRIPPER_DEGREES[gripper])
     if side == "right":
-        pairs = _RIGHT_DEGREES
+        pairs = right
     elif side == "left":
-        mirrored = (0, 1, 7)
+        mirrored = (0, 1, 7) if gripper == "v2" else (0, 1)
         pairs = tuple(
-            (-high, -low) if i in mirrored else (low, high)
-            for i, (low, high) in enumerate(_RIGHT_DEGREES)
+            (-high, -low) if i in mirrored else (low, high) for i, (low, high) in enumerate(right)
         )
     else:
         raise ValueError(f"an arm is 'right' or 'left', not {side!r}")

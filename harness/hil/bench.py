@@ -20,7 +20,7 @@ import numpy as np
 
 from fleet.attempt import Array, Episode, Judge, Scene, SceneCheck
 from fleet.camera import Pose, PoseSource
-from fleet.can.faults import ArmFault, FaultKind
+from fleet.can.faults import ArmFault
 from fleet.runtime import Runtime
 from harness.hil.model import Goal, InfraCode, InfraError, TaskSpec
 from harness.tasks import find_robot_task
@@ -44,7 +44,7 @@ def _arm_faults() -> Any:
     try:
         yield
     except ArmFault as fault:
-        code = InfraCode.MOTOR if fault.kind is FaultKind.MOTOR else InfraCode.BUS
+        code = InfraCode.MOTOR if fault.motors else InfraCode.BUS
         raise InfraError(code, str(fault).replace("\n", "; ")) from fault
 
 

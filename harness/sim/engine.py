@@ -51,6 +51,7 @@ SOURCES = (
     "harness.tasks.task",
     "fleet.can.frames",
     "fleet.can.motors",
+    "fleet.heat",
     "fleet.kinematics",
     "fleet.limits",
     "fleet.safety",

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.kinematics import ArmKinematics, load_arms
-from fleet.limits import SafetyLimits
+from fleet.limits import CONTACT_MAX_IN_SIM, SafetyLimits
 from fleet.safety import INTERVENTIONS, Measured, SafetyState, interpolate, protect
 from harness.sim import seeds
 from harness.sim.course import Courses
@@ -83,7 +83,9 @@ class BatchEnv:
         )
         self._turn = turn_of(contract.arms)
         self._arms: tuple[ArmKinematics, ...] = load_arms(contract.arms)
-        self._limits = SafetyLimits.for_arms(self._arms, table_z=self.task.table_z)
+        self._limits = SafetyLimits.for_arms(
+            self._arms, table_z=self.task.table_z, contact_max=CONTACT_MAX_IN_SIM
+        )
         self._period = 1.0 / contract.rate_hz
         ticks = _whole(self._period / SERVO_PERIOD_S, "servo ticks per policy step")
         substeps = _whole(
@@ -201,17 +203,18 @@ class BatchEnv:
         world, scene = self.world, self.scene
         q = np.ascontiguousarray(world.qpos[slots[:, None], scene.qpos])
         command = self._command[slots]
-        hands = [arm.fk(q[:, 8 * i : 8 * i + 7]) for i, arm in enumerate(self._arms)]
-        wanted = [arm.fk(command[:, 8 * i : 8 * i + 7])[0] for i, arm in enumerate(self._arms)]
+        n, both = len(slots), np.concatenate((q, command))
+        hands = [arm.fk(both[:, 8 * i : 8 * i + 7]) for i, arm in enumerate(self._arms)]
+        tcp = np.stack([position for position, _ in hands], axis=1)
         pose = self._pose[slots]
         return Measurement(
             q=q,
             dq=world.qvel[slots[:, None], scene.dof],
             tau=world.force[slots[:, None], scene.ctrl],
             command=command,
-            tcp=np.stack([tcp for tcp, _ in hands], axis=1),
-            tcp_command=np.stack(wanted, axis=1),
-            hand_axes=np.stack([axes for _, axes in hands], axis=1),
+            tcp=tcp[:n],
+            tcp_command=tcp[n:],
+            hand_axes=np.stack([axes[:n] for _, axes in hands], axis=1),
             object_position=pose[:, :3],
             object_yaw=pose[:, 3],
             object_age=pose[:, 4],
@@ -260,6 +263,8 @@ class BatchEnv:
     def _change_later(self, rows: Ints) -> None:
         """Changes whose time has come in the middle of an episode."""
         for slot in rows:
+            if not self._later[slot]:
+                continue
             due = [change for at, change in self._later[slot] if at <= self._courses.step[slot]]
             if due:
                 self._later[slot] = self._later[slot][len(due) :]
@@ -278,6 +283,7 @@ class BatchEnv:
         self._peaks.begin(rows)
         goal = self._protection.command.copy()
         loads = Measured(np.empty_like(self._no_gravity), self._no_gravity)
+        motors, gains = (rows[:, None], self.scene.ctrl), world.kp[rows]
         for tick in range(1, ticks + 1):
             target = interpolate(start, to, tick, ticks)
             if earlier is not None:
@@ -288,7 +294,7 @@ class BatchEnv:
             goal[rows] = target
             np.take(world.force, self.scene.ctrl, axis=1, out=loads.tau)
             _, command, _ = protect(self._limits, self._protection, goal, loads, self._tick_s)
-            world.ctrl[rows[:, None], self.scene.ctrl] = world.mit_ctrl(rows, command[rows])
+            world.ctrl[motors] = gains * command[rows]
             world.step(rows, self._substeps)
             self._peaks.look(world, rows)
             if self.on_tick is not None:

@@ -18,10 +18,9 @@ import numpy.typing as npt
 from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from harness.sim.results import Row, rounded, unpack
-from harness.sim.runner import Watch, inference, play_one
+from harness.sim.runner import Answer, Watch, inference, play_one
 from harness.sim.scene import Scene
 from policies import Policy
-from policies.contract import Contract
 from registry.errors import Corrupt, NotFound
 
 Rows = npt.NDArray[np.float32]
@@ -47,76 +46,63 @@ class Replay:
         return f"{outcome} by {self.by}, on another engine than the record's"
 
 
-def infer(
-    policy: Policy,
-    spec: EpisodeSpec,
-    watch: Watch | None = None,
-    scene: Scene | None = None,
-) -> EpisodeRecord:
-    """Play an episode by its policy."""
-    env = BatchEnv(policy.contract, 1, scene=scene)
-    return play_one(env, spec, inference(env, policy.act), watch)
+class Replayer:
+    """Plays episodes of one policy again, one at a time, all in one environment.
 
-
-def by_actions(
-    contract: Contract,
-    spec: EpisodeSpec,
-    actions: bytes,
-    watch: Watch | None = None,
-    scene: Scene | None = None,
-) -> EpisodeRecord:
-    """Play an episode by its recorded outputs."""
-    outputs = np.frombuffer(actions, dtype=np.float32).reshape(-1, len(contract.joints))
-
-    def answer(step: int) -> Rows:
-        if step >= len(outputs):
-            raise Corrupt(
-                "the action log ends before the episode does",
-                evidence=f"{len(outputs)} steps",
-                hint="the engine is not the one that recorded it",
-            )
-        return outputs[step : step + 1]
-
-    return play_one(BatchEnv(contract, 1, scene=scene), spec, answer, watch)
-
-
-def replay(
-    policy: Policy,
-    spec: EpisodeSpec,
-    row: Row,
-    *,
-    same_engine: bool,
-    watch: Watch | None = None,
-    scene: Scene | None = None,
-) -> Replay:
-    """Play the episode of `row` again: by inference on its own engine, else by its action log.
-
-    `watch` sees that very episode; `scene` takes the place of the task's own, to be seen better.
-    Raises NotFound where another engine recorded it and no log was kept.
+    `scene` takes the place of the task's own, to be seen better. An episode leaves no trace in the
+    next, so it does not matter how many are played or in which order.
     """
-    if same_engine:
-        record = infer(policy, spec, watch, scene)
-        return compared(record, row, "inference", same_engine=True)
-    actions = unpack(row.actions)
-    if not actions:
-        raise NotFound(
-            f"{row.key} was recorded on another engine, and no action log was kept",
-            evidence="logs are kept of failures and of flips against the baseline",
-            hint="run the gate again on this engine",
-        )
-    record = by_actions(policy.contract, spec, actions, watch, scene)
-    return compared(record, row, "actions", same_engine=False)
 
+    def __init__(self, policy: Policy, scene: Scene | None = None) -> None:
+        self._policy = policy
+        self._env = BatchEnv(policy.contract, 1, scene=scene)
+        self._infer = inference(self._env, policy.act)
 
-def replay_log(
-    contract: Contract, spec: EpisodeSpec, row: Row, *, same_engine: bool
-) -> Replay | None:
-    """Play the kept action log of a row; None where there is none."""
-    actions = unpack(row.actions)
-    if not actions:
-        return None
-    record = by_actions(contract, spec, actions)
-    return compared(record, row, "actions", same_engine=same_engine)
+    def replay(
+        self, spec: EpisodeSpec, row: Row, *, same_engine: bool, watch: Watch | None = None
+    ) -> Replay:
+        """Play the episode of `row`: by inference on its own engine, else by its action log.
+
+        `watch` sees that very episode. Raises NotFound where another engine recorded it and no log
+        was kept.
+        """
+        if same_engine:
+            record = self._play(spec, self._infer, watch)
+            return compared(record, row, "inference", same_engine=True)
+        found = self.replay_log(spec, row, same_engine=False, watch=watch)
+        if found is None:
+            raise NotFound(
+                f"{row.key} was recorded on another engine, and no action log was kept",
+                evidence="logs are kept of failures and of flips against the baseline",
+                hint="run the gate again on this engine",
+            )
+        return found
+
+    def replay_log(
+        self, spec: EpisodeSpec, row: Row, *, same_engine: bool, watch: Watch | None = None
+    ) -> Replay | None:
+        """Play the kept action log of a row, without asking the policy; None where none is kept."""
+        actions = unpack(row.actions)
+        if not actions:
+            return None
+        joints = len(self._policy.contract.joints)
+        outputs = np.frombuffer(actions, dtype=np.float32).reshape(-1, joints)
+
+        def answer(step: int) -> Rows:
+            if step >= len(outputs):
+                raise Corrupt(
+                    "the action log ends before the episode does",
+                    evidence=f"{len(outputs)} steps",
+                    hint="the engine is not the one that recorded it",
+                )
+            return outputs[step : step + 1]
+
+        record = self._play(spec, answer, watch)
+        return compared(record, row, "actions", same_engine=same_engine)
+
+    def _play(self, spec: EpisodeSpec, answer: Answer, watch: Watch | None) -> EpisodeRecord:
+        self._env.on_tick = None  # whoever recorded the last episode has seen it end
+        return play_one(self._env, spec, answer, watch)
 
 
 def compared(record: EpisodeRecord, row: Row, by: str, *, same_engine: bool) -> Replay:

@@ -119,11 +119,12 @@ class World:
 
     def step(self, rows: Ints, steps: int) -> None:
         """Physics steps of these scenes; those that blow up are marked `unstable`."""
+        ids = None if len(rows) == self.size else rows  # all of them need no check of ids
         try:
-            self.batch.step(ids=rows, nstep=steps)
+            self.batch.step(ids=ids, nstep=steps)
         except SimulationError:
             self.unstable[rows] |= self.batch.status[rows] != 0
 
     def check(self, rows: Ints) -> None:
         """MuJoCo resets a state that is not finite and goes on; its warning counter tells."""
-        self.unstable[rows] |= self.batch.warning[rows][:, _BLOWN_UP, 1].any(axis=1)
+        self.unstable[rows] |= self.batch.warning[rows[:, None], _BLOWN_UP, 1].any(axis=1)

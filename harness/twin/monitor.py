@@ -8,6 +8,8 @@ Rules
   feed-forward torque, and where kp > 0 the position's limits and its step since the last command,
   as a speed over the time between the two (5..40 ms). A command may also begin anew from where the
   motor says it is (after a stop), as it must after an enable. A set-zero while enabled breaks them.
+- From `stop` to `resume` no frame may move a motor once it has braked (`stillness`). Whoever stops
+  the arm says so here; the witness does not ask the servo, it looks at what the servo then sends.
 - Checked on feedback of enabled motors: position, speed, torque. Fault nibbles and frames of nobody
   are counted apart. Quantisation is allowed for: one step of the field.
 
@@ -21,6 +23,8 @@ from dataclasses import dataclass, field
 import can
 import numpy as np
 import numpy.typing as npt
+
+from harness.twin.stillness import Stillness
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
@@ -143,6 +147,24 @@ class FrameMonitor:
         self._ids: list[int] = []
         self._octets = bytearray()
         self._count = _Count()
+        self._still: Stillness | None = None
+
+    def stop(self, time_s: float) -> None:
+        """The arm was stopped at bus time `time_s`; a second stop changes nothing."""
+        if self._still is not None:
+            return
+        self._check()
+        motors = self._motors
+        self._still = Stillness(
+            time_s,
+            [m.command[1] if m.command is not None else m.seen for m in motors],
+            [m.pmax for m in motors],
+            self.bounds.command_speed.tolist(),
+        )
+
+    def resume(self) -> None:
+        """A person let the arm move again."""
+        self._still = None
 
     def __call__(self, time_s: float, frame: can.Message) -> None:
         """Record one frame: numbers and bytes only, which cost the collector nothing."""
@@ -150,6 +172,11 @@ class FrameMonitor:
         self._ids.append(-frame.arbitration_id if frame.is_rx else frame.arbitration_id)
         data = frame.data
         self._octets += data if len(data) == 8 else data[:8].ljust(8, b"\0")
+        if self._still is not None:
+            motion = self._still.see(time_s, frame)
+            if motion is not None:
+                value, bound = np.array([motion.value]), motion.bound
+                self._hold(motion.motor, motion.what, np.array([time_s]), value, bound)
         if len(self._ids) >= BATCH:
             self._check()
 

@@ -202,3 +202,21 @@ def test_a_real_robot_is_not_built_without_something_that_sees() -> None:
     )
     with pytest.raises(ServiceFailed, match="no camera"):
         build_rig(real)
+
+
+def test_the_witness_hears_of_every_stop_and_of_the_resume() -> None:
+    with build_rig(twin()) as rig:
+        goal = rig.servo.command.copy()
+        goal[0] += 0.1
+        rig.servo.move_to(goal)
+        rig.servo.protective_stop("operator")
+        rig.servo.hold(40)
+        rig.runtime.resume()
+        rig.servo.move_to(goal + 0.02)
+        assert rig.frames()["violations"] == 0
+        rig.servo.protective_stop("operator")
+        rig.servo.hold(20)
+        (arm,), still = rig.arms, np.zeros(8)
+        q = rig.servo.command + 0.002
+        arm.exchange(q, still, np.full(8, 30.0), np.full(8, 1.0), still)
+        assert {found["what"] for found in rig.frames()["examples"]} == {"moved_while_stopped"}

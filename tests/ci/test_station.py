@@ -92,6 +92,18 @@ def test_a_gate_run_without_a_terminal_a_lease_or_a_station_is_refused(shell: Sh
 
 
 @pytest.mark.slow
+def test_a_version_is_tried_once_on_a_twin_or_a_station(shell: Shell) -> None:
+    shell("register", str(CHECKPOINT), "--policy", "box-grasp")
+    told = shell("arm", "run", "v1", "--task", "box_grasp", "--seed", "3")
+    assert (told["outcome"], told["robot"], told["run"]) == ("success", "twin", 1)
+    assert told["frames"]["violations"] == 0
+    told = shell("arm", "run", "v1", "--station", "lab.yaml")
+    assert (told["outcome"], told["robot"]) == ("success", "lab-1")
+    assert shell("arm", "run", "v1", "--task", "pick_place", expect=2)["error"]["code"] == "usage"
+    assert shell("show", "v1")["stage"] == "registered"
+
+
+@pytest.mark.slow
 def test_ctrl_c_in_the_middle_ends_130_and_the_next_run_goes_on_to_a_recorded_pass(
     shell: Shell,
 ) -> None:

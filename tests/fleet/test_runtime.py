@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fleet.attempt import SceneCheck
+from fleet.camera import Pose
 from fleet.can.arm import REPLY_WINDOW_S, Arm
 from fleet.can.frames import Status
 from fleet.kinematics import load_arms
@@ -406,13 +407,23 @@ def test_a_judge_that_breaks_leaves_the_arm_holding(rig):
 
 def test_a_policy_that_dives_is_held_above_the_table(rig):
     dive = np.zeros((1, 8))
-    dive[0, [1, 3]] = -0.5, -0.8
+    dive[0, [1, 3]] = -0.25, -0.4
     episode = rig.attempt(lambda step: dive, judge=PatientJudge(steps=39), trace=True)
     heights = rig.servo.limits.arms[0].fk(episode.trace[0][:, :7])[0][:, 2]
     assert episode.interventions["workspace"] > 10
     assert heights.min() > BOX_GRASP.table_z + 0.005
     assert episode.safety_events == ()
     assert rig.attempt().outcome == "success"
+
+
+def test_a_policy_that_drives_the_hand_hard_onto_the_box_is_a_class_a_event(rig):
+    dive = np.zeros((1, 8))
+    dive[0, [1, 3]] = -0.5, -0.8
+    episode = rig.attempt(lambda step: dive, judge=PatientJudge(steps=39))
+    assert (episode.outcome, episode.failure_mode) == ("failure", "collision")
+    assert episode.safety_events == ("contact_force",)
+    assert rig.servo.stopped, "until a person resumes"
+    assert rig.attempt().failure_mode == "protective_stop"
 
 
 def test_a_measured_breach_is_a_class_a_event():
@@ -443,3 +454,141 @@ def test_two_arms_are_one_robot():
     np.testing.assert_allclose(q[-1, 4], -q[-1, 12], atol=0.02)
     np.testing.assert_allclose(rig.servo.command, rig.task.start_q)
     rig.close()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "outcome", "mode"),
+    [
+        (lambda rig: rig.world.bank().fail(2, Status.OVER_CURRENT), "failure", "arm_fault"),
+        (lambda rig: rig.world.bank().fail(2, Status.UNDER_VOLTAGE), "failure", "arm_fault"),
+        (lambda rig: rig.world.bank().fail(2, Status.DISABLED), "void", "rig_fault"),
+        (lambda rig: rig.world.bank().mute(2), "void", "rig_fault"),
+        (lambda rig: [rig.world.bank().mute(i) for i in range(8)], "void", "rig_fault"),
+    ],
+)
+def test_a_fault_in_mid_attempt_counts_as_the_table_says(rig, trouble, outcome, mode):
+    def answer(step):
+        if step == 5:
+            trouble(rig)
+        return sway(step)
+
+    episode = rig.attempt(answer, PatientJudge(steps=39))
+    assert (episode.outcome, episode.failure_mode, episode.opened) == (outcome, mode, True)
+    assert (rig.arms[0].fault.rule.outcome, rig.arms[0].fault.rule.mode) == (outcome, mode)
+    assert rig.servo.stopped
+
+
+def test_a_camera_that_repeats_one_frame_voids_the_attempt_and_the_next_is_not_opened(rig):
+    real = rig.poses
+
+    def answer(step):
+        if step == 5:
+            seen = real.read()
+            rig.poses = type(
+                "Frozen", (), {"read": lambda self: Pose(seen.position, seen.yaw, 0.04)}
+            )()
+        return sway(step)
+
+    episode = rig.attempt(answer, PatientJudge(steps=39))
+    assert (episode.outcome, episode.failure_mode, episode.opened) == (
+        "void", "camera_frozen", True,
+    )  # fmt: skip
+    assert 5 < episode.steps < 15
+    assert not rig.attempt().opened
+    rig.poses = real
+    assert rig.attempt(sway).outcome == "success"
+
+
+def test_a_hot_motor_ends_the_attempt_and_the_next_waits_until_it_has_cooled(rig):
+    bank = rig.world.bank("right")
+
+    def answer(step):
+        if step == 5:
+            bank.coil[4] = 92.0
+        return sway(step)
+
+    episode = rig.attempt(answer, PatientJudge(steps=39))
+    assert (episode.outcome, episode.failure_mode) == ("failure", "motor_hot")
+    assert not rig.servo.stopped
+    bank.coil[4] = 80.0
+    assert (rig.attempt().failure_mode, rig.log.count("opened")) == ("motor_hot", 1)
+    bank.coil[4] = 60.0
+    cooled = rig.attempt(sway)
+    assert (cooled.outcome, cooled.failure_mode, cooled.detail) == ("success", "", "")
+
+
+def test_the_whole_order_on_the_twin_from_home_to_home(rig):
+    """Every port writes one log: motions of the servo, scene, policy, attempt, judge."""
+    servo, log = rig.servo, rig.log
+    move_to = servo.move_to
+
+    def moved(goal, *args, **options):
+        opens = abs(goal[7] - servo.command[7]) > 0.05
+        home = np.allclose(goal, rig.task.start_q)
+        log.append("home" if home else "release" if opens else "move")
+        return move_to(goal, *args, **options)
+
+    servo.move_to = moved
+
+    class Judge(PatientJudge):
+        def outcome(self):
+            found = super().outcome()
+            if found:
+                log.append("judged")
+            return found
+
+    def answer(step):
+        log.append("act")
+        squeeze = np.zeros((1, 8))
+        squeeze[0, [0, 7]] = 0.5, 1.0
+        return squeeze
+
+    rig.attempt(answer, Judge(steps=3))
+    assert log == [
+        "home", "scene", "reset", "opened", "act", "act", "act", "judged", "release", "home",
+    ]  # fmt: skip
+
+
+def test_the_hardware_e_stop_is_observed_and_nothing_is_sent_until_a_person_resumes(rig):
+    """Power gone from all motors under the policy."""
+    bank = rig.world.bank("right")
+
+    def answer(step):
+        if step == 3:
+            for slot in range(8):
+                bank.fail(slot, Status.UNDER_VOLTAGE)
+        return sway(step)
+
+    episode = rig.attempt(answer, PatientJudge(steps=39))
+    assert episode.opened
+    assert episode.failure_mode in ("arm_fault", "rig_fault")
+    assert rig.servo.stopped
+    assert rig.servo.stop_reason == "arm_fault"
+    sent = []
+    send = rig.buses[0].send
+    rig.buses[0].send = lambda msg, timeout=None: (sent.append(msg), send(msg, timeout))
+    again = rig.attempt(sway)
+    assert (again.outcome, again.failure_mode, again.opened) == ("void", "protective_stop", False)
+    assert sent == [], "no frame at all goes to a stopped arm in fault"
+
+
+def test_demo_station_and_agent_run_attempts_by_this_runtime_alone():
+    """Each builds its robot by `ci.rig.build_rig`, which makes the one `Runtime` there is."""
+    import ast
+    from pathlib import Path
+
+    import ci
+
+    room = Path(ci.__file__).parent
+    makes = set()
+    for room_path in (room, room.parent / "harness", room.parent / "fleet"):
+        for path in room_path.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Runtime":
+                    makes.add(path.relative_to(room.parent).as_posix())
+    assert makes == {"ci/rig.py"}
+    for user in ("agent.py", "station.py"):
+        names = {n.id for n in ast.walk(ast.parse((room / user).read_text()))
+                 if isinstance(n, ast.Name)}  # fmt: skip
+        assert "build_rig" in names
+        assert "Servo" not in names

@@ -1,7 +1,10 @@
 """Protection can only restrict: limits hold for any input, and good commands pass untouched."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from contract_data import contract_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +20,8 @@ from fleet.safety import (
     protect,
 )
 from harness.sim.mirror import MIRROR
+from policies.actions import shape, start
+from policies.contract import parse_contract
 
 DT = 0.004
 TABLE = -0.445
@@ -269,12 +274,12 @@ def test_torque_against_the_weight_beyond_the_force_limit_is_a_contact():
 
 
 def test_torque_that_carries_the_weight_is_no_event():
-    tick, names, _ = torque_until_stop([37, 0, 0, 0, 0, 0, 0, 7], [17, 0, 0, 0, 0, 0, 0, 0])
+    tick, names, _ = torque_until_stop([37, 0, 0, 0, 0, 0, 0, 7], [24, 0, 0, 0, 0, 0, 0, 0])
     assert (tick, names) == (200, [])
 
 
 def test_torque_near_the_drives_peak_stops_the_row_but_is_not_class_a():
-    tick, names, _ = torque_until_stop([40, 0, 0, 0, 0, 0, 0, 0], [15, 0, 0, 0, 0, 0, 0, 0])
+    tick, names, _ = torque_until_stop([40, 0, 0, 0, 0, 0, 0, 0], [30, 0, 0, 0, 0, 0, 0, 0])
     assert names == ["torque"]
     assert "torque" not in CLASS_A
     assert 25 < tick < 100
@@ -333,3 +338,72 @@ def test_reset_rows_begin_anew():
     np.testing.assert_array_equal(state.command[[0, 2]], kept)
     assert state.counts[1].sum() == 0
     assert state.counts[0].sum() > 0
+
+
+eight = st.lists(st.floats(-6, 6), min_size=8, max_size=8)
+widths = st.lists(st.floats(0.01, 6), min_size=8, max_size=8)
+
+
+@settings(max_examples=80, deadline=None)
+@given(eight, widths, widths, st.sampled_from(["delta", "absolute"]), st.lists(eight, max_size=8))
+def test_whatever_a_contract_says_the_arm_stays_within_its_own_limits(
+    low, width, limit, space, raws
+):
+    contract = parse_contract(contract_json())
+    action = contract.action.model_copy(
+        update={
+            "space": space,
+            "low": tuple(low),
+            "high": tuple(np.add(low, width).tolist()),
+            "limit": tuple(limit),
+        }
+    )
+    contract = contract.model_copy(update={"action": action})
+    state, targets = start(contract, START[None]), []
+    for raw in raws:
+        state, command, _, _ = shape(contract, state, np.array([raw], dtype=np.float32))
+        assert (command[0] >= low).all(), "shaping keeps the contract's range"
+        assert (command[0] <= np.array(action.high)).all()
+        targets += [command[0]] * 5
+    if targets:
+        commands, _ = drive(RIGHT, START, targets)
+        assert_within_limits(RIGHT, START, commands)
+
+
+def test_finite_comes_before_the_joint_limits():
+    target = START + 9.0
+    target[3] = np.nan
+    _, state = drive(RIGHT, START, [target])
+    assert state.counted() == {"non_finite": 1}
+
+
+def test_joint_limits_come_before_speed():
+    """What is clamped first is not too fast: 9 rad away is far, its limit is not."""
+    at = RIGHT.q_max.copy()
+    at[:7] -= 0.001
+    limits = replace(RIGHT, workspaces=(replace(RIGHT.workspaces[0], low=np.full(3, -9.0),
+                                                high=np.full(3, 9.0), column=0.0),))  # fmt: skip
+    target = at.copy()
+    target[5] += 9.0
+    commands, state = drive(limits, at, [target])
+    assert state.counted().get("joint_limit") == 1
+    assert "velocity" not in state.counted()
+    assert commands[0, 5] <= limits.q_max[5]
+
+
+def test_the_workspace_sees_what_speed_and_acceleration_left():
+    """A far target through the table is no workspace event while one tick cannot get there."""
+    target = START.copy()
+    target[1] += 1.0
+    _, state = drive(RIGHT, START, [target])
+    assert "workspace" not in state.counted()
+
+
+def test_torque_has_the_last_word_over_a_good_target():
+    state = SafetyState(RIGHT, START[None])
+    pushed = Measured(np.full((1, 8), 39.0), np.full((1, 8), 35.0))
+    for _ in range(100):
+        protect(RIGHT, state, START[None], pushed, DT)
+    _, command, found = protect(RIGHT, state, START[None] + 0.001, pushed, DT)
+    assert set(found) == {"stopped"}
+    np.testing.assert_array_equal(command[0], START)

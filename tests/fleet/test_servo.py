@@ -203,3 +203,48 @@ def test_arms_and_kinematics_have_to_match():
     kinematics = load_arms("right")
     with pytest.raises(ConfigError, match="1 arm"):
         Servo([FollowingArm(START, [0.0])], [], SafetyLimits.for_arms(kinematics))
+
+
+def test_what_is_called_before_a_tick_can_keep_it_from_being_sent():
+    servo, (arm,), _ = make()
+    servo.hold(2)
+
+    def refuse(of):
+        assert of is servo
+        raise Refused("the guardian has taken the arm over")
+
+    servo.before_tick = refuse
+    with pytest.raises(Refused):
+        servo.tick(START)
+    assert (len(arm.sent), servo.ticks) == (2, 2)
+
+
+def test_the_servo_says_what_is_hot():
+    servo, (arm,), _ = make()
+    assert servo.hot == ""
+    state = arm.state._replace(temp_rotor=np.full(8, 90, dtype=np.uint8))
+    servo._take(0, state)
+    assert "coil 90" in servo.hot
+
+
+def test_a_loop_that_stalls_in_mid_motion_is_stopped_and_named():
+    servo, (arm,), _ = make()
+    servo.hold(5)
+    arm.busy_s = 0.15
+    servo.tick(START)
+    arm.busy_s = 0.0
+    assert servo.stopped
+    assert servo.stop_reason == "loop_stalled"
+    assert servo.events == ["loop_stalled"]
+    held = servo.command.copy()
+    servo.hold(10)
+    np.testing.assert_array_equal(servo.command, held)
+    servo.resume()
+    assert not servo.stopped
+
+
+def test_a_tick_that_is_only_late_stops_nothing():
+    servo, _, _ = make(busy_s=0.05)
+    servo.hold(5)
+    assert not servo.stopped
+    assert servo.overruns == 5

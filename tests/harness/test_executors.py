@@ -414,7 +414,8 @@ def test_a_missing_ray_says_what_to_install(
 
 
 @pytest.mark.slow
-def test_a_worker_with_another_engine_refuses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_worker_with_another_engine_refuses(name: str, tmp_path: Path) -> None:
     job = LockStep(write_still(tmp_path / "still"), "sha256:0", 2, engine="mujoco 9.9.9")
     with pytest.raises(ServiceFailed, match="another engine"):
-        list(executor("processes", job, workers=1).map([EpisodeSpec((), 0)]))
+        list(executor(name, job, workers=1).map([EpisodeSpec((), 0)]))

@@ -18,7 +18,7 @@ from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeSpec
 from harness.sim.film import WEBP_BYTES, Film, Filming, View, film, mp4, webp
 from harness.sim.grid import Grid
-from harness.sim.replay import replay
+from harness.sim.replay import Replayer
 from harness.sim.results import pack, row
 from harness.sim.runner import play
 from registry.errors import ServiceFailed, UsageError
@@ -49,9 +49,8 @@ def test_a_film_of_a_replay_by_actions_shows_the_recorded_episode(made: Film) ->
     grid = Grid.of("box-grasp", {"friction": (0.5,)}, 1)
     kept = replace(row(grid, 0, made.record), actions=pack(made.record.actions))
     with contextlib.closing(Filming(contract(), View(visuals=False))) as filming:
-        again = replay(
-            Silent(), SPEC, kept, same_engine=False, watch=filming, scene=filming.scene
-        )  # fmt: skip
+        player = Replayer(Silent(), filming.scene)
+        again = player.replay(SPEC, kept, same_engine=False, watch=filming)
         shown = filming.film(again.record)
     assert (again.by, shown.record.digest) == ("actions", made.record.digest)
     assert len(shown.frames) == len(made.frames)

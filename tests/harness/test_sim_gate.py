@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sim_gate import AXES, GATE, Coin, Memory, subject, try_gate
 from sim_policies import contract, write_overflowing, write_still
+from vision_policies import write_camera_policy
 
 from harness.sim.gate import Progress, SimRun, run_sim_gate
+from harness.sim.gl import driver
 from harness.sim.grid import Grid
 from harness.sim.plan import AxisReport, try_axes
 from harness.sim.population import without_log
@@ -306,6 +308,19 @@ def test_the_self_test_of_axes_is_of_its_overlay_and_of_who_drives(tmp_path: Pat
     assert key(scripted, 1) == key(scripted, 2)
     assert len({key(scripted, 1), *(key(scripted, 1, j=term) for term in damping.values())}) == 3
     assert key(driving, 1) != key(driving, 2)
+
+
+def test_what_renders_is_of_the_engine_where_either_side_sees_images(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    seeing = write_camera_policy(tmp_path / "seeing")
+
+    def engine(*folders: Path) -> str:
+        return simulation_of(GATE, folders=folders).engine
+
+    assert engine(checkpoint, seeing) == engine(seeing, checkpoint) == engine(seeing)
+    assert driver() in engine(checkpoint, seeing)
+    assert driver() not in engine(checkpoint)
 
 
 def test_a_task_that_is_not_there_is_refused(checkpoint: Path) -> None:

@@ -190,3 +190,66 @@ def test_the_left_arm_is_the_right_one_mirrored() -> None:
     right, left = openarm_bounds("right"), openarm_bounds("left")
     assert left.q_min[[0, 1, 7]].tolist() == (-right.q_max[[0, 1, 7]]).tolist()
     assert left.q_max[2:7].tolist() == right.q_max[2:7].tolist()
+
+
+HELD = [(0.005 * n, frame(0x05, mit(0.02 * min(n, 3)))) for n in range(1, 40)]
+"""Joint 5 comes to rest at 0.06 rad and is held there."""
+
+
+def watch_stopped(frames: list[tuple[float, can.Message]], resume_s: float = 9.0) -> FrameReport:
+    """As `watch`, with a stop at 12 ms and a resume at `resume_s`."""
+    witness = FrameMonitor()
+    witness(0.0, frame(0x05, bytes.fromhex("fffffffffffffffc")))
+    witness(0.0, frame(0x15, feedback(0.0), is_rx=True))
+    for at, msg in frames:
+        if at > 0.012:
+            witness.stop(0.012)
+        if at >= resume_s:
+            witness.resume()
+        witness(at, msg)
+    return witness.report()
+
+
+def test_an_arm_that_brakes_and_holds_after_a_stop_keeps_the_rule() -> None:
+    quiet = [
+        (0.2, frame(0x05, bytes.fromhex("fffffffffffffffd"))),
+        (0.2, frame(0x05, bytes.fromhex("fffffffffffffffb"))),
+        (0.2, frame(0x7FF, bytes.fromhex("0500cc0000000000"))),
+    ]
+    assert watch_stopped([*HELD, *quiet]).kept
+
+
+def speed(v: int) -> bytes:
+    word = int.from_bytes(mit(0.06), "big") & ~(0xFFF << 36) | (2047 + v) << 36
+    return word.to_bytes(8, "big")
+
+
+@pytest.mark.parametrize(
+    ("what", "identifier", "data"),
+    [
+        ("moved_while_stopped", 0x05, mit(0.065)),
+        ("moved_while_stopped", 0x05, mit(0.0)),
+        ("speed_while_stopped", 0x05, speed(40)),
+        ("torque_while_stopped", 0x05, mit(0.06, kp=0.0, kd=0.0, tau=0.5)),
+        ("enabled_while_stopped", 0x05, bytes.fromhex("fffffffffffffffc")),
+        ("commanded_while_stopped", 0x105, struct.pack("<ff", 0.06, 1.0)),
+        ("commanded_while_stopped", 0x205, struct.pack("<f", 0.5)),
+        ("commanded_while_stopped", 0x305, struct.pack("<fHH", 0.06, 100, 100)),
+    ],
+)
+def test_a_frame_that_moves_a_stopped_motor_fails(what: str, identifier: int, data: bytes) -> None:
+    late = (0.2, frame(identifier, data))
+    assert what in broken(watch_stopped([*HELD, late]))
+    assert what not in broken(watch([*HELD, late]))
+    assert what not in broken(watch_stopped([*HELD, late], resume_s=0.2))
+
+
+def test_creeping_after_a_stop_is_seen_however_slow() -> None:
+    creep = [(0.2 + 0.005 * n, frame(0x05, mit(0.06 + 0.0004 * n))) for n in range(10)]
+    assert broken(watch_stopped([*HELD, *creep])) == {"moved_while_stopped"}
+
+
+def test_running_on_instead_of_braking_is_seen() -> None:
+    on = [(0.005 * n, frame(0x05, mit(0.03 * n))) for n in range(1, 20)]
+    assert watch(on).kept
+    assert broken(watch_stopped(on)) == {"moved_while_stopped"}

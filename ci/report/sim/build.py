@@ -249,7 +249,7 @@ def _paired(gate: GridGate, result: SimResult, number: int) -> Paired | None:
             key=row.key,
             cell=row.cell,
             mode=old.failure_mode if row.success else row.failure_mode,
-            command=replay(row.key, number, gate.name),
+            command=replay(row.key, result.evidence.subject.policy, number, gate.name),
         )
         for row, old in known
         if row.success != old.success

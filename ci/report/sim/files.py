@@ -114,10 +114,8 @@ def _seen(cell: Cell) -> str:
 
 def _replays(report: SimReport, cell: Cell) -> str:
     failed = [row for row in report.rows if row.cell == cell.name and not row.success]
-    lines = [
-        f"{row.failure_mode}: {words.replay(row.key, report.number, report.rules.gate)}"
-        for row in failed[:SHOWN]
-    ]
+    who = (report.policy, report.number, report.rules.gate)
+    lines = [f"{row.failure_mode}: {words.replay(row.key, *who)}" for row in failed[:SHOWN]]
     return "\n".join(lines)
 
 

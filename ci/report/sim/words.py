@@ -60,10 +60,10 @@ def full_run(low: float, high: float) -> str:
     return percent(low) if low == high else f"{100 * low:.1f}–{100 * high:.1f} %"
 
 
-def replay(key: str, number: int, gate: str) -> str:
+def replay(key: str, policy: str, number: int, gate: str) -> str:
     """The command that plays one episode of a gate, or of a suite, again."""
     suite = suite_of(gate)
-    command = f"policyctl replay {key} --version v{number}"
+    command = f"policyctl replay {key} --version v{number} --policy {policy}"
     return command if suite is None else f"{command} --suite {suite}"
 
 

@@ -65,7 +65,7 @@ def test_flips_are_counted_named_and_can_be_played_again() -> None:
     assert {flip.key for flip in flips if flip.kind == "fix"} == won
     assert report.paired.counts.identical == len(run.rows) - len(lost) - len(won)
     key = min(lost)
-    assert f"policyctl replay {key} --version v12" in render(report)
+    assert f"policyctl replay {key} --version v12 --policy box-grasp" in render(report)
 
 
 def test_the_evidences_counts_and_the_verdicts_e_values_are_told() -> None:
@@ -116,4 +116,6 @@ def test_a_suites_episodes_are_played_again_in_the_suite() -> None:
     run = play(axes=SMALL, episodes_per_cell=20, flips=0.3)
     report = report_on(run, gate=replace(run.gate, name="sim:camera"))
     assert report.paired is not None
-    assert report.paired.flips[0].command.endswith("--version v12 --suite camera")
+    assert report.paired.flips[0].command.endswith(
+        "--version v12 --policy box-grasp --suite camera"
+    )

@@ -36,7 +36,7 @@ def test_a_bus_without_an_interface_is_a_usage_error(config: dict[str, object]) 
     [
         {"interface": "no_such_interface"},
         {"interface": "socketcan", "channel": "can_that_is_not_there"},
-        {"interface": "udp_multicast", "channel": "not an address"},
+        {"interface": "udp_multicast", "channel": "not an address", "port": 43999},
     ],
 )
 def test_a_bus_that_does_not_open_says_which_and_why(config: dict[str, object]) -> None:

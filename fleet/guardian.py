@@ -1,0 +1,155 @@
+"""A process beside the servo that makes the arm safe when the servo dies. It can do nothing else.
+
+Rules
+- The servo beats once a tick: `Heartbeat` publishes what the motors were last told. The guardian
+  only looks. A beat older than `dead_after_s` (twelve ticks at 200 Hz) is a dead servo, whatever
+  the reason: killed, stopped, stuck in a call.
+- Then it first repeats the last command, speed 0, so that motors whose host watchdog is on stay up
+  (`holding`); after `hold_s` it lets the stiffness go over `lower_s` while damping stays, so that
+  the arm sinks (`lowering`), and goes on damping (`lowered`). It never switches motors off and
+  never moves a joint towards anything but where it was told to be.
+- Taking over is for good. It is written to a block of its own, and the next beat of a servo that
+  comes back raises before that tick commands a motor; a person starts both again.
+- Before the first beat there is nothing to guard and nothing is sent. A servo that ends on purpose
+  says so by its last beat, and is not mourned.
+- A block that cannot be read whole counts as no beat.
+
+Units: rad, Nm, Nm/rad, Nm s/rad, s. One guardian for each bus: J = 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import can
+import numpy as np
+from numpy.typing import NDArray
+
+from fleet.can.frames import Ranges
+from fleet.can.link import MotorLink
+from fleet.can.motors import OPENARM_MOTORS, MotorAddress
+from fleet.shared_memory import Newest, Reading
+from registry.errors import Refused
+
+Array = NDArray[np.float64]
+
+JOINTS = 8
+BEAT = 1 + 7 * JOINTS
+"""alive (0 or 1), then per joint: q, kp, kd, tau, PMAX, VMAX, TMAX."""
+WORD = 1
+"""The guardian's own block: 1 once it has taken over."""
+DEAD_AFTER_S = 0.06
+HOLD_S, LOWER_S = 1.0, 3.0
+LOWERING_KD = 2.0
+PERIOD_S = 0.005
+
+
+class Phase(StrEnum):
+    WATCHING = "watching"
+    HOLDING = "holding"
+    LOWERING = "lowering"
+    LOWERED = "lowered"
+
+
+class Heartbeat:
+    """The servo's side. Call `beat` before each tick's commands, `farewell` when it ends well."""
+
+    def __init__(self, block: Newest, word: Newest, ranges: Sequence[Ranges]) -> None:
+        """`block` is created by the servo, `word` by the guardian."""
+        self._block, self._word = block, word
+        self._values: Array = np.zeros(BEAT)
+        self._rows = self._values[1:].reshape(7, JOINTS)
+        self._rows[4:] = np.array([[r.pmax, r.vmax, r.tmax] for r in ranges]).T
+
+    def beat(self, q: Array, kp: Array, kd: Array, tau: Array) -> None:
+        """What the motors were last told, (8,) each. Refused once the guardian has taken over."""
+        taken = self._word.read()
+        if isinstance(taken, Reading) and taken.values[0] != 0.0:
+            raise Refused(
+                "the guardian has taken the arm over",
+                evidence="the servo did not beat in time",
+                hint="look at the arm, then start servo and guardian again",
+            )
+        self._values[0] = 1.0
+        self._rows[0], self._rows[1], self._rows[2], self._rows[3] = q, kp, kd, tau
+        self._block.write(self._values)
+
+    def farewell(self) -> None:
+        """The servo ends on purpose: the motors hold, nobody takes over."""
+        self._values[0] = 0.0
+        self._block.write(self._values)
+
+
+class Guardian:
+    """The guardian's side: call `step` every `PERIOD_S`."""
+
+    def __init__(
+        self,
+        bus: can.BusABC,
+        block: Newest,
+        word: Newest,
+        *,
+        motors: Sequence[MotorAddress] = OPENARM_MOTORS,
+        fd: bool = False,
+        dead_after_s: float = DEAD_AFTER_S,
+        hold_s: float = HOLD_S,
+        lower_s: float = LOWER_S,
+    ) -> None:
+        self.phase = Phase.WATCHING
+        self._link = MotorLink(bus, motors, fd=fd)
+        self._block, self._word = block, word
+        self._dead_after, self._hold, self._lower = dead_after_s, hold_s, lower_s
+        self.refused = 0
+        """Steps in which the bus failed."""
+        self._last: Array | None = None
+        self._heard_at = self._taken_at = 0.0
+        self._word.write(np.zeros(WORD))
+
+    def step(self) -> Phase:
+        """Look once; command the motors where the servo no longer does. Raises can.CanError."""
+        now = self._link.now()
+        if self.phase is Phase.WATCHING:
+            self._look(now)
+        if self.phase is not Phase.WATCHING:
+            self._command(now - self._taken_at)
+        return self.phase
+
+    def run(self) -> None:
+        """Steps for ever; a bus that refuses a frame is tried again at the next step."""
+        while True:
+            try:
+                self.step()
+                # replies are nobody's now, and a queue that fills up would hide the arm's state
+                self._link.drain()
+            except can.CanError:
+                self.refused += 1
+            self._link.wait(PERIOD_S)
+
+    def _look(self, now: float) -> None:
+        reading = self._block.read()
+        if isinstance(reading, Reading):
+            if reading.values[0] == 0.0:
+                self._last = None
+                return
+            self._last = reading.values
+            self._heard_at = now - reading.age_s
+        if self._last is not None and now - self._heard_at > self._dead_after:
+            rows = self._last[1:].reshape(7, JOINTS)
+            self._link.set_ranges([Ranges(*map(float, scale)) for scale in rows[4:].T])
+            self._word.write(np.ones(WORD))
+            self._taken_at = now
+            self.phase = Phase.HOLDING
+
+    def _command(self, since: float) -> None:
+        if self._last is None:
+            return
+        q, kp, kd, tau = self._last[1:].reshape(7, JOINTS)[:4]
+        still = np.zeros(JOINTS)
+        if since < self._hold:
+            self._link.send_mit(q, still, kp, kd, tau)
+            return
+        left = max(0.0, 1.0 - (since - self._hold) / self._lower)
+        self.phase = Phase.LOWERING if left > 0.0 else Phase.LOWERED
+        damping = np.maximum(kd, LOWERING_KD)
+        self._link.send_mit(q, still, kp * left, damping, tau * left)

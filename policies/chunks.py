@@ -1,0 +1,96 @@
+"""Policies that answer with a chunk of future actions: which of them to follow, and how to change.
+
+Rules
+- A chunk row k is for the time `seen_at + k * step_s`, seen_at being when its observation was
+  taken. The answer comes `delay` later, measured, not assumed: rows of the past are not followed.
+- When a new chunk arrives, the target goes over from the old one to the new one within `blend_s`,
+  by a weight that leaves 0 and reaches 1 at rest (3w² - 2w³): the target has no jump, whatever the
+  two chunks say. The old chunk is followed along its own time meanwhile.
+- Between rows the target is linear. Beyond the last row it stays there, and `exhausted` says so:
+  the caller holds and counts, nothing is extrapolated.
+- A chunk whose observation is older than that of the chunk in use came out of order: refused.
+
+Rows are (K, J) [rad], times [s] of one clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Future commands, the first one for `seen_at`."""
+
+    rows: Floats
+    seen_at: float
+    step_s: float
+
+    def __post_init__(self) -> None:
+        if self.rows.ndim != 2 or not len(self.rows) or not self.step_s > 0.0:
+            raise ValueError(f"a chunk of {self.rows.shape} rows every {self.step_s} s")
+        if not np.isfinite(self.rows).all():
+            raise ValueError("the chunk holds numbers that are not finite")
+
+    @property
+    def ends_at(self) -> float:
+        return self.seen_at + (len(self.rows) - 1) * self.step_s
+
+    def at(self, now: float) -> Floats:
+        """(J,) target at `now`, linear between rows, the nearest row outside them."""
+        place = min(max((now - self.seen_at) / self.step_s, 0.0), len(self.rows) - 1.0)
+        k = min(int(place), max(len(self.rows) - 2, 0))
+        if len(self.rows) == 1:
+            return np.array(self.rows[0])
+        part = place - k
+        target: Floats = (1.0 - part) * self.rows[k] + part * self.rows[k + 1]
+        return target
+
+
+class Blend:
+    """The target over time of a robot that gets chunks. Starts at rest at `q` (J,)."""
+
+    def __init__(self, q: Floats, blend_s: float) -> None:
+        """`blend_s`: how long a change takes; 0.1 to 0.2 s is usual."""
+        if not blend_s > 0.0:
+            raise ValueError("a change of chunks takes time: blend_s > 0")
+        self._blend_s = blend_s
+        self._from: Chunk | Floats = q.copy()
+        self._to: Chunk | None = None
+        self._began = 0.0
+        self.delay_s = 0.0
+        """From the newest chunk's observation to its arrival, as measured."""
+        self.refused = 0
+        """Chunks that came out of order."""
+
+    def offer(self, chunk: Chunk, now: float) -> bool:
+        """A chunk that arrived `now`; False where it is older than the one in use."""
+        if self._to is not None and chunk.seen_at <= self._to.seen_at:
+            self.refused += 1
+            return False
+        self.delay_s = now - chunk.seen_at
+        if self._to is not None:
+            done = now - self._began >= self._blend_s
+            # in the middle of a change the mixture is frozen: where it was is what counts
+            self._from = self._to if done else self.target(now)
+        self._to, self._began = chunk, now
+        return True
+
+    def target(self, now: float) -> Floats:
+        """(J,) what to follow at `now`."""
+        old = self._from.at(now) if isinstance(self._from, Chunk) else self._from
+        if self._to is None:
+            return old.copy()
+        w = min(max((now - self._began) / self._blend_s, 0.0), 1.0)
+        w = w * w * (3.0 - 2.0 * w)
+        mixed: Floats = (1.0 - w) * old + w * self._to.at(now)
+        return mixed
+
+    def exhausted(self, now: float) -> bool:
+        """True beyond the newest chunk's last row: the policy is late."""
+        return self._to is None or now > self._to.ends_at
