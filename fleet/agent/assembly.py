@@ -4,7 +4,7 @@
   killed agent came; nothing else is kept. What is there is hashed again before it is built upon.
 - A piece that any version on this robot holds is copied from there: of a fine-tune only the tensors
   that changed come over the line.
-- A piece that is not its digest's is never kept: copied ones are then fetched, fetched ones Corrupt.
+- A piece that is not its digest's is never kept: a copied one is fetched, a fetched one is Corrupt.
 - The file's own digest is computed from every byte, too.
 """
 

@@ -4,8 +4,8 @@ Rules:
 - Nothing unverified is ever loaded: the manifest's bytes must hash to the version's digest, each
   file's bytes to the manifest's entry, and files already here are hashed again before each load.
 - A version's folder `<hex of the digest>/` (manifest.json and files/) appears whole, by one rename,
-  or not at all. What a killed agent left half-fetched is gone on with (`fleet.agent.assembly`) while
-  an assignment names it, and else deleted.
+  or not at all. What a killed agent left half-fetched is gone on with (`fleet.agent.assembly`) as
+  long as an assignment names it, and then deleted.
 - Of a version that shares tensors with one that is here only the others are fetched.
 - Load before switch: contract against robot class and task, then a dry probe (right shape, finite,
   in time). A version that fails is refused; the running one is not touched.
@@ -155,7 +155,8 @@ class Updater:
         try:
             (incoming / FILES).mkdir(parents=True, exist_ok=True)
             manifest = self._fetch_manifest(incoming / MANIFEST, digest)
-            local = LocalPieces(path for path in self._folder.iterdir() if path.is_dir())
+            held = (path for path in self._folder.iterdir() if not path.name.startswith(INCOMING))
+            local = LocalPieces(held)
             for entry in manifest.files:
                 target = incoming / FILES / entry.path
                 Assembly(entry, target, local, self._link.fetch, self._count).run()

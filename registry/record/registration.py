@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,7 @@ from registry.versions import (
     is_policy_name,
 )
 
+LOOKED_AT = 10
 Check = Callable[[Path], None]
 
 
@@ -101,7 +103,10 @@ class Registrar:
         blobs = self._desk.blobs
         try:
             with blobs.batch() as batch:
-                entries = [store_file(batch, one, progress=progress) for one in scan(folder)]
+                known = self._known_files(policy)
+                entries = [
+                    store_file(batch, one, known=known, progress=progress) for one in scan(folder)
+                ]
                 contract = _contract(folder, entries)
                 manifest = Manifest(policy, tuple(entries), contract, environment, base)
                 if self._known(manifest.in_files()):
@@ -110,6 +115,19 @@ class Registrar:
             return manifest.in_files(), 0
         blobs.put(manifest.canonical())  # robots fetch it by its digest, the version's own
         return manifest, batch.written
+
+    def _known_files(self, policy: str) -> list[FileEntry]:
+        """Files in pieces of the policy's newest versions, one of which may be registered again."""
+        query = (
+            select(versions.c.manifest)
+            .where(versions.c.policy == policy)
+            .order_by(versions.c.number.desc())
+            .limit(LOOKED_AT)
+        )
+        with self._desk.ledger.read() as connection:
+            texts = list(connection.execute(query).scalars())
+        manifests = [Manifest.from_json(json.loads(text)) for text in texts]
+        return [entry for one in manifests for entry in one.files if entry.header is not None]
 
     def _known(self, manifest: Manifest) -> bool:
         with self._desk.ledger.read() as connection:
