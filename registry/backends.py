@@ -1,14 +1,17 @@
-"""Which database a home uses: its own file, or what its `registry.yaml` names.
+"""Which database and which store a home uses: its own files, or what its `registry.yaml` names.
 
     database: postgresql://policyctl@db.example:5432/registry
+    store: s3://robot-policies/registry
+    mirror: s3://elsewhere/registry        # or a folder: a second store that heals the first
 
-Credentials are never in that file: PostgreSQL reads `PGPASSWORD` and `~/.pgpass`. `policyctl init
---database URL` writes it. Blobs lie in the home's own folder.
+Credentials are never in that file: PostgreSQL reads `PGPASSWORD` and `~/.pgpass`, S3 the usual
+environment, profile or role of AWS. `policyctl init --database URL --store URL` writes it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from registry.blobs.folder import FolderBlobs
 from registry.errors import Refused
@@ -23,6 +26,8 @@ class Settings:
     """`registry.yaml`, as it is read by `registry.home_file`."""
 
     database: str | None = None
+    store: str | None = None
+    mirror: str | None = None
 
 
 def settings_of(home: Home) -> Settings:
@@ -62,5 +67,21 @@ def open_ledger(home: Home) -> Ledger:
 
 
 def open_blobs(home: Home) -> BlobStore:
-    """The folder of the home."""
-    return FolderBlobs(home.blobs)
+    """Raises ConfigError, or NotAllowed where there are no credentials for the store."""
+    url = settings_of(home).store
+    return FolderBlobs(home.blobs) if url is None else open_store(url)
+
+
+def open_mirror(home: Home) -> BlobStore | None:
+    """The second store, if the home has one."""
+    url = settings_of(home).mirror
+    return None if url is None else open_store(url)
+
+
+def open_store(url: str) -> BlobStore:
+    """`s3://…`, or the path of a folder."""
+    if not url.startswith("s3://"):
+        return FolderBlobs(Path(url).expanduser())
+    from registry.blobs.s3 import S3Blobs
+
+    return S3Blobs(url)

@@ -12,6 +12,8 @@ from registry.yaml_file import Strict, load_yaml
 
 class HomeFile(Strict):
     database: str | None = None
+    store: str | None = None
+    mirror: str | None = None
 
     @field_validator("database")
     @classmethod
@@ -23,6 +25,20 @@ class HomeFile(Strict):
                 parse_url(value)
             except UsageError as error:
                 raise ValueError(f"database: {error.what}; {error.hint}") from None
+        return value
+
+    @field_validator("store", "mirror")
+    @classmethod
+    def _is_store(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value:
+            from registry.blobs.s3 import parse_url
+
+            try:
+                parse_url(value)
+            except UsageError as error:
+                raise ValueError(f"{error.what}; {error.hint}") from None
+        elif value is not None and not Path(value).expanduser().is_absolute():
+            raise ValueError(f"a store is s3://… or an absolute path, not {value!r}")
         return value
 
 

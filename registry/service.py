@@ -18,6 +18,7 @@ from typing import Any
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
 from registry.backends import open_blobs, open_ledger
+from registry.blobs.folder import FolderBlobs
 from registry.blobs.tensors import Progress
 from registry.evidence import CanaryEvidence, Evidence
 from registry.gates import CanaryGate, Gate, Gates
@@ -70,11 +71,18 @@ __all__ = [
 
 
 class Registry:
-    def __init__(self, ledger: Ledger, blobs: BlobStore, clock: Clock, actor: Actor) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        blobs: BlobStore,
+        clock: Clock,
+        actor: Actor,
+        cache: FolderBlobs | None = None,
+    ) -> None:
         self.actor = actor
         self.blobs = blobs
         self._ledger = ledger
-        desk = Desk(ledger, blobs, clock, actor)
+        desk = Desk(ledger, blobs, clock, actor, cache)
         self._versions = Versions(desk)
         self._registrar = Registrar(desk, self._versions)
         self._verdicts = Verdicts(desk, self._versions)
@@ -94,7 +102,9 @@ class Registry:
         if not home.exists and not create:
             raise no_registry(home.root)
         home.make()
-        return Registry(open_ledger(home), open_blobs(home), clock or SystemClock(), actor)
+        blobs = open_blobs(home)
+        cache = None if isinstance(blobs, FolderBlobs) else FolderBlobs(home.cache / "blobs")
+        return Registry(open_ledger(home), blobs, clock or SystemClock(), actor, cache)
 
     def close(self) -> None:
         self._ledger.close()

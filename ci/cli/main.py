@@ -65,6 +65,9 @@ EXTRAS = {
     "av": "sim",
     "gymnasium": "sim",
     "ray": "ray",
+    "boto3": "s3",
+    "botocore": "s3",
+    "huggingface_hub": "hf",
 }
 """Which extra brings a module that a command may miss."""
 

@@ -15,11 +15,12 @@ import os
 import threading
 import uuid
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from registry.blobs.crew import Crew
 from registry.blobs.hashing import CHUNK, Held, named
 from registry.errors import Conflict
 from registry.ports import Source
@@ -40,14 +41,12 @@ class FolderBatch:
     def __init__(self, store: FolderBlobs) -> None:
         self.written = 0
         self._store = store
-        self._pool = ThreadPoolExecutor(WRITERS, "blob")
+        self._crew = Crew(WRITERS, WAITING)
         self._syncers = ThreadPoolExecutor(WRITERS, "sync")
-        self._slots = threading.BoundedSemaphore(WAITING)
         self._lock = threading.Lock()
         self._seen: set[str] = set()
         self._drafts: dict[str, Path] = {}
         self._unsynced: list[Path] = []
-        self._error: BaseException | None = None
 
     def __enter__(self) -> FolderBatch:
         with disk_errors(self._store.root):
@@ -61,9 +60,9 @@ class FolderBatch:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self._pool.shutdown(wait=True, cancel_futures=error is not None)
+            self._crew.end(cancel=error is not None)
             if error is None:
-                self._raise_first()
+                self._crew.raise_first()
                 with disk_errors(self._store.root):
                     self._commit()
         finally:
@@ -72,18 +71,12 @@ class FolderBatch:
                 draft.unlink(missing_ok=True)
 
     def add(self, digest: str, source: Source) -> None:
-        if (
-            self._error is not None
-            or digest in self._seen
-            or self._store.holds(digest, source.size)
-        ):
+        if digest in self._seen or self._store.holds(digest, source.size):
             source.close()
-            self._raise_first()
+            self._crew.raise_first()
             return
         self._seen.add(digest)
-        self._slots.acquire()
-        done = self._pool.submit(self._write, digest, source)
-        done.add_done_callback(lambda done: self._ended(done, source))
+        self._crew.do(lambda: self._write(digest, source), source)
 
     def adopt(self, digest: str, draft: Path, *, synced: bool = False) -> None:
         """Takes a file in `tmp/` that holds, checked, the bytes of `digest`."""
@@ -93,17 +86,6 @@ class FolderBatch:
             self.written += draft.stat().st_size
             if not synced:
                 self._unsynced.append(draft)
-
-    def _ended(self, done: Future[None], source: Source) -> None:
-        source.close()
-        self._slots.release()
-        if not done.cancelled() and (error := done.exception()) is not None:
-            with self._lock:
-                self._error = self._error or error
-
-    def _raise_first(self) -> None:
-        if self._error is not None:
-            raise self._error
 
     def _write(self, digest: str, source: Source) -> None:
         draft = self._store.drafts / uuid.uuid4().hex
@@ -115,11 +97,7 @@ class FolderBatch:
             if source.size >= SMALL:
                 os.fsync(stream.fileno())
         if found not in (None, digest):
-            raise Conflict(
-                "the checkpoint changed while it was registered",
-                evidence=f"bytes of {digest} are now {found}",
-                hint="register it when whatever writes it has ended",
-            )
+            raise changed(digest, str(found))
         with self._lock:
             self.written += source.size
             if source.size < SMALL:
@@ -152,6 +130,14 @@ class FolderBatch:
         folders = {self._store.place(draft, digest) for digest, draft in self._drafts.items()
                    if draft.exists()}  # fmt: skip
         _drain(self._syncers.map(sync_folder, sorted(folders)))
+
+
+def changed(digest: str, found: str) -> Conflict:
+    return Conflict(
+        "the checkpoint changed while it was registered",
+        evidence=f"bytes of {digest} are now {found}",
+        hint="register it when whatever writes it has ended",
+    )
 
 
 def _drain(done: Iterable[None]) -> None:

@@ -29,6 +29,7 @@ from registry.versions import Piece
 
 SEGMENT = 1 << 20
 WORKERS = 4
+GROUP = 200
 Fetch = Callable[[str, int, int], Iterator[bytes]]  # digest, start, length
 Progress = Callable[[int, int], None]  # bytes there, bytes of all pieces
 
@@ -204,7 +205,7 @@ def _groups(pieces: list[Piece]) -> Iterator[list[Piece]]:
     group: list[Piece] = []
     for piece in pieces:
         group.append(piece)
-        if len(group) == 200 or sum(one.size for one in group) > 1 << 30:
+        if len(group) == GROUP or sum(one.size for one in group) > 1 << 30:
             yield group
             group = []
     if group:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from registry.blobs.folder import FolderBlobs
 from registry.ports import BlobStore, Clock, Ledger
 from registry.record import audit
 from registry.record.actors import Actor
@@ -19,6 +20,7 @@ class Desk:
     blobs: BlobStore
     clock: Clock
     actor: Actor
+    cache: FolderBlobs | None = None  # pieces of a store that is not on this machine
 
     def note(
         self,

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, insert, select, update
 
 from registry.blobs.tensors import write_file
+from registry.blobs.transfer import Progress, transfer
 from registry.errors import Conflict, NotFound, UsageError
 from registry.ledger.tables import climbs, policies, provenance, tags, versions
 from registry.record.desk import Desk
@@ -94,10 +95,17 @@ class Versions:
                 for row in connection.execute(query)
             ]
 
-    def materialize(self, ref: VersionRef, target: Path) -> Path:
-        """Copies the version's files, each checked, into the folder `target`."""
-        for entry in self.manifest(ref).files:
-            write_file(self._desk.blobs, entry, target / entry.path)
+    def materialize(self, ref: VersionRef, target: Path, progress: Progress | None = None) -> Path:
+        """Writes the version's files, each checked, into the folder `target`.
+
+        From a store elsewhere only the pieces come that were not fetched before.
+        """
+        manifest, blobs = self.manifest(ref), self._desk.blobs
+        if self._desk.cache is not None:
+            transfer(blobs, self._desk.cache, manifest.pieces, progress)
+            blobs = self._desk.cache
+        for entry in manifest.files:
+            write_file(blobs, entry, target / entry.path)
         return target
 
     # Tags
