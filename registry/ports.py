@@ -102,6 +102,10 @@ class BlobStore(Protocol):
         """Takes the name from a damaged blob, so that the right bytes may have it."""
         ...
 
+    def sweep(self, older_than_s: float = ...) -> int:
+        """Removes what killed writers left unfinished long ago; how many."""
+        ...
+
 
 class Clock(Protocol):
     def now(self) -> float: ...

@@ -17,9 +17,10 @@ from typing import Any
 
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
-from registry.backends import open_blobs, open_ledger
+from registry.backends import open_blobs, open_ledger, open_mirror
 from registry.blobs.folder import FolderBlobs
 from registry.blobs.tensors import Progress
+from registry.bundle import Sign, write_bundle
 from registry.evidence import CanaryEvidence, Evidence
 from registry.gates import CanaryGate, Gate, Gates
 from registry.home import Home, no_registry
@@ -28,9 +29,11 @@ from registry.record import audit
 from registry.record.actors import Actor
 from registry.record.attempts import Attempts
 from registry.record.audit import AuditEvent, Head
+from registry.record.collection import GRACE_S, Collected, Collector
 from registry.record.desk import Desk
 from registry.record.episodes import Episodes
 from registry.record.going_back import GoingBack
+from registry.record.healing import Healer, Health
 from registry.record.leases import Leases
 from registry.record.model import (
     CanaryBlock,
@@ -78,6 +81,7 @@ class Registry:
         clock: Clock,
         actor: Actor,
         cache: FolderBlobs | None = None,
+        mirror: BlobStore | None = None,
     ) -> None:
         self.actor = actor
         self.blobs = blobs
@@ -85,6 +89,8 @@ class Registry:
         desk = Desk(ledger, blobs, clock, actor, cache)
         self._versions = Versions(desk)
         self._registrar = Registrar(desk, self._versions)
+        self._collector = Collector(desk)
+        self._healer = Healer(desk, self._versions, mirror)
         self._verdicts = Verdicts(desk, self._versions)
         self._episodes = Episodes(desk)
         self._robots = Robots(desk)
@@ -104,7 +110,8 @@ class Registry:
         home.make()
         blobs = open_blobs(home)
         cache = None if isinstance(blobs, FolderBlobs) else FolderBlobs(home.cache / "blobs")
-        return Registry(open_ledger(home), blobs, clock or SystemClock(), actor, cache)
+        mirror = open_mirror(home)
+        return Registry(open_ledger(home), blobs, clock or SystemClock(), actor, cache, mirror)
 
     def close(self) -> None:
         self._ledger.close()
@@ -126,6 +133,7 @@ class Registry:
         environment: str = "",
         check: Check | None = None,
         base: VersionRef | None = None,
+        expect: Manifest | None = None,
         progress: Progress | None = None,
     ) -> Registration:
         """See `Registrar.register`."""
@@ -136,8 +144,13 @@ class Registry:
             environment,
             check=check,
             base=base,
+            expect=expect,
             progress=progress,
         )
+
+    def add_provenance(self, ref: VersionRef, origin: Provenance) -> None:
+        """See `Registrar.add_provenance`."""
+        self._registrar.add_provenance(ref, origin)
 
     def list_versions(self, policy: str | None = None) -> list[VersionRecord]:
         """All versions, of one policy if named, by policy and number."""
@@ -185,6 +198,42 @@ class Registry:
     def verify(self, ref: VersionRef) -> list[str]:
         """What is wrong with a version; an empty list when nothing is."""
         return self._verdicts.verify(ref)
+
+    def doubts(self, ref: VersionRef) -> list[str]:
+        """What is wrong with what the record says of a version; its files are not looked at."""
+        return self._verdicts.doubts(ref)
+
+    def check_files(self, refs: list[VersionRef], progress: Progress | None = None) -> Health:
+        """See `Healer.check`."""
+        return self._healer.check(refs, progress)
+
+    def check_whole(self, ref: VersionRef) -> list[str]:
+        return self._healer.check_whole(ref)
+
+    def collect(
+        self,
+        grace_s: float = GRACE_S,
+        release_after_s: float | None = None,
+        *,
+        dry_run: bool = False,
+    ) -> Collected:
+        """Removes blobs that nothing needs. See `registry.record.collection`."""
+        return self._collector.collect(grace_s, release_after_s, dry_run=dry_run)
+
+    def released_at(self, ref: VersionRef) -> float | None:
+        return self._versions.released_at(ref)
+
+    def export(
+        self,
+        ref: VersionRef,
+        target: Path,
+        sign: Sign | None = None,
+        progress: Progress | None = None,
+    ) -> int:
+        """Writes a version as a bundle; its bytes. See `registry.bundle`."""
+        self._versions.require_files(ref)
+        provenance = [one.provenance for one in self.provenance(ref)]
+        return write_bundle(target, self.blobs, self.manifest(ref), provenance, sign, progress)
 
     def read_blob(self, digest: str) -> bytes:
         return self.blobs.read(digest)

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import POLICY, Record
+
+from registry.ledger.tables import versions
 
 
 def header_of(tensors: Mapping[str, bytes], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -43,3 +46,15 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, bytes], task: str = "bo
     contract = {"robot_class": "openarm-v2-right", "task": task}
     (folder / "contract.json").write_text(json.dumps(contract))
     return folder
+
+
+def register_in_files(record: Record, folder: Path) -> str:
+    """A version as a registry of whole files made it."""
+    made = record.registry.register(folder, POLICY)
+    manifest = record.registry.manifest(made.version.ref).in_files()
+    with record.registry._ledger.write() as connection:
+        text = manifest.canonical().decode()
+        connection.execute(versions.update().values(manifest=text, digest=manifest.digest))
+    for found in folder.iterdir():
+        record.registry.blobs.put(found.read_bytes())
+    return manifest.digest

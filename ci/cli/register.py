@@ -56,7 +56,7 @@ def command(
             name,
             origin,
             environment=_environment(config),
-            check=lambda found: _check(found, config),
+            check=lambda found: check_checkpoint(found, config),
         )
         files = [entry.path for entry in registry.manifest(done.version.ref).files]
     record = done.version
@@ -133,7 +133,7 @@ def _environment(config: PolicyConfig | None) -> str:
         ) from None
 
 
-def _check(folder: Path, config: PolicyConfig | None) -> None:
+def check_checkpoint(folder: Path, config: PolicyConfig | None) -> None:
     """The policy loads, and its contract fits the robot class and the task it is released for."""
     from policies.contract import ROBOT_CLASSES
     from policies.loading import load_policy

@@ -1,34 +1,47 @@
-"""`policyctl verify`: the files re-hashed, the verdicts judged again, the audit recomputed."""
+"""`policyctl verify`: blobs re-hashed and healed, verdicts judged again, the audit recomputed."""
 
 from __future__ import annotations
 
 import click
 
 from ci.app import open_registry
-from ci.cli.output import emit
+from ci.cli.bytes import BytesLine, amount
+from ci.cli.output import emit, narrate
 from ci.cli.refs import policy_option, version_ref
-from registry.errors import Corrupt
+from registry.errors import Corrupt, UsageError
 
 
 @click.command("verify")
 @click.argument("version", required=False)
 @policy_option
-def command(version: str | None, policy: str | None) -> None:
+@click.option("--all", "everything", is_flag=True, help="Every version; so without VERSION.")
+def command(version: str | None, policy: str | None, everything: bool) -> None:
     """Re-hash a version's files and recompute its verdicts; without VERSION, of every version.
+
+    What is missing or damaged is healed from the mirror, where `registry.yaml` names one; else a
+    damaged file is set aside, and registering the same files again heals it.
 
     Exit status 9 when anything is not what was recorded.
     """
-    problems: list[str] = []
+    if version is not None and everything:
+        raise UsageError("a version and --all contradict each other", hint="say one of them")
     with open_registry() as registry:
         if version is not None:
             records = [registry.version(version_ref(registry, version, policy))]
         else:
             records = registry.list_versions(policy)
+        refs = [record.ref for record in records]
+        with BytesLine("hashed") as line:
+            health = registry.check_files(refs, line.add)
+        problems = list(health.problems)
         for record in records:
-            problems += [f"{record}: {problem}" for problem in registry.verify(record.ref)]
-        files = sum(len(registry.manifest(record.ref).files) for record in records)
-        verdicts = sum(len(registry.verdicts(record.ref)) for record in records)
+            problems += [f"{record}: {problem}" for problem in registry.doubts(record.ref)]
+        if version is not None and not health.problems:
+            problems += [f"{refs[0]}: {problem}" for problem in registry.check_whole(refs[0])]
+        verdicts = sum(len(registry.verdicts(ref)) for ref in refs)
         events = registry.check_audit()
+    for one in health.healed:
+        narrate(f"healed {one}")
     if problems:
         raise Corrupt(
             f"{len(problems)} things are not what was recorded",
@@ -38,11 +51,15 @@ def command(version: str | None, policy: str | None) -> None:
     emit(
         {
             "versions": [str(record) for record in records],
-            "files": files,
+            "files": health.files,
+            "blobs": health.blobs,
+            "bytes": health.bytes,
+            "healed": list(health.healed),
             "verdicts": verdicts,
             "audit_events": events,
             "problems": problems,
         },
-        f"{', '.join(map(str, records)) or 'nothing'}: {files} files match their digests, "
+        f"{', '.join(map(str, records)) or 'nothing'}: {health.files} files match their digests "
+        f"({health.blobs} blobs, {amount(health.bytes)}), "
         f"{verdicts} verdicts follow from their evidence, {events} audit events are unbroken",
     )

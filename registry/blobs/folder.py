@@ -147,10 +147,7 @@ class FolderBlobs:
         if not self.drafts.is_dir():
             return 0
         horizon = time.time() - older_than_s
-        abandoned = [path for path in self.drafts.iterdir() if path.stat().st_mtime < horizon]
-        for path in abandoned:
-            path.unlink(missing_ok=True)
-        return len(abandoned)
+        return sum(_remove_old(path, horizon) for path in self.drafts.iterdir())
 
     def place(self, temporary: Path, digest: str) -> Path:
         """Gives durable bytes their name, without ever overwriting good bytes.
@@ -160,16 +157,25 @@ class FolderBlobs:
         target = self.path(digest)
         fresh = not target.parent.is_dir()
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
-            if not self._intact(target):
-                os.replace(temporary, target)  # same name, right bytes: a repair
-        except OSError:  # a file system without hard links
-            os.replace(temporary, target)
+        while not self._link(temporary, target):
+            pass
         if fresh:
             sync_folder(target.parent.parent)
         return target.parent
+
+    def _link(self, temporary: Path, target: Path) -> bool:
+        """False where what had the name was removed just now."""
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            try:
+                if not self._intact(target):
+                    os.replace(temporary, target)  # same name, right bytes: a repair
+            except FileNotFoundError:
+                return False
+        except OSError:  # a file system without hard links
+            os.replace(temporary, target)
+        return True
 
     def _intact(self, path: Path) -> bool:
         with path.open("rb") as stream:
@@ -204,6 +210,17 @@ def hex_of(digest: str) -> str:
     if not _DIGEST.fullmatch(digest):
         raise UsageError(f"{digest!r} is not a digest", hint="digests read sha256:<64 hex>")
     return digest.removeprefix("sha256:")
+
+
+def _remove_old(path: Path, horizon: float) -> bool:
+    """Whether a file was there, older than that, and is gone. Others may end it meanwhile."""
+    try:
+        if path.stat().st_mtime >= horizon:
+            return False
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _copy(source: BinaryIO, target: BinaryIO | None) -> str:

@@ -3,6 +3,8 @@
 - Rows of `versions`, `provenance`, `climbs`, `serves`, `verdicts`, `assignments`, `attempts` and
   `audit` are only ever added; the stage of a version, a rollout and a policy's serving version
   change under a rising `revision`. Triggers refuse any change to `audit`.
+- `claims` and `marks` keep gc from removing what somebody is about to need; `releases` are versions
+  whose files a retention rule gave up.
 - `heartbeats` and `attempts` are telemetry: rows of their own, no audit. `results` and
   `episodes` are caches: their first row under a key stays, no audit.
 - Times are seconds since the epoch, UTC.
@@ -253,6 +255,30 @@ leases = Table(
     Column("token", Integer, nullable=False),
     Column("holder", String(120), nullable=False),
     Column("expires_at", Float, nullable=False),
+)
+
+claims = Table(
+    "claims",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("actor", String(120), nullable=False),
+    Column("expires_at", Float, nullable=False),
+)
+
+marks = Table(
+    "marks",
+    metadata,
+    Column("digest", String(71), primary_key=True),
+    Column("at", Float, nullable=False),
+)
+
+releases = Table(
+    "releases",
+    metadata,
+    Column("policy", String(120), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("at", Float, nullable=False),
+    _of_version(),
 )
 
 audit = Table(

@@ -30,6 +30,8 @@ RIGHTS: Mapping[str, frozenset[str]] = {
     "enrol": frozenset({"operator", "approver"}),
     "report": _EVERYONE_WHO_ACTS | {"robot", "controller"},
     "lease": _EVERYONE_WHO_ACTS | {"robot"},
+    "collect": frozenset(),
+    "heal": frozenset({"technician", "operator", "approver"}),
     "cache": frozenset(ROLES) - {"viewer"},
 }
 

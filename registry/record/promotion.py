@@ -57,6 +57,7 @@ class Promotion:
             if not override.strip():
                 raise UsageError("an override needs its reason", hint="say it with --reason")
         ref = self._versions.resolve(ref)
+        self._versions.require_files(ref)
         with self._desk.ledger.write() as connection:
             record = read_version(connection, ref)
             self._check_ladder(connection, record, stage, gate, override)

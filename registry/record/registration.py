@@ -5,6 +5,8 @@
   where a registry of whole files (manifest schema 1) gave it its number.
 - Blobs are stored before the row that names them: a full disk or a kill leaves at most blobs that
   nothing names, which are harmless and are found again by the next registration.
+- Whoever registers holds a claim: gc removes nothing meanwhile, and a claim that ran out makes the
+  registration a Conflict, so that no version ever lacks a blob that gc took for garbage.
 - What is recorded is what was stored, not what was checked: a file that changes in between makes a
   Conflict.
 """
@@ -14,17 +16,26 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection, insert, select, update
 
 from registry.blobs.tensors import Progress, store_file
 from registry.checkpoint import CONTRACT, MAX_TEXT, open_regular, read_json, scan
-from registry.errors import Conflict, UsageError
+from registry.errors import Conflict, Corrupt, UsageError
 from registry.ledger.tables import policies, provenance, versions
+from registry.record.claims import Claim
 from registry.record.desk import Desk
 from registry.record.model import Registration
-from registry.record.versions import Versions, add_climb, number_of, version_record, version_row
+from registry.record.versions import (
+    Versions,
+    add_climb,
+    number_of,
+    take_back,
+    version_record,
+    version_row,
+)
 from registry.stages import Stage
 from registry.storage import disk_errors
 from registry.versions import (
@@ -44,6 +55,22 @@ class _AlreadyThere(Exception):  # noqa: N818
     """Ends a batch whose files a version of schema 1 holds: nothing of it is kept."""
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What is registered, and what is said of it."""
+
+    folder: Path
+    policy: str
+    environment: str
+    base: str
+    expect: Manifest | None
+    progress: Progress
+
+    def manifest(self, entries: list[FileEntry]) -> Manifest:
+        contract = _contract(self.folder, entries)
+        return Manifest(self.policy, tuple(entries), contract, self.environment, self.base)
+
+
 class Registrar:
     def __init__(self, desk: Desk, versions: Versions) -> None:
         self._desk = desk
@@ -58,14 +85,15 @@ class Registrar:
         *,
         check: Check | None = None,
         base: VersionRef | None = None,
+        expect: Manifest | None = None,
         progress: Progress | None = None,
     ) -> Registration:
         """Gives the checkpoint in `folder` its version of `policy`.
 
         `check` is the caller's own look at the folder (that the contract fits its robot class, that
         the policy loads), run before anything is stored. `base` is the version that an adapter is
-        applied to. Raises Refused, ConfigError, NotFound or ServiceFailed; then no version was
-        made.
+        applied to; `expect` the manifest that the files must make (of an imported bundle). Raises
+        Refused, ConfigError, NotFound, Corrupt or ServiceFailed; then no version was made.
         """
         self._desk.actor.require("register")
         if not is_policy_name(policy):
@@ -74,16 +102,29 @@ class Registrar:
                 evidence="lower-case words joined by hyphens, like box-grasp",
                 hint="name it with --policy",
             )
-        based_on = self._versions.get(base).digest if base is not None else ""
+        based_on = expect.base if expect else ""
+        if base is not None:
+            based_on = self._versions.get(base).digest
         scan(folder)
         if check is not None:
             check(folder)
-        manifest, written = self._store(folder, policy, environment, based_on, progress)
+        with Claim(self._desk) as claim:
+            source = _Source(folder, policy, environment, based_on, expect, claim.while_(progress))
+            manifest, written = self._store(source)
+            return self._record(claim, manifest, origin, written)
+
+    def _record(
+        self, claim: Claim, manifest: Manifest, origin: Provenance, written: int
+    ) -> Registration:
+        policy = manifest.policy
         with self._desk.ledger.write() as connection:
+            claim.settle(connection)
             number = number_of(connection, policy, manifest.digest)
             created = number is None
             if number is None:
                 number = self._insert(connection, manifest)
+            else:
+                take_back(connection, VersionRef(policy, number))
             added = self._add_provenance(connection, policy, number, origin)
             if created or added:
                 self._desk.note(
@@ -96,23 +137,41 @@ class Registrar:
             record = version_record(version_row(connection, VersionRef(policy, number)))
         return Registration(record, created, written)
 
-    def _store(
-        self, folder: Path, policy: str, environment: str, base: str, progress: Progress | None
-    ) -> tuple[Manifest, int]:
+    def add_provenance(self, ref: VersionRef, origin: Provenance) -> None:
+        """Appends where a version came from, unless that is known."""
+        self._desk.actor.require("register")
+        with self._desk.ledger.write() as connection:
+            record = version_record(version_row(connection, ref))
+            if self._add_provenance(connection, record.policy, record.number, origin):
+                self._desk.note(
+                    connection,
+                    "provenance",
+                    record,
+                    policy=record.policy,
+                    detail={"digest": record.digest, "provenance": origin.to_json()},
+                )
+
+    def _store(self, source: _Source) -> tuple[Manifest, int]:
         """The manifest of what was stored, and how many bytes the store lacked of it."""
-        blobs = self._desk.blobs
+        blobs, expect = self._desk.blobs, source.expect
+        in_pieces = expect is None or expect.schema > 1
         try:
             with blobs.batch() as batch:
-                known = self._known_files(policy)
+                known = self._known_files(source.policy)
                 entries = [
-                    store_file(batch, one, known=known, progress=progress) for one in scan(folder)
+                    store_file(
+                        batch, one, in_pieces=in_pieces, known=known, progress=source.progress
+                    )
+                    for one in scan(source.folder)
                 ]
-                contract = _contract(folder, entries)
-                manifest = Manifest(policy, tuple(entries), contract, environment, base)
-                if self._known(manifest.in_files()):
+                manifest = source.manifest(entries)
+                if expect is not None and manifest != expect:
+                    raise _not_expected(manifest, expect)
+                first = manifest.in_files()
+                if first.schema == 1 and self._known(first):
                     raise _AlreadyThere
         except _AlreadyThere:
-            return manifest.in_files(), 0
+            return first, 0
         blobs.put(manifest.canonical())  # robots fetch it by its digest, the version's own
         return manifest, batch.written
 
@@ -188,6 +247,14 @@ class Registrar:
             )
         )
         return True
+
+
+def _not_expected(found: Manifest, expect: Manifest) -> Corrupt:
+    return Corrupt(
+        "the files are not those of the manifest that came with them",
+        evidence=f"they make {found.digest}, it is {expect.digest}",
+        hint="export the version again",
+    )
 
 
 def _contract(folder: Path, entries: list[FileEntry]) -> dict[str, object]:

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from registry.blobs.tensors import problems_of, whole_digest
-from registry.errors import PolicyctlError, Refused
+from registry.errors import Conflict, PolicyctlError, Refused
 from registry.evidence import Evidence, GridEvidence, evidence_from_json
 from registry.gates import Gate, GridGate, gate_from_json
 from registry.ledger.tables import policies, results, verdicts
@@ -54,11 +54,22 @@ class Verdicts:
                 hint=command_of(gate.name, f"'{ref}'"),
             )
         with self._desk.ledger.write() as connection:
+            self._must_have(artifacts or {})
             record = read_version(connection, self._versions.resolve(ref))
             self.add(connection, record, gate, evidence, verdict, artifacts or {})
             stage = _stage_after(connection, record, verdict)
             self._versions.set_stage(connection, record.ref, stage, reason=verdict.reason)
             return read_version(connection, record.ref)
+
+    def _must_have(self, artifacts: Mapping[str, str]) -> None:
+        """Artifacts are stored before the verdict that names them: gc may have come in between."""
+        gone = [name for name, digest in artifacts.items() if not self._desk.blobs.has(digest)]
+        if gone:
+            raise Conflict(
+                "an artifact of the verdict is not in the store",
+                evidence=", ".join(gone),
+                hint="run the gate again: its episodes are kept",
+            )
 
     def add(
         self,
@@ -140,15 +151,22 @@ class Verdicts:
         """What is wrong with a version: its files re-hashed, its verdicts judged again."""
         record, problems = self._versions.get(ref), []
         manifest = self._versions.manifest(record.ref)
+        if self._versions.released_at(record.ref) is None:
+            for entry in manifest.files:
+                broken = [said for _, said in problems_of(self._desk.blobs, entry)]
+                if entry.header is not None and not broken:
+                    whole = whole_digest(self._desk.blobs, entry)
+                    if whole != entry.sha256:
+                        broken.append(f"{entry.path}: its pieces make {whole}, was {entry.sha256}")
+                problems += broken
+        return problems + self.doubts(record.ref)
+
+    def doubts(self, ref: VersionRef) -> list[str]:
+        """What is wrong with what the record says: the manifest's digest, verdicts judged again."""
+        record, problems = self._versions.get(ref), []
+        manifest = self._versions.manifest(record.ref)
         if manifest.digest != record.digest:
             problems.append(f"manifest: is {manifest.digest}, was {record.digest}")
-        for entry in manifest.files:
-            broken = [said for _, said in problems_of(self._desk.blobs, entry)]
-            if entry.header is not None and not broken:
-                whole = whole_digest(self._desk.blobs, entry)
-                if whole != entry.sha256:
-                    broken.append(f"{entry.path}: its pieces make {whole}, was {entry.sha256}")
-            problems += broken
         for one in self.of(ref):
             again = judge(one.gate, one.evidence)
             if not again.agrees(one.verdict):

@@ -15,8 +15,8 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, ins
 
 from registry.blobs.tensors import write_file
 from registry.blobs.transfer import Progress, transfer
-from registry.errors import Conflict, NotFound, UsageError
-from registry.ledger.tables import climbs, policies, provenance, tags, versions
+from registry.errors import Conflict, NotFound, Refused, UsageError
+from registry.ledger.tables import climbs, policies, provenance, releases, tags, versions
 from registry.record.desk import Desk
 from registry.record.model import ProvenanceRecord, Search, VersionRecord
 from registry.stages import Stage
@@ -101,12 +101,32 @@ class Versions:
         From a store elsewhere only the pieces come that were not fetched before.
         """
         manifest, blobs = self.manifest(ref), self._desk.blobs
+        self.require_files(ref)
         if self._desk.cache is not None:
             transfer(blobs, self._desk.cache, manifest.pieces, progress)
             blobs = self._desk.cache
         for entry in manifest.files:
             write_file(blobs, entry, target / entry.path)
         return target
+
+    def released_at(self, ref: VersionRef) -> float | None:
+        """When a retention rule gave up the version's files; None while they are kept."""
+        ref = self.resolve(ref)
+        with self._desk.ledger.read() as connection:
+            return connection.execute(
+                select(releases.c.at).where(
+                    releases.c.policy == ref.policy, releases.c.number == ref.number
+                )
+            ).scalar()
+
+    def require_files(self, ref: VersionRef) -> None:
+        """Raises Refused for a version whose files were given up."""
+        if self.released_at(ref) is not None:
+            raise Refused(
+                f"the files of {ref} were released by the retention rule",
+                evidence="its record stays: manifest, verdicts, history",
+                hint="register the same files again, and they are its files again",
+            )
 
     # Tags
 
@@ -319,6 +339,13 @@ def version_row(connection: Connection, ref: VersionRef) -> Row[Any]:
         f"there is no {ref}",
         evidence=f"the newest is {ref.policy} v{known}" if known else "no such policy",
         hint="`policyctl list` shows the versions of every policy",
+    )
+
+
+def take_back(connection: Connection, ref: VersionRef) -> None:
+    """A version whose files were given up has them again."""
+    connection.execute(
+        delete(releases).where(releases.c.policy == ref.policy, releases.c.number == ref.number)
     )
 
 

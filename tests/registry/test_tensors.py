@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checkpoints import noise, write_checkpoint, write_tensors
+from checkpoints import noise, register_in_files, write_checkpoint, write_tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from record import POLICY, Record
@@ -339,18 +339,6 @@ def test_an_adapter_names_its_base(record: Record) -> None:
     assert record.registry.manifest(made.ref).base == base.digest
     assert record.registry.manifest(alone.ref).base == ""
     assert made.number != alone.number
-
-
-def register_in_files(record: Record, folder: Path) -> str:
-    """A version as a registry of whole files made it."""
-    made = record.registry.register(folder, POLICY)
-    manifest = record.registry.manifest(made.version.ref).in_files()
-    with record.registry._ledger.write() as connection:
-        text = manifest.canonical().decode()
-        connection.execute(versions.update().values(manifest=text, digest=manifest.digest))
-    for found in folder.iterdir():
-        record.registry.blobs.put(found.read_bytes())
-    return manifest.digest
 
 
 def test_a_version_of_whole_files_is_read_and_found_again(record: Record) -> None:

@@ -1,0 +1,73 @@
+"""`policyctl import`: registers the version in a bundle that `policyctl export` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ci.app import home_option, open_registry
+from ci.cli.bytes import BytesLine, amount
+from ci.cli.output import emit
+from ci.cli.refs import version_json
+from ci.cli.register import check_checkpoint
+from registry.errors import Refused
+
+if TYPE_CHECKING:
+    from registry.bundle import Content
+    from registry.service import Registration, Registry
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def command(file: Path) -> None:
+    """Register the version in FILE. It keeps its digest and gets this registry's next number.
+
+    Its files pass the same checks as any checkpoint's. Verdicts do not travel: this site's gates
+    judge for themselves.
+    """
+    from registry.bundle import open_bundle
+    from registry.home import find_home
+
+    scratch = find_home(home_option(), must_exist=False).cache
+    with (
+        open_registry(create=True) as registry,
+        BytesLine("read", file.stat().st_size) as line,
+        open_bundle(file, scratch, progress=line.add) as (content, folder),
+    ):
+        done = _register(registry, content, folder)
+    said = "is" if done.created else "is already"
+    signed = "signed" if content.signed else "not signed"
+    emit(
+        {
+            **version_json(done.version),
+            "created": done.created,
+            "signed": content.signed,
+            "stored_bytes": done.written,
+            "next": f"policyctl gate run sim v{done.version.number} --policy {done.version.policy}",
+        },
+        f"{file} ({signed}) {said} [bold]{done.version}[/], {amount(done.written)} of it new",
+    )
+
+
+def _register(registry: Registry, content: Content, folder: Path) -> Registration:
+    from registry.record.model import Search
+
+    manifest = content.manifest
+    if manifest.base and not registry.find_versions(Search(digest=manifest.base)):
+        raise Refused(
+            "its base is not in this registry",
+            evidence=f"it is an adapter of {manifest.base}",
+            hint="import the base first",
+        )
+    done = registry.register(
+        folder,
+        manifest.policy,
+        environment=manifest.environment,
+        check=lambda found: check_checkpoint(found, None),
+        expect=manifest,
+    )
+    for origin in content.provenance:
+        registry.add_provenance(done.version.ref, origin)
+    return done

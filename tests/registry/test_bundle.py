@@ -1,0 +1,227 @@
+"""Bundles: the same bytes whoever writes them, the same version wherever they are read."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from checkpoints import noise, register_in_files, write_checkpoint
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from record import POLICY, Record
+
+from registry.bundle import Content, open_bundle
+from registry.errors import Corrupt, NotAllowed, ServiceFailed
+from registry.service import Registration
+from registry.versions import Provenance, VersionRef
+
+TENSORS = {"a": noise(5000, 1), "b": noise(3_000_000, 2), "twin of a": noise(5000, 1), "none": b""}
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    return Record(tmp_path / "one")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Record:
+    """A registry elsewhere, with a version of its own."""
+    made = Record(tmp_path / "two")
+    made.register(77)
+    return made
+
+
+@pytest.fixture
+def ref(record: Record) -> VersionRef:
+    folder = write_checkpoint(record.folder / "c", TENSORS)
+    ref = record.registry.register(folder, POLICY, Provenance(commit="abc")).version.ref
+    record.registry.add_provenance(ref, Provenance(run="run-7"))
+    return ref
+
+
+def bring(site: Record, path: Path, **options: object) -> tuple[Registration, Content]:
+    with open_bundle(path, site.home.cache, **options) as (content, folder):  # type: ignore[arg-type]
+        done = site.registry.register(
+            folder,
+            content.manifest.policy,
+            environment=content.manifest.environment,
+            expect=content.manifest,
+        )
+        for origin in content.provenance:
+            site.registry.add_provenance(done.version.ref, origin)
+    assert list(site.home.cache.iterdir()) == []
+    return done, content
+
+
+def test_a_version_travels_with_its_digest_and_provenance(
+    record: Record, site: Record, ref: VersionRef, tmp_path: Path
+) -> None:
+    size = record.registry.export(ref, tmp_path / "bundle")
+    assert size == (tmp_path / "bundle").stat().st_size
+    done, content = bring(site, tmp_path / "bundle")
+    assert (done.created, done.version.number, content.signed) == (True, 2, False)
+    assert done.version.digest == record.registry.version(ref).digest
+    assert [one.provenance for one in site.registry.provenance(done.version.ref)] == [
+        Provenance(commit="abc"), Provenance(run="run-7")
+    ]  # fmt: skip
+    assert site.registry.verify(done.version.ref) == []
+    again, _ = bring(site, tmp_path / "bundle")
+    assert (again.created, again.written) == (False, 0)
+
+
+def test_the_same_version_makes_the_same_bytes(
+    record: Record, site: Record, ref: VersionRef, tmp_path: Path
+) -> None:
+    record.registry.export(ref, tmp_path / "first")
+    done, _ = bring(site, tmp_path / "first")
+    site.registry.export(done.version.ref, tmp_path / "second")
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+def test_any_tar_lists_it(record: Record, ref: VersionRef, tmp_path: Path) -> None:
+    record.registry.export(ref, tmp_path / "bundle")
+    with tarfile.open(tmp_path / "bundle") as tar:
+        names = tar.getnames()
+        assert {member.mtime for member in tar} == {0}
+        head = json.load(tar.extractfile("bundle.json"))  # type: ignore[arg-type]
+    assert names[:3] == ["bundle.json", "manifest.json", "provenance.json"]
+    # contract, header, a (which is also its twin), b
+    assert len(names) == 3 + 4
+    assert head["manifest"] == record.registry.version(ref).digest
+
+
+def test_a_version_of_whole_files_travels_as_it_is(
+    record: Record, site: Record, tmp_path: Path
+) -> None:
+    digest = register_in_files(record, write_checkpoint(record.folder / "c", TENSORS))
+    record.registry.export(VersionRef(POLICY, 1), tmp_path / "bundle")
+    done, _ = bring(site, tmp_path / "bundle")
+    assert done.version.digest == digest
+    assert site.registry.verify(done.version.ref) == []
+
+
+def test_the_signature_is_of_what_names_everything_and_is_asked_for_first(
+    record: Record, site: Record, ref: VersionRef, tmp_path: Path
+) -> None:
+    signed: list[bytes] = []
+    record.registry.export(ref, tmp_path / "bundle", sign=lambda head: signed.append(head) or b"s")
+    seen: list[tuple[bytes, bytes | None]] = []
+    _, content = bring(site, tmp_path / "bundle", verify=lambda *both: seen.append(both))
+    assert content.signed
+    assert seen == [(signed[0], b"s")]
+
+    def refuse(head: bytes, signatures: bytes | None) -> None:
+        raise NotAllowed("not signed by anyone we know")
+
+    with pytest.raises(NotAllowed):
+        bring(site, tmp_path / "bundle", verify=refuse)
+    record.registry.export(ref, tmp_path / "plain")
+    bring(site, tmp_path / "plain", verify=lambda *both: seen.append(both))
+    assert seen[-1][1] is None
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_a_bundle_spoiled_anywhere_is_never_registered(
+    record: Record, site: Record, ref: VersionRef, tmp_path: Path, data: st.DataObject
+) -> None:
+    """Cut, or a byte changed: refused, unless it is in what a tar file pads with."""
+    path = tmp_path / "bundle"
+    if not path.exists():
+        record.registry.export(ref, path)
+    whole = path.read_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1) | st.integers(0, 8000))
+    if data.draw(st.booleans()):
+        spoiled = whole[:at]
+    else:
+        spoiled = whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :]
+    (tmp_path / "spoiled").write_bytes(spoiled)
+    before = [one.digest for one in site.registry.list_versions()]
+    try:
+        done, _ = bring(site, tmp_path / "spoiled")
+    except Corrupt:
+        assert [one.digest for one in site.registry.list_versions()] == before
+    else:
+        assert done.version.digest == record.registry.version(ref).digest
+        assert site.registry.verify(done.version.ref) == []
+
+
+def remake(path: Path, change: Callable[[list[tuple[tarfile.TarInfo, bytes]]], None]) -> Path:
+    """The bundle with other members."""
+    with tarfile.open(path) as tar:
+        members = [(one, tar.extractfile(one).read()) for one in tar]  # type: ignore[union-attr]
+    change(members)
+    made = path.with_name("remade")
+    with tarfile.open(made, "w", format=tarfile.GNU_FORMAT) as tar:
+        for member, content in members:
+            member.size = len(content) if member.isreg() else 0
+            tar.addfile(member, io.BytesIO(content))
+    return made
+
+
+def _climbs(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    members[3][0].name = "../../escaped"
+
+
+def _links(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    members[3][0].type, members[3][0].linkname = tarfile.SYMTYPE, "/etc/passwd"
+
+
+def _adds(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    members.append((tarfile.TarInfo("run.py"), b"print()"))
+
+
+def _swaps(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    members[3], members[4] = members[4], members[3]
+
+
+def _drops(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    members.pop()
+
+
+def _renames(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    head = json.loads(members[0][1])
+    members[0] = (members[0][0], json.dumps(head | {"policy": "pouring"}).encode())
+
+
+def _alters(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+    content = members[-1][1]
+    members[-1] = (members[-1][0], bytes([content[0] ^ 1]) + content[1:])
+
+
+@pytest.mark.parametrize("change", [_climbs, _links, _adds, _swaps, _drops, _renames, _alters])
+def test_a_bundle_of_other_members_is_refused(
+    record: Record,
+    site: Record,
+    ref: VersionRef,
+    tmp_path: Path,
+    change: Callable[[list[tuple[tarfile.TarInfo, bytes]]], None],
+) -> None:
+    record.registry.export(ref, tmp_path / "bundle")
+    with pytest.raises(Corrupt, match="bundle is damaged"):
+        bring(site, remake(tmp_path / "bundle", change))
+    assert len(site.registry.list_versions()) == 1
+    assert not list(tmp_path.rglob("escaped"))
+
+
+def test_no_bundle_is_written_from_damaged_bytes(
+    record: Record, ref: VersionRef, tmp_path: Path
+) -> None:
+    tensor = record.registry.manifest(ref).files[1].tensors[0]
+    path = record.registry.blobs.path(tensor.sha256)  # type: ignore[attr-defined]
+    path.chmod(0o644)
+    path.write_bytes(bytes(tensor.size))
+    with pytest.raises(Corrupt, match="do not match"):
+        record.registry.export(ref, tmp_path / "bundle")
+    assert not list(tmp_path.glob("bundle*"))
+
+
+def test_a_place_that_cannot_be_written_is_said(record: Record, ref: VersionRef) -> None:
+    with pytest.raises(ServiceFailed, match="cannot be written"):
+        record.registry.export(ref, Path("/proc/bundle"))

@@ -1,0 +1,250 @@
+"""gc removes what nothing needs, never what somebody needs or is about to, whatever runs beside."""
+
+from __future__ import annotations
+
+import random
+import threading
+from pathlib import Path
+
+import pytest
+from checkpoints import noise, write_checkpoint
+from record import HIL, POLICY, SIM, Record
+from sqlalchemy import insert, select
+
+from registry.errors import Conflict, NotAllowed, Refused
+from registry.ledger.tables import claims, marks
+from registry.record.claims import LASTS_S, Claim
+from registry.record.collection import Collected
+from registry.record.desk import Desk
+from registry.stages import Stage
+from registry.verdicts import judge
+from registry.versions import VersionRef, digest_bytes
+
+DAY = 86400.0
+
+
+@pytest.fixture
+def record(tmp_path: Path, database: str | None) -> Record:
+    return Record(tmp_path, robots=4, database=database)
+
+
+def gc(record: Record, **options: float | bool | None) -> Collected:
+    return record.registry.collect(**options)  # type: ignore[arg-type]
+
+
+def desk_of(record: Record) -> Desk:
+    return record.registry._registrar._desk
+
+
+def checkpoint(record: Record, seed: int, **more: bytes) -> Path:
+    shared = {"shared": noise(5000, 0)}
+    return write_checkpoint(record.folder / f"c{seed}", shared | {"own": noise(3000, seed)} | more)
+
+
+def test_what_a_version_needs_is_kept_and_garbage_goes_after_a_day(record: Record) -> None:
+    ref = record.registry.register(checkpoint(record, 1), POLICY).version.ref
+    artifact = record.registry.blobs.put(b"a report")
+    found = record.evidence(ref, SIM, successes=100)
+    record.registry.record_verdict(ref, SIM, found, judge(SIM, found), {"report.html": artifact})
+    garbage = record.registry.blobs.put(b"nobody's")
+    first = gc(record)
+    assert (first.marked, first.removed) == (1, 0)
+    record.clock.time += DAY / 2
+    assert gc(record).removed == 0
+    record.clock.time += DAY / 2
+    last = gc(record)
+    assert (last.removed, last.freed, last.marked) == (1, len(b"nobody's"), 0)
+    assert not record.registry.blobs.has(garbage)
+    assert record.registry.blobs.has(artifact)
+    assert record.registry.verify(ref) == []
+    assert record.registry.check_files([ref]).problems == ()
+
+
+def test_a_dry_run_says_what_would_go_and_changes_nothing(record: Record) -> None:
+    record.registry.register(checkpoint(record, 1), POLICY)
+    garbage = record.registry.blobs.put(b"nobody's")
+    assert gc(record, grace_s=0, dry_run=True).removed == 1
+    assert record.registry.blobs.has(garbage)
+    with record.registry._ledger.read() as connection:
+        assert connection.execute(select(marks)).all() == []
+
+
+def test_what_is_needed_again_is_no_longer_marked(record: Record) -> None:
+    folder = checkpoint(record, 1)
+    blobs = record.registry.blobs
+    blobs.put(noise(3000, 1))
+    gc(record)
+    record.registry.register(folder, POLICY)
+    gc(record)
+    record.clock.time += 2 * DAY
+    assert gc(record).removed == 0
+    assert blobs.has(digest_bytes(noise(3000, 1)))
+
+
+def test_nothing_is_removed_while_somebody_registers(record: Record) -> None:
+    garbage = record.registry.blobs.put(b"nobody's, so far")
+    with Claim(desk_of(record)) as claim:
+        done = gc(record, grace_s=0)
+        assert (done.removed, done.claims) == (0, 1)
+        assert record.registry.blobs.has(garbage)
+        with record.registry._ledger.write() as connection:
+            claim.settle(connection)
+    assert gc(record, grace_s=0).removed == 1
+
+
+def test_a_claim_of_the_dead_runs_out_and_one_who_slept_must_begin_again(record: Record) -> None:
+    record.registry.blobs.put(b"nobody's")
+
+    def slept() -> None:
+        with Claim(desk_of(record)) as claim:
+            record.clock.time += LASTS_S + 1
+            assert gc(record, grace_s=0).removed == 1
+            with record.registry._ledger.write() as connection:
+                claim.settle(connection)
+
+    with pytest.raises(Conflict, match="ran out"):
+        slept()
+    with record.registry._ledger.read() as connection:
+        assert connection.execute(select(claims)).all() == []
+
+
+def test_a_claim_lives_as_long_as_bytes_go_by(record: Record) -> None:
+    with Claim(desk_of(record)) as claim:
+        tell = claim.while_(None)
+        for _ in range(5):
+            record.clock.time += LASTS_S / 2
+            tell(1)
+        record.registry.blobs.put(b"nobody's")
+        assert gc(record, grace_s=0).claims == 1
+        with record.registry._ledger.write() as connection:
+            claim.settle(connection)
+
+
+@pytest.mark.slow
+def test_registering_and_collecting_at_once_loses_nothing(record: Record) -> None:
+    """Checkpoints whose tensors are garbage a moment before: the worst for whoever collects."""
+    chance = random.Random(5)
+    folders = [checkpoint(record, seed) for seed in range(6)]
+    ended = threading.Event()
+    errors: list[BaseException] = []
+
+    def collect() -> None:
+        try:
+            while not ended.is_set():
+                gc(record, grace_s=0)
+        except BaseException as error:  # noqa: BLE001 - asserted on below
+            errors.append(error)
+
+    def litter() -> None:
+        try:
+            while not ended.is_set():
+                record.registry.blobs.put(noise(3000, chance.randrange(6)))
+        except BaseException as error:  # noqa: BLE001 - asserted on below
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for work in (collect, collect, litter)]
+    for thread in threads:
+        thread.start()
+    made = [record.registry.register(folder, POLICY).version.ref for folder in folders * 3]
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    for ref in set(made):
+        assert record.registry.verify(ref) == []
+
+
+def test_a_verdict_whose_artifact_went_is_a_conflict(record: Record) -> None:
+    ref = record.register()
+    found = record.evidence(ref, SIM, successes=100)
+    gone = digest_bytes(b"collected meanwhile")
+    with pytest.raises(Conflict, match="artifact"):
+        record.registry.record_verdict(ref, SIM, found, judge(SIM, found), {"report.html": gone})
+    assert record.registry.verdicts(ref) == []
+
+
+# -- retention -------------------------------------------------------------------------------------
+
+
+def reject(record: Record, seed: int) -> VersionRef:
+    ref = record.registry.register(checkpoint(record, seed), POLICY).version.ref
+    found = record.evidence(ref, SIM, successes=0)
+    record.registry.record_verdict(ref, SIM, found, judge(SIM, found))
+    assert record.registry.version(ref).stage is Stage.REJECTED
+    return ref
+
+
+def test_the_files_of_a_rejected_version_are_given_up_and_its_record_stays(
+    record: Record, tmp_path: Path
+) -> None:
+    kept = record.registry.register(checkpoint(record, 1), POLICY).version.ref
+    ref = reject(record, 2)
+    assert gc(record, release_after_s=30 * DAY).released == ()
+    record.clock.time += 31 * DAY
+    assert gc(record, release_after_s=30 * DAY).released == (ref,)
+    assert gc(record, release_after_s=30 * DAY).released == ()
+    record.clock.time += 2 * DAY
+    assert gc(record).removed > 0
+    assert not record.registry.blobs.has(digest_bytes(noise(3000, 2)))
+    assert record.registry.verify(kept) == [], "a shared tensor stays"
+    assert record.registry.manifest(ref).digest == record.registry.version(ref).digest
+    assert record.registry.verify(ref) == []
+    assert record.registry.check_files([ref, kept]).problems == ()
+    assert len(record.registry.verdicts(ref)) == 1
+    assert record.registry.blobs.has(record.registry.version(ref).digest)
+    for use in (
+        lambda: record.registry.materialize(ref, tmp_path / "out"),
+        lambda: record.registry.export(ref, tmp_path / "bundle"),
+        lambda: record.promote(ref),
+    ):
+        with pytest.raises(Refused, match="released by the retention rule"):
+            use()
+    again = record.registry.register(checkpoint(record, 2), POLICY)
+    assert (again.created, again.version.ref) == (False, ref)
+    out = record.registry.materialize(ref, tmp_path / "out")
+    assert (out / "policy.safetensors").is_file()
+
+
+def test_what_runs_or_may_run_is_never_given_up(record: Record) -> None:
+    first = record.to_fleet()
+    second = record.to_fleet()
+    bad = record.ready()
+    rollout = record.promote(bad)
+    record.play(rollout.id, {second.number: 1.0, bad.number: 0.0})
+    assert record.registry.version(bad).stage is Stage.ROLLED_BACK
+    robot = record.registry.robots()[0].name
+    record.registry.heartbeat(robot, bad.number, 1, {})  # it has not heard of it yet
+    record.clock.time += 400 * DAY
+    assert gc(record, release_after_s=DAY).released == ()
+    record.registry.heartbeat(robot, second.number, 2, {})
+    assert gc(record, release_after_s=DAY).released == (bad,)
+    for ref in (first, second):
+        assert record.registry.released_at(ref) is None
+
+
+def test_the_base_of_an_adapter_is_never_given_up(record: Record) -> None:
+    base = reject(record, 1)
+    record.registry.register(checkpoint(record, 2), POLICY, base=base)
+    record.clock.time += 400 * DAY
+    assert gc(record, release_after_s=DAY).released == ()
+
+
+def test_only_an_admin_collects(record: Record) -> None:
+    with pytest.raises(NotAllowed):
+        record.as_role("operator").collect()
+
+
+def test_gates_that_were_judged_keep_their_artifacts_under_any_rule(record: Record) -> None:
+    ref = reject(record, 3)
+    artifact = record.registry.blobs.put(b"journal")
+    with record.registry._ledger.write() as connection:
+        connection.execute(
+            insert(claims).values(id="old", actor="dead", expires_at=record.clock.time - 1)
+        )
+    found = record.evidence(ref, HIL, success=20, failure=0)
+    record.registry.record_verdict(ref, HIL, found, judge(HIL, found), {"journal": artifact})
+    record.clock.time += 400 * DAY
+    gc(record, release_after_s=DAY)
+    record.clock.time += 2 * DAY
+    gc(record)
+    assert record.registry.blobs.has(artifact)
