@@ -3,6 +3,7 @@
     database: postgresql://policyctl@db.example:5432/registry
     store: s3://robot-policies/registry
     mirror: s3://elsewhere/registry        # or a folder: a second store that heals the first
+    archives: forbid                       # no TorchScript or .pt2 archives at this site
 
 Credentials are never in that file: PostgreSQL reads `PGPASSWORD` and `~/.pgpass`, S3 the usual
 environment, profile or role of AWS. `policyctl init --database URL --store URL` writes it.
@@ -28,6 +29,7 @@ class Settings:
     database: str | None = None
     store: str | None = None
     mirror: str | None = None
+    archives: str | None = None  # `forbid`: no TorchScript, no .pt2, not even for a sandbox
 
 
 def settings_of(home: Home) -> Settings:

@@ -1,8 +1,16 @@
 """Which files a checkpoint may hold, decided by what is in them, not by their names.
 
 Only inert data is taken: safetensors whose header accounts for every byte, JSON, and plain text.
-Nothing that a robot could execute or unpickle, no links, no devices, no path that climbs. A file
-cut short or altered in its header is refused before anything is stored.
+A name says what a file must be, its content whether it is that and nothing else: a file that an
+unpickler, a zip, tar or HDF5 reader could also read is refused, whatever else it is. Nothing that a
+robot could execute, no links, no devices, no path that climbs. All of it is looked at before a byte
+is stored, and never by running a loader.
+
+One exception, marked and for a site to forbid: TorchScript and `.pt2` archives in exactly the shape
+that PyTorch writes (`registry.archives`). A version with one is never loaded outside a sandbox.
+
+A checkpoint is complete: JSON that names a model, tokenizer or code to be loaded from elsewhere is
+refused by that name.
 """
 
 from __future__ import annotations
@@ -11,21 +19,35 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from registry import tensor_header
+from registry.archives import check_archive
 from registry.errors import ConfigError, NotFound, Refused
+from registry.pickles import is_pickle
 from registry.tensor_header import PREFIX, Tensor
 
 CONTRACT = "contract.json"
 WEIGHTS = "policy.safetensors"
 MAX_FILES = 1000
+MAX_DEPTH = 16
 MAX_TEXT = 16 << 20
+SAFETENSORS = ".safetensors"
 TEXT = {".txt", ".md", ".csv", ".yaml"}
+ARCHIVES = {".pt", ".pt2"}
+KINDS = {SAFETENSORS, ".json", *TEXT, *ARCHIVES}
+ELSEWHERE = (
+    "tokenizer_name", "tokenizer_name_or_path", "base_model_name_or_path", "vlm_model_name",
+    "pretrained_path", "pretrained_model_name_or_path", "pretrained_backbone_weights",
+    "processor_name_or_path", "auto_map",
+)  # fmt: skip
+"""Keys of JSON files with which the usual libraries fetch something that is not in the folder."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -35,6 +57,15 @@ class Found:
     name: str
     path: Path
     size: int
+
+    @property
+    def suffix(self) -> str:
+        return self.path.suffix.lower()
+
+    @property
+    def is_archive(self) -> bool:
+        """A program's archive: for a sandbox only."""
+        return self.suffix in ARCHIVES
 
 
 def scan(folder: Path) -> tuple[Found, ...]:
@@ -49,7 +80,7 @@ def scan(folder: Path) -> tuple[Found, ...]:
             evidence=f"{folder} is not a folder",
             hint=f"name the folder that holds {WEIGHTS} and {CONTRACT}",
         )
-    files = sorted(_walk(folder, folder), key=lambda found: found.name)
+    files = sorted(_walk(folder), key=lambda found: found.name)
     names = {found.name for found in files}
     for needed in (CONTRACT, WEIGHTS):
         if needed not in names:
@@ -61,13 +92,26 @@ def scan(folder: Path) -> tuple[Found, ...]:
     if len({name.casefold() for name in names}) != len(names):
         raise Refused("two files differ only in upper and lower case", evidence=str(folder))
     for found in files:
-        _check(found)
+        _check(found, names)
     return tuple(files)
 
 
+def refuse_name(name: str, where: str) -> None:
+    """Raises Refused for a path that no checkpoint may hold, before there is a file to look at."""
+    parts = name.split("/")
+    if len(parts) > MAX_DEPTH or not all(_NAME.fullmatch(part) for part in parts):
+        raise _refused(f"{where}: {name!r}", "is a name that is not allowed", "leave it out")
+    if Path(name).suffix.lower() not in KINDS:
+        raise _of_no_kind(f"{where}: {name}")
+
+
 def open_regular(path: Path) -> BinaryIO:
-    """Opens a regular file for reading, never through a link."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    """Opens a regular file for reading: never through a link, never waiting for a pipe."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    handle = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise _refused(path, "is no longer a file", "take it out of the checkpoint")
     return os.fdopen(handle, "rb")
 
 
@@ -85,48 +129,6 @@ def read_json(content: bytes, where: str) -> dict[str, Any]:
     return data
 
 
-def _walk(folder: Path, root: Path) -> list[Found]:
-    found: list[Found] = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        path = Path(entry.path)
-        name = path.relative_to(root).as_posix()
-        kind = entry.stat(follow_symlinks=False)
-        if stat.S_ISLNK(kind.st_mode):
-            raise _refused(path, "is a link", "copy the file itself into the checkpoint")
-        if not _NAME.fullmatch(entry.name):
-            raise _refused(path, "has a name that is not allowed", "use letters, digits, . _ -")
-        if stat.S_ISDIR(kind.st_mode):
-            found += _walk(path, root)
-        elif stat.S_ISREG(kind.st_mode):
-            found.append(Found(name, path, kind.st_size))
-        else:
-            raise _refused(path, "is neither a file nor a folder", "take it out of the checkpoint")
-        if len(found) > MAX_FILES:
-            raise _refused(root, f"holds more than {MAX_FILES} files", "name the checkpoint itself")
-    return found
-
-
-def _check(found: Found) -> None:
-    suffix = found.path.suffix.lower()
-    with open_regular(found.path) as stream:
-        if suffix == ".safetensors":
-            read_layout(found, stream)
-        elif suffix == ".json" or suffix in TEXT:
-            if found.size > MAX_TEXT:
-                raise _refused(found.path, "is text of more than 16 MB", "keep data elsewhere")
-            content = stream.read()
-            if suffix == ".json":
-                read_json(content, str(found.path))
-            elif not _is_text(content):
-                raise _refused(found.path, "is not text", "take it out of the checkpoint")
-        else:
-            raise _refused(
-                found.path,
-                "is of no kind that robots accept",
-                f"a checkpoint holds .safetensors, .json and {' '.join(sorted(TEXT))} files",
-            )
-
-
 def read_layout(found: Found, stream: BinaryIO) -> tuple[int, tuple[Tensor, ...]]:
     """Where the data of a safetensors file begins [bytes], and its tensors in their order.
 
@@ -138,6 +140,124 @@ def read_layout(found: Found, stream: BinaryIO) -> tuple[int, tuple[Tensor, ...]
         return begin, tensor_header.parse(stream.read(length), found.size - begin)
     except ValueError as error:
         raise _damaged(found, str(error)) from None
+
+
+def _walk(root: Path) -> Iterator[Found]:
+    """Everything below a folder; of a million entries only the first few are looked at."""
+    waiting, seen = [(root, 0)], 0
+    while waiting:
+        folder, depth = waiting.pop()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                seen += 1
+                if seen > MAX_FILES or depth > MAX_DEPTH:
+                    raise _refused(
+                        root, f"holds more than {MAX_FILES} files", "name the checkpoint itself"
+                    )
+                path = Path(entry.path)
+                found = _kind(entry, path, path.relative_to(root).as_posix())
+                if found is None:
+                    waiting.append((path, depth + 1))
+                else:
+                    yield found
+
+
+def _kind(entry: os.DirEntry[str], path: Path, name: str) -> Found | None:
+    """The file, or None for a folder; anything else is refused."""
+    kind = entry.stat(follow_symlinks=False)
+    if stat.S_ISLNK(kind.st_mode):
+        raise _refused(path, "is a link", "copy the file itself into the checkpoint")
+    if not _NAME.fullmatch(entry.name):
+        raise _refused(path, "has a name that is not allowed", "use letters, digits, . _ -")
+    if stat.S_ISDIR(kind.st_mode):
+        return None
+    if stat.S_ISREG(kind.st_mode):
+        return Found(name, path, kind.st_size)
+    raise _refused(path, "is neither a file nor a folder", "take it out of the checkpoint")
+
+
+def _check(found: Found, names: set[str]) -> None:
+    if found.suffix not in KINDS:
+        raise _of_no_kind(found.path)
+    with open_regular(found.path) as stream:
+        if found.is_archive:
+            _check_archive(found, stream)
+            return
+        if found.suffix == SAFETENSORS:
+            read_layout(found, stream)
+        else:
+            _check_text(found, stream, names)
+        _check_disguise(found, stream)
+
+
+def _check_text(found: Found, stream: BinaryIO, names: set[str]) -> None:
+    if found.size > MAX_TEXT:
+        raise _refused(found.path, "is text of more than 16 MB", "keep data elsewhere")
+    content = stream.read(MAX_TEXT + 1)
+    if found.suffix == ".json":
+        _check_complete(found, read_json(content, str(found.path)), names)
+    elif not _is_text(content):
+        raise _refused(found.path, "is not text", "take it out of the checkpoint")
+
+
+def _check_archive(found: Found, stream: BinaryIO) -> None:
+    try:
+        check_archive(stream, found.size, found.suffix)
+    except ValueError as error:
+        raise _refused(
+            found.path, f"may not be kept: {error}", "keep weights as safetensors"
+        ) from None
+
+
+def _check_disguise(found: Found, stream: BinaryIO) -> None:
+    """Refused where another program would find something else in the same bytes."""
+    other = None
+    if zipfile.is_zipfile(stream):
+        other = "a zip archive"
+    elif is_pickle(stream, found.size):
+        other = "a pickle, which can run code when it is read"
+    elif _at(stream, 257, 5) == b"ustar":
+        other = "a tar archive"
+    else:
+        position = 0
+        while position < found.size and other is None:
+            if _at(stream, position, len(_HDF5)) == _HDF5:
+                other = "an HDF5 file"
+            position = position * 2 or 512
+    if other is not None:
+        raise _refused(found.path, f"is also {other}", "export the weights anew as safetensors")
+
+
+def _at(stream: BinaryIO, position: int, length: int) -> bytes:
+    stream.seek(position)
+    return stream.read(length)
+
+
+def _check_complete(found: Found, data: Mapping[str, Any], names: set[str]) -> None:
+    """Refused where the file names something that would be fetched when the policy is loaded."""
+    folders = {parent.as_posix() for name in names for parent in Path(name).parents}
+    waiting: list[Any] = [data]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
+            for key in ELSEWHERE:
+                target = value.get(key)
+                inside = isinstance(target, str) and _inside(found, target, names | folders)
+                if target and not inside:
+                    raise Refused(
+                        "the checkpoint names what is not in it",
+                        evidence=f"{found.path}: {key} is {json.dumps(target)[:200]}",
+                        hint="copy it into the checkpoint and name its path there, or leave it out",
+                    )
+
+
+def _inside(found: Found, target: str, names: set[str]) -> bool:
+    """Whether a path names a file or folder of the checkpoint, from its root or from the file."""
+    beside = (Path(found.name).parent / target).as_posix()
+    return os.path.normpath(target) in names or os.path.normpath(beside) in names
 
 
 def _is_text(content: bytes) -> bool:
@@ -159,8 +279,13 @@ def _no_constant(word: str) -> float:
     raise ValueError(f"{word} is not a JSON number")
 
 
-def _refused(path: Path, why: str, hint: str) -> Refused:
-    return Refused("the checkpoint holds what it may not", evidence=f"{path} {why}", hint=hint)
+def _of_no_kind(where: Path | str) -> Refused:
+    kinds = f".safetensors, .json and {' '.join(sorted(TEXT))} files"
+    return _refused(where, "is of no kind that robots accept", f"a checkpoint holds {kinds}")
+
+
+def _refused(where: Path | str, why: str, hint: str) -> Refused:
+    return Refused("the checkpoint holds what it may not", evidence=f"{where} {why}", hint=hint)
 
 
 def _damaged(found: Found, why: str) -> ConfigError:

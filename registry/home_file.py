@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import field_validator
 
@@ -14,6 +15,7 @@ class HomeFile(Strict):
     database: str | None = None
     store: str | None = None
     mirror: str | None = None
+    archives: Literal["allow", "forbid"] | None = None
 
     @field_validator("database")
     @classmethod

@@ -17,7 +17,7 @@ from typing import Any
 
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
-from registry.backends import open_blobs, open_ledger, open_mirror
+from registry.backends import open_blobs, open_ledger, open_mirror, settings_of
 from registry.blobs.folder import FolderBlobs
 from registry.blobs.tensors import Progress
 from registry.bundle import Sign, write_bundle
@@ -82,13 +82,15 @@ class Registry:
         actor: Actor,
         cache: FolderBlobs | None = None,
         mirror: BlobStore | None = None,
+        *,
+        archives: bool = True,
     ) -> None:
         self.actor = actor
         self.blobs = blobs
         self._ledger = ledger
         desk = Desk(ledger, blobs, clock, actor, cache)
         self._versions = Versions(desk)
-        self._registrar = Registrar(desk, self._versions)
+        self._registrar = Registrar(desk, self._versions, archives=archives)
         self._collector = Collector(desk)
         self._healer = Healer(desk, self._versions, mirror)
         self._verdicts = Verdicts(desk, self._versions)
@@ -111,7 +113,15 @@ class Registry:
         blobs = open_blobs(home)
         cache = None if isinstance(blobs, FolderBlobs) else FolderBlobs(home.cache / "blobs")
         mirror = open_mirror(home)
-        return Registry(open_ledger(home), blobs, clock or SystemClock(), actor, cache, mirror)
+        return Registry(
+            open_ledger(home),
+            blobs,
+            clock or SystemClock(),
+            actor,
+            cache,
+            mirror,
+            archives=settings_of(home).archives != "forbid",
+        )
 
     def close(self) -> None:
         self._ledger.close()

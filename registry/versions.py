@@ -223,9 +223,10 @@ class Provenance:
     run: str | None = None
     recipe: Mapping[str, Any] | None = None
     note: str | None = None
+    source: str | None = None  # hf://org/name@commit or s3://bucket/prefix
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        said = {
             "commit": self.commit,
             "dataset": self.dataset,
             "base_model": self.base_model,
@@ -233,6 +234,7 @@ class Provenance:
             "recipe": None if self.recipe is None else _plain(self.recipe),
             "note": self.note,
         }
+        return said if self.source is None else {**said, "source": self.source}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Provenance:

@@ -28,6 +28,7 @@ ROOT: dict[str, tuple[str, str]] = {
     "register": ("ci.cli.register", "Give a checkpoint a version."),
     "list": ("ci.cli.list", "Versions and how far each has climbed."),
     "show": ("ci.cli.show", "One version: files, contract, provenance, verdicts."),
+    "diff": ("ci.cli.diff", "What changed from one version to another."),
     "tag": ("ci.cli.tag", "Give a version a name of your own."),
     "verify": ("ci.cli.verify", "Re-hash files, heal them, recompute verdicts."),
     "export": ("ci.cli.export", "One version in one file, for a site without network."),

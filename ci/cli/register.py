@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ci.app import open_registry
+from ci.app import home_option, open_registry
+from ci.cli.bytes import BytesLine, amount
 from ci.cli.output import emit
-from ci.cli.refs import version_json
+from ci.cli.refs import version_json, version_ref
 from registry.errors import ConfigError, NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -17,59 +18,97 @@ if TYPE_CHECKING:
 
 
 @click.command("register")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("source")
 @click.option("--policy", help="The policy; by default the one of policy.yaml at or above DIR.")
 @click.option("--commit", help="The commit that made it.")
 @click.option("--dataset", help="The data that it was trained on.")
+@click.option("--base", metavar="VERSION", help="The version that this adapter is applied to.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Files of a source to leave out.")
 @click.option("--base-model", help="The version or model that training started from.")
 @click.option("--run", help="The training run.")
 @click.option("--note", help="Anything else worth keeping.")
 def command(
-    directory: Path,
+    source: str,
     policy: str | None,
     commit: str | None,
     dataset: str | None,
+    base: str | None,
+    exclude: tuple[str, ...],
     base_model: str | None,
     run: str | None,
     note: str | None,
 ) -> None:
-    """Give the checkpoint in DIRECTORY a version.
+    """Give the checkpoint at SOURCE a version.
 
-    DIRECTORY holds the checkpoint, or a policy.yaml that names it. The same files, contract and
-    environment are the same version, whoever registers them; where they came from is appended.
+    SOURCE is a folder that holds the checkpoint, or a policy.yaml that names it; or s3://BUCKET/
+    PREFIX, or hf://ORG/NAME@COMMIT. The same files, contract and environment are the same version,
+    whoever registers them; where they came from is appended.
     """
+    from registry.sources import fetch, is_remote
     from registry.versions import Provenance
 
+    if exclude and not is_remote(source):
+        raise UsageError(
+            "--exclude is for s3:// and hf://", hint="take the files out of the folder"
+        )
+    directory = Path.cwd() if is_remote(source) else Path(source)
     config = _config(directory, policy)
-    folder = _checkpoint(directory, config)
     name = policy or (config.name if config else None)
     if name is None:
         raise UsageError(
             "which policy is this a version of?",
             evidence=f"no policy.yaml at or above {directory}",
-            hint=f"policyctl register {directory} --policy NAME",
+            hint=f"policyctl register {source} --policy NAME",
         )
-    origin = Provenance(commit, dataset, base_model, run, None, note)
     with open_registry(create=True) as registry:
-        done = registry.register(
-            folder,
-            name,
-            origin,
-            environment=_environment(config),
-            check=lambda found: check_checkpoint(found, config),
-        )
-        files = [entry.path for entry in registry.manifest(done.version.ref).files]
+        based_on = version_ref(registry, base, name) if base else None
+        with BytesLine("fetched") as line, fetch(source, _cache(), exclude, line.add) as fetched:
+            folder = fetched.folder if fetched.origin else _checkpoint(directory, config)
+            origin = Provenance(
+                commit, dataset, base_model, run, None, _note(note, fetched.excluded),
+                fetched.origin or None,
+            )  # fmt: skip
+            with BytesLine("read") as line:
+                done = registry.register(
+                    folder,
+                    name,
+                    origin,
+                    environment=_environment(config),
+                    check=lambda found: check_checkpoint(found, config, adapter=base is not None),
+                    base=based_on,
+                    progress=line.add,
+                )
+        manifest = registry.manifest(done.version.ref)
     record = done.version
     said = "is" if done.created else "is already"
+    new = f", {amount(done.written)} of {amount(manifest.size)} new" if done.created else ""
     emit(
         {
             **version_json(record),
             "created": done.created,
-            "files": files,
+            "files": [entry.path for entry in manifest.files],
+            "bytes": manifest.size,
+            "stored_bytes": done.written,
+            "base": manifest.base or None,
+            "sandbox_only": manifest.sandbox_only,
+            "source": fetched.origin or None,
             "next": f"policyctl gate run sim v{record.number} --policy {record.policy}",
         },
-        f"{folder} {said} [bold]{record}[/] ({record.digest[:19]}…), stage {record.stage}",
+        f"{fetched.origin or folder} {said} [bold]{record}[/] ({record.digest[:19]}…), "
+        f"stage {record.stage}{new}",
     )
+
+
+def _note(note: str | None, excluded: tuple[str, ...]) -> str | None:
+    left_out = f"left out: {', '.join(excluded)}" if excluded else None
+    return "; ".join(part for part in (note, left_out) if part) or None
+
+
+def _cache() -> Path:
+    """Where what is fetched waits until it is registered."""
+    from registry.home import find_home
+
+    return find_home(home_option(), must_exist=False).cache / "sources"
 
 
 def _config(directory: Path, policy: str | None) -> PolicyConfig | None:
@@ -133,16 +172,19 @@ def _environment(config: PolicyConfig | None) -> str:
         ) from None
 
 
-def check_checkpoint(folder: Path, config: PolicyConfig | None) -> None:
-    """The policy loads, and its contract fits the robot class and the task it is released for."""
-    from policies.contract import ROBOT_CLASSES
+def check_checkpoint(folder: Path, config: PolicyConfig | None, *, adapter: bool = False) -> None:
+    """The policy loads, and its contract fits the robot class and the task it is released for.
+
+    An adapter is no policy without its base: of it only the contract is looked at.
+    """
+    from policies.contract import ROBOT_CLASSES, read_contract
     from policies.loading import load_policy
     from policies.space import is_space_checkpoint
 
     if is_space_checkpoint(folder):
         _check_space(folder, config)
         return
-    contract = load_policy(folder).contract
+    contract = read_contract(folder) if adapter else load_policy(folder).contract
     wanted = config.robot_class if config else contract.robot_class
     if wanted not in ROBOT_CLASSES:
         raise ConfigError(

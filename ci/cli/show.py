@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import click
 
 from ci.app import open_registry
+from ci.cli.bytes import amount
 from ci.cli.output import emit
 from ci.cli.refs import plain, policy_option, version_json, version_ref, when
 
 if TYPE_CHECKING:
     from registry.record.model import ProvenanceRecord
-    from registry.service import RolloutRecord, VerdictRecord, VersionRecord
-    from registry.versions import Manifest
+    from registry.service import Registry, RolloutRecord, VerdictRecord, VersionRecord
+    from registry.versions import FileEntry, Manifest
 
 
 @click.command("show")
@@ -29,14 +30,26 @@ def command(version: str, policy: str | None) -> None:
         origins = registry.provenance(ref)
         verdicts = registry.verdicts(ref)
         mine = registry.rollouts(record.policy, candidate=record.number)
+        released = registry.released_at(record.ref)
+        base = _base(registry, manifest.base)
     data = {
         **version_json(record),
         "serving": record.serving,
         "nonce": record.nonce,
         "tags": tags,
         "environment": manifest.environment,
+        "base": {"digest": manifest.base, "ref": base} if manifest.base else None,
+        "sandbox_only": manifest.sandbox_only,
+        "bytes": manifest.size,
+        "files_released_at": when(released),
         "files": [
-            {"path": one.path, "sha256": one.sha256, "size": one.size} for one in manifest.files
+            {
+                "path": one.path,
+                "sha256": one.sha256,
+                "size": one.size,
+                "tensors": len(one.tensors) if one.header else None,
+            }
+            for one in manifest.files
         ],
         "contract": dict(manifest.contract),
         "provenance": [
@@ -60,7 +73,26 @@ def command(version: str, policy: str | None) -> None:
             for one in mine
         ],
     }
-    emit(data, "\n".join(_lines(record, manifest, tags, origins, verdicts, mine)))
+    lines = _lines(record, manifest, tags, origins, verdicts, mine)
+    if manifest.base:
+        lines.insert(2, f"  base        {base or manifest.base}")
+    if manifest.sandbox_only:
+        lines.insert(2, "  sandbox     it holds a program's archive: only a sandbox may run it")
+    if released is not None:
+        lines.insert(2, f"  files       released by the retention rule, {when(released)}")
+    emit(data, "\n".join(lines))
+
+
+def _base(registry: Registry, digest: str) -> str | None:
+    """The version that an adapter is applied to, as it is named here."""
+    from registry.record.model import Search
+
+    found = registry.find_versions(Search(digest=digest)) if digest else []
+    return str(found[0]) if found else None
+
+
+def _tensors(file: FileEntry) -> str:
+    return f" in {len(file.tensors)} tensors" if file.header else ""
 
 
 def _lines(
@@ -79,7 +111,7 @@ def _lines(
         f"  registered  {when(record.created_at)} by {record.created_by}",
     ]
     lines += [
-        f"  file        {file.path}  {file.size} bytes  {file.sha256[7:19]}"
+        f"  file        {file.path}  {amount(file.size)}{_tensors(file)}  {file.sha256[7:19]}"
         for file in manifest.files
     ]
     if tags:

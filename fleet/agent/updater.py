@@ -60,11 +60,13 @@ class Updater:
         robot_class: RobotClass,
         *,
         load: Callable[[Path], Policy] = host,
+        sandboxed: bool = False,
     ) -> None:
         self._folder = folder
         self._link = link
         self._class = robot_class
         self._load = load
+        self._sandboxed = sandboxed  # `load` runs what it loads in a sandbox
         self._ready: dict[tuple[str, int], Ready] = {}
         self.fetches = 0
         """Blobs asked of the link since this updater was made."""
@@ -88,6 +90,12 @@ class Updater:
             raise Corrupt(
                 f"{policy} v{version} names files of another policy",
                 evidence=f"{digest} is a version of {manifest.policy}",
+            )
+        if manifest.sandbox_only and not self._sandboxed:
+            raise Refused(
+                f"{policy} v{version} holds a program that only a sandbox may run",
+                evidence="its manifest says sandbox_only, and this robot loads without one",
+                hint="register the weights as safetensors",
             )
         try:
             loaded = self._load(folder / FILES)

@@ -22,8 +22,8 @@ from pathlib import Path
 from sqlalchemy import Connection, insert, select, update
 
 from registry.blobs.tensors import Progress, store_file
-from registry.checkpoint import CONTRACT, MAX_TEXT, open_regular, read_json, scan
-from registry.errors import Conflict, Corrupt, UsageError
+from registry.checkpoint import CONTRACT, MAX_TEXT, Found, open_regular, read_json, scan
+from registry.errors import Conflict, Corrupt, Refused, UsageError
 from registry.ledger.tables import policies, provenance, versions
 from registry.record.claims import Claim
 from registry.record.desk import Desk
@@ -66,15 +66,18 @@ class _Source:
     expect: Manifest | None
     progress: Progress
 
-    def manifest(self, entries: list[FileEntry]) -> Manifest:
+    def manifest(self, entries: list[FileEntry], sandbox_only: bool) -> Manifest:
         contract = _contract(self.folder, entries)
-        return Manifest(self.policy, tuple(entries), contract, self.environment, self.base)
+        return Manifest(
+            self.policy, tuple(entries), contract, self.environment, self.base, sandbox_only
+        )
 
 
 class Registrar:
-    def __init__(self, desk: Desk, versions: Versions) -> None:
+    def __init__(self, desk: Desk, versions: Versions, *, archives: bool = True) -> None:
         self._desk = desk
         self._versions = versions
+        self._archives = archives
 
     def register(
         self,
@@ -105,13 +108,22 @@ class Registrar:
         based_on = expect.base if expect else ""
         if base is not None:
             based_on = self._versions.get(base).digest
-        scan(folder)
+        self._refuse_forbidden(scan(folder))
         if check is not None:
             check(folder)
         with Claim(self._desk) as claim:
             source = _Source(folder, policy, environment, based_on, expect, claim.while_(progress))
             manifest, written = self._store(source)
             return self._record(claim, manifest, origin, written)
+
+    def _refuse_forbidden(self, files: tuple[Found, ...]) -> None:
+        archives = [found.name for found in files if found.is_archive]
+        if archives and not self._archives:
+            raise Refused(
+                "this site takes no TorchScript or .pt2 archives",
+                evidence=", ".join(archives),
+                hint="keep weights as safetensors; registry.yaml says `archives: forbid`",
+            )
 
     def _record(
         self, claim: Claim, manifest: Manifest, origin: Provenance, written: int
@@ -155,6 +167,7 @@ class Registrar:
         """The manifest of what was stored, and how many bytes the store lacked of it."""
         blobs, expect = self._desk.blobs, source.expect
         in_pieces = expect is None or expect.schema > 1
+        files = scan(source.folder)
         try:
             with blobs.batch() as batch:
                 known = self._known_files(source.policy)
@@ -162,9 +175,9 @@ class Registrar:
                     store_file(
                         batch, one, in_pieces=in_pieces, known=known, progress=source.progress
                     )
-                    for one in scan(source.folder)
+                    for one in files
                 ]
-                manifest = source.manifest(entries)
+                manifest = source.manifest(entries, any(one.is_archive for one in files))
                 if expect is not None and manifest != expect:
                     raise _not_expected(manifest, expect)
                 first = manifest.in_files()

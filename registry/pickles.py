@@ -1,0 +1,101 @@
+"""What a stream would do to an unpickler, found without unpickling: only its opcodes are read.
+
+Python's unpickler runs whatever a stream names, from whichever kind of file it was handed. So a
+file of any kind is looked at from its first byte as an unpickler would: `is_pickle` says whether
+one could be made to do anything with it.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+MAX_OPCODES = 5_000_000
+MAX_WORD = 4096
+_PREFIXED = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+}
+_TWO_LINES = {"GLOBAL", "INST"}
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
+ACTING = frozenset(
+    {
+        "GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD",
+        "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID",
+    }
+)  # fmt: skip
+"""Opcodes that import, call, or ask the program for an object."""
+
+
+class NotPickleError(ValueError):
+    """The bytes are no pickle: an unpickler would stop there with an error."""
+
+
+@dataclass(frozen=True)
+class Opcode:
+    name: str
+    word: str  # what GLOBAL and INST name: `module name`
+
+
+def opcodes(stream: BinaryIO, size: int) -> Iterator[Opcode]:
+    """The opcodes up to the STOP that ends a pickle; long arguments are stepped over, not read.
+
+    Raises NotPickleError where they are none.
+    """
+    for _ in range(MAX_OPCODES):
+        code = stream.read(1)
+        known = _OPCODES.get(code.decode("latin-1")) if code else None
+        if known is None:
+            raise NotPickleError("not an opcode")
+        word = _argument(stream, size, known)
+        yield Opcode(known.name, word)
+        if known.name == "STOP":
+            return
+    raise ValueError(f"a pickle of more than {MAX_OPCODES} opcodes")
+
+
+def _argument(stream: BinaryIO, size: int, opcode: pickletools.OpcodeInfo) -> str:
+    argument = opcode.arg
+    if argument is None:
+        return ""
+    if argument.n == pickletools.UP_TO_NEWLINE:
+        lines = [_line(stream) for _ in range(2 if opcode.name in _TWO_LINES else 1)]
+        return " ".join(lines)
+    length = argument.n
+    if length < 0:
+        prefix = stream.read(_PREFIXED[length])
+        length = int.from_bytes(prefix, "little")
+    if stream.tell() + length > size:
+        raise NotPickleError("an argument reaches over the end")
+    stream.seek(length, 1)
+    return ""
+
+
+def _line(stream: BinaryIO) -> str:
+    line = stream.readline(MAX_WORD)
+    if not line.endswith(b"\n"):
+        raise NotPickleError("a line without end")
+    return line[:-1].decode("latin-1")
+
+
+def is_pickle(stream: BinaryIO, size: int) -> bool:
+    """Whether an unpickler that is handed the file would get as far as doing something.
+
+    A stream of more opcodes than anybody writes counts as one.
+    """
+    stream.seek(0)
+    acts = False
+    try:
+        for opcode in opcodes(stream, size):
+            acts = acts or opcode.name in ACTING or opcode.name == "PROTO"
+            if opcode.name in ACTING and opcode.name != "GLOBAL":
+                return True
+    except NotPickleError:
+        return False
+    except ValueError:
+        return True
+    return acts

@@ -1,0 +1,254 @@
+"""Checkpoints from a bucket and from the hub: all of them, only them, and the very commit."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from checkpoints import noise, write_checkpoint
+from hub import TOKEN, Hub, Repository, running
+
+from registry.errors import (
+    Conflict,
+    Corrupt,
+    NotAllowed,
+    NotFound,
+    Refused,
+    ServiceFailed,
+    UsageError,
+)
+from registry.sources import Fetched, choose, fetch, is_remote
+from registry.sources.hub import parse_source
+
+if TYPE_CHECKING:
+    from stores import Seaweed
+
+REPO = "team/box-grasp"
+COMMIT = Repository({}).commit
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    made = write_checkpoint(folder, {"a": noise(100_000, 1), "b": noise(3_000_000, 2)})
+    (made / "processor").mkdir()
+    (made / "processor" / "stats.json").write_text("{}")
+    return {
+        path.relative_to(made).as_posix(): path.read_bytes()
+        for path in made.rglob("*")
+        if path.is_file()
+    }
+
+
+def read(fetched: Fetched) -> dict[str, bytes]:
+    return {
+        path.relative_to(fetched.folder).as_posix(): path.read_bytes()
+        for path in fetched.folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def get(source: str, cache: Path, *exclude: str) -> Fetched:
+    with fetch(source, cache, exclude) as fetched:
+        return fetched
+
+
+# -- the hub ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    with running() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield server
+
+
+@pytest.mark.parametrize("revision", ["", "@main", "@v1.0", f"@{COMMIT}"])
+def test_a_repository_is_fetched_at_its_commit(hub: Hub, tmp_path: Path, revision: str) -> None:
+    there = files(tmp_path / "made")
+    hub.repositories[REPO] = Repository(there | {".gitattributes": b"x"}, names=("main", "v1.0"))
+    told: list[int] = []
+    with fetch(f"hf://{REPO}{revision}", tmp_path / "cache", (), told.append) as fetched:
+        assert read(fetched) == there
+        assert fetched.origin == f"hf://{REPO}@{COMMIT}"
+    assert sum(told) == sum(map(len, there.values()))
+    downloads = [one for one in hub.requests if "/resolve/" in one]
+    assert all(f"/resolve/{COMMIT}/" in one for one in downloads), "never by a branch's name"
+
+
+def test_what_was_fetched_is_not_fetched_again(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories[REPO] = Repository(files(tmp_path / "made"))
+    hub.cut["policy.safetensors"] = 1_000_000
+    first = second = None
+    try:
+        first = get(f"hf://{REPO}", tmp_path / "cache")
+    except ServiceFailed:
+        second = get(f"hf://{REPO}", tmp_path / "cache")
+    assert read(first or second or Fetched(tmp_path, "")) == files(tmp_path / "made")
+    asked = hub.fetched("policy.safetensors")
+    assert any("bytes=" in one for one in asked[1:]), "the rest only"
+    assert len(hub.fetched("contract.json")) == 1
+
+
+def test_a_private_repository_takes_the_token_of_the_environment_alone(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "token").write_text("hf_of_a_file")
+    hub.repositories[REPO] = Repository(files(tmp_path / "made"), private=True)
+    with pytest.raises((NotFound, NotAllowed)):
+        get(f"hf://{REPO}", tmp_path / "cache")
+    assert hub.tokens == set()
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert read(get(f"hf://{REPO}", tmp_path / "cache"))
+    assert hub.tokens == {TOKEN}
+
+
+def test_bytes_that_are_not_the_hubs_are_corrupt(hub: Hub, tmp_path: Path) -> None:
+    hub.repositories[REPO] = Repository(files(tmp_path / "made"))
+    hub.bent = {"policy.safetensors"}
+    with pytest.raises(Corrupt, match="not what the hub says"):
+        get(f"hf://{REPO}", tmp_path / "cache")
+    hub.bent = set()
+    assert read(get(f"hf://{REPO}", tmp_path / "cache")) == files(tmp_path / "made")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "modeling.py", "../up.json", "a b.json"])
+def test_what_a_checkpoint_may_not_hold_is_refused_by_name_and_not_fetched(
+    hub: Hub, tmp_path: Path, name: str
+) -> None:
+    there = files(tmp_path / "made")
+    hub.repositories[REPO] = Repository(there | {name: b"import os"})
+    with pytest.raises(Refused) as refused:
+        get(f"hf://{REPO}", tmp_path / "cache")
+    assert name in refused.value.evidence
+    assert not [one for one in hub.requests if "/resolve/" in one]
+    fetched = get(f"hf://{REPO}", tmp_path / "cache", name)
+    assert (read(fetched), fetched.excluded) == (there, (name,))
+
+
+@pytest.mark.parametrize("source", [f"hf://{REPO}@nowhere", "hf://team/unknown"])
+def test_what_is_not_there_is_not_found(hub: Hub, tmp_path: Path, source: str) -> None:
+    hub.repositories[REPO] = Repository(files(tmp_path / "made"))
+    with pytest.raises(NotFound, match="no such repository, revision or file"):
+        get(source, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("source", ["hf://", "hf://one", "hf://a/b/c", "hf://a/b@", "hf://a b/c"])
+def test_what_is_no_repository_is_a_usage_error(source: str) -> None:
+    with pytest.raises(UsageError):
+        parse_source(source)
+
+
+def test_a_hub_that_is_not_reached_is_an_error_of_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+    with pytest.raises(ServiceFailed, match="not reached"):
+        get(f"hf://{REPO}", tmp_path / "cache")
+
+
+# -- a bucket --------------------------------------------------------------------------------------
+
+
+class Bucket:
+    """A prefix of its own with objects."""
+
+    def __init__(self, url: str) -> None:
+        from registry.blobs.s3 import connect, parse_url
+
+        self.url, self.place = url, parse_url(url)
+        self.client: Any = connect(self.place)
+
+    def put(self, objects: dict[str, bytes]) -> None:
+        for name, content in objects.items():
+            self.client.put_object(Bucket=self.place.bucket, Key=self.place.key(name), Body=content)
+
+
+@pytest.fixture
+def bucket(seaweed: Seaweed, s3_account: None) -> Bucket:
+    return Bucket(seaweed.url())
+
+
+@pytest.mark.slow
+def test_a_prefix_is_fetched_whole(bucket: Bucket, tmp_path: Path) -> None:
+    there = files(tmp_path / "made")
+    bucket.put(there)
+    fetched = get(bucket.url, tmp_path / "cache")
+    assert read(fetched) == there
+    assert fetched.origin == str(bucket.place)
+    bucket.put({"policy.safetensors": there["policy.safetensors"] + b"more"})
+    assert read(get(bucket.url, tmp_path / "cache"))["policy.safetensors"].endswith(b"more")
+
+
+@pytest.mark.slow
+def test_a_fetch_that_was_cut_goes_on(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from registry.sources import bucket as module
+
+    there = files(tmp_path / "made")
+    bucket.put(there)
+    spans: list[Any] = []
+    whole = module.fetch_in_order
+
+    def cut(fetch: Any, wanted: Any) -> Iterator[Any]:
+        spans.extend(wanted)
+        for n, got in enumerate(whole(fetch, wanted)):
+            if n == 2:
+                raise ServiceFailed("the cable")
+            yield got
+
+    monkeypatch.setattr(module, "fetch_in_order", cut)
+    with pytest.raises(ServiceFailed):
+        get(bucket.url, tmp_path / "cache")
+    spans.clear()
+    assert read(get(bucket.url, tmp_path / "cache")) == there
+    starts = {span.sha256.rpartition("/")[2]: span.start for span in spans}
+    assert starts["policy.safetensors"] == 2 << 20
+
+
+@pytest.mark.slow
+def test_an_object_that_changes_meanwhile_is_a_conflict(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from registry.sources import bucket as module
+
+    bucket.put(files(tmp_path / "made"))
+    listed = module._listed
+
+    def then_changed(client: Any, place: Any) -> Any:
+        answer = listed(client, place)
+        bucket.put({"policy.safetensors": noise(3_100_000, 9)})
+        return answer
+
+    monkeypatch.setattr(module, "_listed", then_changed)
+    with pytest.raises(Conflict, match="changed while it was fetched"):
+        get(bucket.url, tmp_path / "cache")
+
+
+@pytest.mark.slow
+def test_an_empty_prefix_and_a_foreign_file_are_refused(bucket: Bucket, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no checkpoint"):
+        get(bucket.url, tmp_path / "cache")
+    bucket.put({"weights.pkl": b"x"})
+    with pytest.raises(Refused, match="may not"):
+        get(bucket.url, tmp_path / "cache")
+
+
+# -- both ------------------------------------------------------------------------------------------
+
+
+def test_more_files_than_a_checkpoint_has_are_refused() -> None:
+    with pytest.raises(Refused, match="more than a checkpoint"):
+        choose((f"{n}.json" for n in range(5000)), (), "there")
+
+
+def test_a_folder_is_what_it_is(tmp_path: Path) -> None:
+    assert not is_remote("checkpoints/hf")
+    assert get(str(tmp_path), tmp_path / "cache") == Fetched(tmp_path, "")
