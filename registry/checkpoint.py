@@ -118,7 +118,8 @@ def open_regular(path: Path) -> BinaryIO:
 def read_json(content: bytes, where: str) -> dict[str, Any]:
     """A JSON object; duplicate keys and NaN are refused. Raises ConfigError."""
     try:
-        data = json.loads(content, object_pairs_hook=_unique, parse_constant=_no_constant)
+        text = content.decode("utf-8")
+        data = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise ConfigError(

@@ -2,7 +2,7 @@
 
 Python's unpickler runs whatever a stream names, from whichever kind of file it was handed. So a
 file of any kind is looked at from its first byte as an unpickler would: `is_pickle` says whether
-one could be made to do anything with it.
+one could be made to do anything with it, also where it would fail after that.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ _PREFIXED = {
 }
 _TWO_LINES = {"GLOBAL", "INST"}
 _OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
-ACTING = frozenset(
-    {
-        "GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD",
-        "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID",
-    }
-)  # fmt: skip
-"""Opcodes that import, call, or ask the program for an object."""
+_BY_NAME = {opcode.name: opcode for opcode in pickletools.opcodes}
+_NAMING = frozenset(
+    {"GLOBAL", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID"}
+)  # these bring an object from outside
+_CALLING = frozenset({"REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"})  # these use one
 
 
 class NotPickleError(ValueError):
@@ -83,19 +81,47 @@ def _line(stream: BinaryIO) -> str:
 
 
 def is_pickle(stream: BinaryIO, size: int) -> bool:
-    """Whether an unpickler that is handed the file would get as far as doing something.
+    """Whether an unpickler that is handed the file would come to call something, or to its end.
 
-    A stream of more opcodes than anybody writes counts as one.
+    A text that only begins like a pickle is none: an unpickler's stack is kept count of, and it
+    stops where that would. A stream of more opcodes than anybody writes counts as one.
     """
     stream.seek(0)
-    acts = False
+    stack = _Stack()
+    named = proto = False
     try:
         for opcode in opcodes(stream, size):
-            acts = acts or opcode.name in ACTING or opcode.name == "PROTO"
-            if opcode.name in ACTING and opcode.name != "GLOBAL":
+            stack.apply(_BY_NAME[opcode.name])
+            if opcode.name == "INST" or (named and opcode.name in _CALLING):
                 return True
+            named = named or opcode.name in _NAMING
+            proto = proto or opcode.name == "PROTO"
     except NotPickleError:
         return False
     except ValueError:
         return True
-    return acts
+    return named or proto
+
+
+class _Stack:
+    """How much an unpickler would have on its stack, and where its marks are."""
+
+    def __init__(self) -> None:
+        self._marked = [0]  # items above each mark; the first are below all
+
+    def apply(self, opcode: pickletools.OpcodeInfo) -> None:
+        """Raises NotPickleError where an unpickler would find too little."""
+        taken = list(opcode.stack_before)
+        if pickletools.markobject in taken:
+            if len(self._marked) == 1:
+                raise NotPickleError("there is no mark")
+            self._marked.pop()
+            taken = taken[: taken.index(pickletools.markobject)]
+        if self._marked[-1] < len(taken):
+            raise NotPickleError("the stack is empty")
+        self._marked[-1] -= len(taken)
+        for item in opcode.stack_after:
+            if item is pickletools.markobject:
+                self._marked.append(0)
+            else:
+                self._marked[-1] += 1

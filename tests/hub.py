@@ -124,11 +124,12 @@ def _file(hub: Hub, request: BaseHTTPRequestHandler, repository: Repository, pat
         start = int(wanted.removeprefix("bytes=").partition("-")[0])
         headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         status = 206
-    _send(request, status, content[start:], headers, hub.cut.pop(path, None))
+    cut = hub.cut.pop(path, None) if request.command == "GET" else None
+    _send(request, status, content[start:], headers, cut)
 
 
 def _git(content: bytes) -> str:
-    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _refuse(request: BaseHTTPRequestHandler, status: int, code: str) -> None:

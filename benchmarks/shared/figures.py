@@ -30,3 +30,20 @@ def line(
     }
     print(json.dumps(told), flush=True)
     return met
+
+
+def check(figure: str, value: float, unit: str, limit: float) -> bool:
+    """Prints a figure that must not be above `limit`; whether it is not."""
+    met = value <= limit
+    told = {
+        "figure": figure,
+        "value": round(value, 3),
+        "unit": unit,
+        "against": "at most",
+        "reference": limit,
+        "ratio": round(limit / value, 3) if value else None,
+        "floor": 1.0,
+        "met": met,
+    }
+    print(json.dumps(told), flush=True)
+    return met

@@ -4,14 +4,16 @@
     s3://BUCKET/PREFIX           objects; endpoint and credentials as of a store
     hf://ORG/NAME[@REVISION]     a model repository; a branch or tag is resolved to its commit
 
-What is fetched lies in a folder of the home's cache until it is registered; a fetch that was cut
-goes on there. Everything listed is taken: what a checkpoint may not hold is refused by its name
-before a byte is fetched, unless `--exclude` leaves it out, which the provenance then says.
+What is fetched lies in a folder of the home's cache until it is registered, and is then deleted; a
+fetch that was cut goes on there. Everything listed is taken: what a checkpoint may not hold is
+refused by its name before a byte is fetched, unless `--exclude` leaves it out, which the provenance
+then says.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +43,7 @@ def is_remote(source: str) -> bool:
 def fetch(
     source: str, cache: Path, exclude: Iterable[str] = (), progress: Progress | None = None
 ) -> Iterator[Fetched]:
-    """The checkpoint at `source`, fetched if it has to be.
+    """The checkpoint at `source`, fetched if it has to be; kept where the block fails.
 
     Raises NotFound, NotAllowed (credentials), Refused (what it holds), UsageError (no such source)
     or ServiceFailed.
@@ -49,13 +51,16 @@ def fetch(
     if source.startswith("hf://"):
         from registry.sources.hub import fetch_hub
 
-        yield fetch_hub(source, cache, tuple(exclude), progress)
+        fetched = fetch_hub(source, cache, tuple(exclude), progress)
     elif source.startswith("s3://"):
         from registry.sources.bucket import fetch_bucket
 
-        yield fetch_bucket(source, cache, tuple(exclude), progress)
+        fetched = fetch_bucket(source, cache, tuple(exclude), progress)
     else:
         yield Fetched(Path(source), "")
+        return
+    yield fetched
+    shutil.rmtree(fetched.folder, ignore_errors=True)
 
 
 def choose(

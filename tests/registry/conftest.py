@@ -9,7 +9,6 @@ import pytest
 
 if TYPE_CHECKING:
     from databases import Postgres
-    from stores import Seaweed
 
 
 @pytest.fixture(scope="session")
@@ -30,24 +29,3 @@ def database(request: pytest.FixtureRequest) -> Iterator[str | None]:
     url = server.fresh()
     yield url
     server.drop(url)
-
-
-@pytest.fixture(scope="session")
-def seaweed() -> Iterator[Seaweed]:
-    from stores import running
-
-    with running() as server:
-        yield server
-
-
-@pytest.fixture
-def s3_account(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of somebody who may use the bucket."""
-    from stores import KEY, SECRET
-
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_CONFIG_FILE"):
-        monkeypatch.delenv(name, raising=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -337,3 +338,17 @@ def test_what_was_half_fetched_and_is_no_longer_named_is_deleted(bench: Bench) -
         bench.prepare(1, digest)
     bench.updater.settle(None, [])
     assert list((bench.folder / "robot").iterdir()) == []
+
+
+def test_a_program_for_a_sandbox_is_refused_where_there_is_none(bench: Bench) -> None:
+    raw = bench.table.blobs[bench.publish(0.9)]
+    said = json.loads(raw) | {"schema": "policyctl.manifest/2", "base": None, "sandbox_only": True}
+    marked = Manifest.from_json(said)
+    bench.table.blobs[marked.digest] = marked.canonical()
+    with pytest.raises(Refused, match="only a sandbox may run"):
+        bench.prepare(1, marked.digest)
+    link = SpoiledLink(bench.table, bench.weather)
+    bench.updater = Updater(
+        bench.folder / "other", link, ROBOT_CLASS, load=load_scripted, sandboxed=True
+    )
+    assert bench.prepare(1, marked.digest) == 0.9
