@@ -2,8 +2,9 @@
 
 A synthetic checkpoint (`shared/synthetic.py`) is registered in a fresh home, registered again, and
 fetched. The disk's limit is a file of as many random bytes written and fsynced just before and just
-after each publish, as both vary from minute to minute; sha256's limit is `hashlib.file_digest` of
-the same file. Update bytes are what a transfer fetches of a fine-tune where the base is held.
+after each publish, as both vary from minute to minute; how fast four such files at once are written
+is told beside it. sha256's limit is `hashlib.file_digest` of the same file. Update bytes are what a
+transfer fetches of a fine-tune where the base is held.
 
 Then processes that publish and fetch are killed (SIGKILL) at random moments; after each kill every
 blob in the store is hashed, and what came over the line is held against what was kept of it.
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
@@ -37,6 +39,7 @@ from registry.service import Registry
 from registry.versions import Manifest, digest_bytes
 
 POLICY = "synthetic"
+BLOCK = os.urandom(8 << 20)
 MB = 1e6
 MEMORY_MB = 256
 WASTE = WORKERS * SEGMENT
@@ -49,18 +52,25 @@ def home(folder: Path) -> Registry:
 # -- speed -----------------------------------------------------------------------------------------
 
 
-def raw_write(folder: Path, size: int) -> float:
-    """Bytes a second of a plain file of random bytes, fsynced."""
-    block = os.urandom(8 << 20)
-    path = folder / "raw"
+def raw_write(folder: Path, size: int, files: int = 1) -> float:
+    """Bytes a second of fsynced random bytes, in one file or in several at once."""
+    settle()
+    paths = [folder / f"raw-{n}" for n in range(files)]
     began = time.perf_counter()
+    with ThreadPoolExecutor(files) as pool:
+        list(pool.map(lambda path: _write_fsynced(path, size // files), paths))
+    took = time.perf_counter() - began
+    for path in paths:
+        path.unlink()
+    return size / took
+
+
+def _write_fsynced(path: Path, size: int) -> None:
+    block = memoryview(BLOCK)
     with path.open("wb", buffering=0) as stream:
         for start in range(0, size, len(block)):
             stream.write(block[: min(len(block), size - start)])
         os.fsync(stream.fileno())
-    took = time.perf_counter() - began
-    path.unlink()
-    return size / took
 
 
 def sha256(path: Path) -> float:
@@ -81,8 +91,7 @@ def speeds(folder: Path, megabytes: float, repeats: int) -> list[bool]:
     checkpoint = folder / "checkpoint"
     size = synthetic.write(checkpoint, tensors, seed=1)
     weights = checkpoint / "policy.safetensors"
-    published, disk, again, hashed, written = [], [], [], [], 0
-    settle()
+    published, disk, four, again, hashed, written = [], [], [], [], [], 0
     disk.append(raw_write(folder, size))
     for _ in range(repeats):
         settle()
@@ -96,12 +105,14 @@ def speeds(folder: Path, megabytes: float, repeats: int) -> list[bool]:
             again.append(size / (time.perf_counter() - began))
             hashed.append(sha256(weights))
         shutil.rmtree(folder / "home")
-        settle()
         disk.append(raw_write(folder, size))
+        four.append(raw_write(folder, size, files=4))
     about = f"{size / MB:.0f} MB in {len(tensors)} tensors, median of {repeats}"
     return [
         line(f"publish, {about}", median(published) / MB, "MB/s", "fsynced write of as many bytes",
              median(disk) / MB, 0.70),
+        line(f"publish, {about}", median(published) / MB, "MB/s", "four such writes at once",
+             median(four) / MB),
         line(f"publish again, {about}", median(again) / MB, "MB/s", "sha256 of the file",
              median(hashed) / MB, 0.85),
         check("bytes written when published again", written, "bytes", 0),

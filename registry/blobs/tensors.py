@@ -29,7 +29,7 @@ from registry.tensor_header import Tensor
 from registry.versions import FileEntry, Piece, TensorEntry
 
 WEIGHTS_SUFFIX = ".safetensors"
-READ = 2 << 20
+READ = 1 << 20  # fits the second-level cache that both hashing threads read it from
 HELD = 48 << 20
 WAITING = 96 << 20
 SAMPLES = 16
