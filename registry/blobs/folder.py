@@ -120,7 +120,7 @@ class FolderBlobs:
 
     def digests(self) -> Iterator[str]:
         for path in (self.root / "sha256").glob("??/*"):
-            if _NAME.fullmatch(path.name):
+            if is_hex(path.name):
                 yield f"sha256:{path.name}"
 
     def remove(self, digest: str) -> int:
@@ -203,6 +203,11 @@ class FolderBlobs:
                 evidence=f"{self.path(digest)}: is {found}",
                 hint=REPAIR,
             )
+
+
+def is_hex(name: str) -> bool:
+    """Whether a file's name is that of a blob."""
+    return _NAME.fullmatch(name) is not None
 
 
 def hex_of(digest: str) -> str:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import parse_qsl, urlsplit
 
-from registry.blobs.folder import hex_of
+from registry.blobs.folder import hex_of, is_hex
 from registry.blobs.hashing import CHUNK, FilePart, Held, named
 from registry.blobs.s3_errors import s3_errors
 from registry.blobs.s3_upload import S3Batch, upload
@@ -218,8 +218,8 @@ class S3Blobs:
         pages = self.client.get_paginator("list_objects_v2")
         with s3_errors(str(self)):
             for page in pages.paginate(Bucket=self.place.bucket, Prefix=prefix):
-                for one in page.get("Contents", ()):
-                    yield f"sha256:{one['Key'].rpartition('/')[2]}"
+                names = (one["Key"].rpartition("/")[2] for one in page.get("Contents", ()))
+                yield from (f"sha256:{name}" for name in names if is_hex(name))
 
     def remove(self, digest: str) -> int:
         try:

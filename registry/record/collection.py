@@ -1,7 +1,8 @@
 """Garbage: blobs that no version, verdict or result names, found in one run, removed in a later.
 
 - A blob is *needed* while any digest in the record names it: a manifest and its pieces, artifacts
-  of verdicts, kept results. Of a version that a retention rule released, only the manifest is.
+  of verdicts, kept results, whatever any other table names but those in `NAMELESS`. Of a version
+  that a retention rule released, only the manifest is.
 - Two phases. What is not needed is marked; what was marked `grace` ago and is still not needed is
   removed. So whoever stores first and names later has at least that long.
 - Removing happens inside the ledger's write transaction, in short slices, and only while nobody
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import JSON, Connection, String, Table, delete, func, insert, select
 
 from registry.errors import UsageError
 from registry.ledger.tables import (
@@ -28,11 +29,10 @@ from registry.ledger.tables import (
     climbs,
     heartbeats,
     marks,
+    metadata,
     policies,
     releases,
-    results,
     rollouts,
-    verdicts,
     versions,
 )
 from registry.record.claims import live_claims
@@ -43,6 +43,11 @@ from registry.versions import VersionRef
 GRACE_S = 24 * 3600.0
 SLICE = 100
 ENDED = (Stage.REJECTED, Stage.ROLLED_BACK, Stage.RETIRED)
+NAMELESS = {
+    "versions", "marks", "claims", "releases", "audit", "audit_head", "attempts", "episodes",
+    "heartbeats", "leases", "climbs", "serves", "tags", "policies", "robots",
+}  # fmt: skip
+"""Tables that name no blob, or only ones that others name, too; `versions` is read by itself."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -144,11 +149,16 @@ def _groups(digests: Iterable[str], size: int) -> Iterator[list[str]]:
         yield group
 
 
+def _naming() -> list[Table]:
+    """The tables in whose rows a blob may be named, but `versions`."""
+    return [table for name, table in metadata.tables.items() if name not in NAMELESS]
+
+
 def _state(connection: Connection) -> tuple[Any, ...]:
     """Changes when anything that names blobs was added."""
     counts = (
         connection.execute(select(func.count()).select_from(table)).scalar()
-        for table in (versions, verdicts, results, releases)
+        for table in (versions, releases, *_naming())
     )
     return tuple(counts)
 
@@ -162,9 +172,11 @@ def _needed(connection: Connection, also_released: Iterable[VersionRef] = ()) ->
         needed.add(row.digest)
         if (row.policy, row.number) not in released:
             needed.update(_DIGEST.findall(row.manifest))
-    for column in (verdicts.c.artifacts, results.c.result):
-        for (value,) in connection.execute(select(column).execution_options(yield_per=100)):
-            needed.update(_DIGEST.findall(json.dumps(value)))
+    for table in _naming():
+        texts = [column for column in table.c if isinstance(column.type, JSON | String)]
+        query = select(*texts).execution_options(yield_per=100)
+        for values in connection.execute(query):
+            needed.update(_DIGEST.findall(json.dumps(list(values))))
     return needed
 
 

@@ -18,7 +18,7 @@ from registry.record.collection import Collected
 from registry.record.desk import Desk
 from registry.stages import Stage
 from registry.verdicts import judge
-from registry.versions import VersionRef, digest_bytes
+from registry.versions import Provenance, VersionRef, digest_bytes
 
 DAY = 86400.0
 
@@ -58,6 +58,19 @@ def test_what_a_version_needs_is_kept_and_garbage_goes_after_a_day(record: Recor
     assert record.registry.blobs.has(artifact)
     assert record.registry.verify(ref) == []
     assert record.registry.check_files([ref]).problems == ()
+
+
+def test_whatever_the_record_names_is_kept(record: Record) -> None:
+    blobs = record.registry.blobs
+    result, origin = blobs.put(b"a kept result"), blobs.put(b"a recipe")
+    record.registry.store_result("key", {"film": {"digest": result}})
+    ref = record.registry.register(checkpoint(record, 1), POLICY).version.ref
+    record.registry.add_provenance(ref, Provenance(recipe={"file": origin}))
+    gc(record)
+    record.clock.time += 2 * DAY
+    assert gc(record).removed == 0
+    assert blobs.has(result)
+    assert blobs.has(origin)
 
 
 def test_a_dry_run_says_what_would_go_and_changes_nothing(record: Record) -> None:
