@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -41,7 +43,8 @@ from registry.stages import Stage
 from registry.versions import VersionRef
 
 GRACE_S = 24 * 3600.0
-SLICE = 100
+SLICE_S = 2.0
+MARKS = 500
 ENDED = (Stage.REJECTED, Stage.ROLLED_BACK, Stage.RETIRED)
 NAMELESS = {
     "versions", "marks", "claims", "releases", "audit", "audit_head", "attempts", "episodes",
@@ -98,7 +101,7 @@ class Collector:
         known = {row.digest: row.at for row in connection.execute(select(marks))}
         due = sorted(digest for digest in garbage if known.get(digest, now) <= now - grace_s)
         if not dry_run:
-            for group in _groups(sorted(known.keys() - garbage), 500):
+            for group in _groups(sorted(known.keys() - garbage), MARKS):
                 connection.execute(delete(marks).where(marks.c.digest.in_(group)))
             fresh = [{"digest": digest, "at": now} for digest in sorted(garbage - known.keys())]
             if fresh:
@@ -106,24 +109,29 @@ class Collector:
         return due
 
     def _sweep(self, due: list[str]) -> tuple[int, int, int]:
-        """Blobs and bytes removed, and the claims that stopped it."""
-        removed = freed = 0
+        """Blobs and bytes removed, and the claims that stopped it. Writers wait for one slice."""
+        removed = freed = claims = 0
         needed: set[str] = set()
         seen: tuple[Any, ...] = ()
-        for group in _groups(due, SLICE):
+        waiting = deque(due)
+        while waiting:
             with self._desk.ledger.write() as connection:
                 if claims := live_claims(connection, self._desk.clock.now()):
                     break
                 if (state := _state(connection)) != seen:
                     needed, seen = _needed(connection), state
-                garbage = [digest for digest in group if digest not in needed]
-                freed += sum(self._desk.blobs.remove(digest) for digest in garbage)
-                removed += len(garbage)
-                connection.execute(delete(marks).where(marks.c.digest.in_(group)))
-                self._desk.note(connection, "collect", "blobs", detail={"removed": garbage})
-                seen = _state(connection)
-        else:
-            claims = 0
+                gone: list[str] = []
+                began = time.monotonic()
+                while waiting and time.monotonic() - began < SLICE_S:
+                    digest = waiting.popleft()
+                    if digest not in needed:
+                        freed += self._desk.blobs.remove(digest)
+                        gone.append(digest)
+                for group in _groups(gone, MARKS):
+                    connection.execute(delete(marks).where(marks.c.digest.in_(group)))
+                if gone:
+                    self._desk.note(connection, "collect", "blobs", detail={"removed": gone})
+                removed += len(gone)
         return removed, freed, claims
 
     def _release(self, after_s: float | None, dry_run: bool) -> tuple[VersionRef, ...]:
