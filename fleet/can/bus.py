@@ -64,7 +64,7 @@ class FrameTap(can.BusABC):
     def __init__(self, bus: can.BusABC, observer: Observer) -> None:
         self._inner_send = bus.send
         self._inner_recv = bus.recv
-        self._bus = bus
+        self.inner = bus
         self._observer = observer
         self.now = clock_of(bus)
         self.flush_tx_buffer = bus.flush_tx_buffer  # type: ignore[method-assign]
@@ -84,11 +84,11 @@ class FrameTap(can.BusABC):
 
     @property
     def state(self) -> can.BusState:
-        return self._bus.state
+        return self.inner.state
 
     @state.setter
     def state(self, new_state: can.BusState) -> None:
-        self._bus.state = new_state
+        self.inner.state = new_state
 
     def shutdown(self) -> None:
-        self._bus.shutdown()
+        self.inner.shutdown()
