@@ -15,19 +15,33 @@ Units: rad, rad/s, Nm, s; arrays (N,) in motor order, positions of joints.
 
 from __future__ import annotations
 
+import math
+import struct
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fleet.can.frames import Array
-from fleet.can.motors import Mode
+from fleet.can.motors import Mode, Register
 
 PER_RAD = 12.0
 """Speed asked for per distance left [1/s]."""
 TORQUE_AT_RAD_S = 2.0
 """Speed error at which the speed loop gives peak torque."""
 INTEGRAL_S = 0.1
+
+
+class Goal(NamedTuple):
+    """What one motor was told in a mode of its own, by its own position; fields as in Goals."""
+
+    mode: Mode
+    q: float
+    speed: float
+    torque: float
+    rise: float
+    fall: float
 
 
 class Goals(NamedTuple):
@@ -42,6 +56,43 @@ class Goals(NamedTuple):
     rise: Array
     fall: Array
     """ACC and DEC [rad/s²], both positive."""
+
+
+def decode(
+    mode: Mode, data: bytes | bytearray, ram: Mapping[int, float], peak: float
+) -> Goal | None:
+    """A command of `mode`, clamped to the motor's full scales; None if it is not finite."""
+    q, torque = 0.0, peak
+    if mode is Mode.VEL:
+        (speed,) = struct.unpack_from("<f", data)
+    elif mode is Mode.POS_VEL:
+        q, speed = struct.unpack("<ff", data)
+    else:
+        q, hundredths, share = struct.unpack("<fHH", data)
+        speed, torque = hundredths / 100.0, min(share / 10_000.0 * ram[Register.TMAX], peak)
+    if not (math.isfinite(q) and math.isfinite(speed)):
+        return None
+    fastest, furthest = ram[Register.VMAX], ram[Register.PMAX]
+    slowest = -fastest if mode is Mode.VEL else 0.0
+    return Goal(
+        mode=mode,
+        q=min(max(q, -furthest), furthest),
+        speed=min(max(speed, slowest), fastest),
+        torque=torque,
+        rise=max(ram[Register.ACC], 1e-3),
+        fall=max(-ram[Register.DEC], 1e-3),
+    )
+
+
+def joined(goals: Mapping[int, Goal], zero: Array) -> Goals:
+    """The goals of some motors, by index, as arrays over all and by joint positions."""
+    mode = np.zeros(len(zero), np.intp)
+    rows = np.zeros((5, len(zero)))
+    for slot, goal in goals.items():
+        mode[slot] = goal.mode
+        rows[:, slot] = goal[1:]
+        rows[0, slot] += zero[slot]
+    return Goals(mode, *rows)
 
 
 class Loops:

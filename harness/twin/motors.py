@@ -21,7 +21,6 @@ Units: rad, rad/s, Nm, s, V, °C. Motor position = joint position - zero. Time i
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -44,9 +43,9 @@ from fleet.can.frames import (
     Status,
 )
 from fleet.can.motors import OPENARM_MOTORS, TIMEOUT_UNIT_S, Mode, MotorAddress, Register
-from harness.twin import registers
+from harness.twin import modes, registers
 from harness.twin.heat import AMBIENT, MOS_LIMIT, Heat
-from harness.twin.modes import Goals
+from harness.twin.modes import Goal, Goals
 from harness.twin.registers import Registers
 
 __all__ = ["AMBIENT", "MotorBank", "Reply"]
@@ -121,8 +120,8 @@ class MotorBank:
         self._parts = tuple(slice(8 * i, 8 * i + 8) for i in range(n))
         self._obedient: dict[int, tuple[int, slice]] = {}
         """By the id they listen on: motors that hear and obey MIT commands."""
-        self._goals: dict[int, tuple[Mode, float, float, float]] = {}
-        """Of motors that obey in another mode: mode, position, speed, torque."""
+        self._goals: dict[int, Goal] = {}
+        """Of motors that obey in another mode than MIT."""
         self._commands = bytearray(8 * n)
         self._feedback = bytearray(8 * n)
         self._labels = np.zeros(n, np.uint64)
@@ -169,7 +168,7 @@ class MotorBank:
         kp *= on
         kd *= on
         ctrl = (kp * (q + self.zero) + kd * dq + tau) * on
-        return Drive(kp, kd, ctrl, self._joint_goals() if self._goals else None)
+        return Drive(kp, kd, ctrl, modes.joined(self._goals, self.zero) if self._goals else None)
 
     def watch(self, now: float) -> None:
         """Trip the watchdog of each motor that has heard nothing for its TIMEOUT."""
@@ -302,40 +301,12 @@ class MotorBank:
         if len(data) < (4 if mode is Mode.VEL else 8):
             return False
         ram = self._registers[slot].ram
-        if self._status[slot] != Status.ENABLED or ram[Register.CTRL_MODE] != mode:
-            return True
-        q, torque = 0.0, float(self._peak[slot])
-        if mode is Mode.VEL:
-            (speed,) = struct.unpack_from("<f", data)
-        elif mode is Mode.POS_VEL:
-            q, speed = struct.unpack("<ff", data)
-        else:
-            q, hundredths, share = struct.unpack("<fHH", data)
-            speed = hundredths / 100.0
-            torque = min(share / 10_000.0 * ram[Register.TMAX], torque)
-        if np.isfinite((q, speed)).all():
-            low = -ram[Register.VMAX] if mode is Mode.VEL else 0.0
-            speed = min(max(speed, low), ram[Register.VMAX])
-            self._goals[slot] = (
-                mode,
-                min(max(q, -ram[Register.PMAX]), ram[Register.PMAX]),
-                speed,
-                torque,
-            )
-            self.touched = True
+        if self._status[slot] == Status.ENABLED and ram[Register.CTRL_MODE] == mode:
+            goal = modes.decode(mode, data, ram, float(self._peak[slot]))
+            if goal is not None:
+                self._goals[slot] = goal
+                self.touched = True
         return True
-
-    def _joint_goals(self) -> Goals:
-        """The goals of motors in other modes, by joint positions."""
-        mode = np.zeros(self._n, np.intp)
-        q, speed, torque, rise, fall = np.zeros((5, self._n))
-        for slot, (kind, at, limit, most) in self._goals.items():
-            ram = self._registers[slot].ram
-            mode[slot] = kind
-            q[slot], speed[slot], torque[slot] = at + self.zero[slot], limit, most
-            rise[slot] = max(ram[Register.ACC], 1e-3)
-            fall[slot] = max(-ram[Register.DEC], 1e-3)
-        return Goals(mode, q, speed, torque, rise, fall)
 
     def _answer(self, slot: int) -> Reply:
         if self._stale:
@@ -376,7 +347,7 @@ class MotorBank:
             part = self._parts[slot]
             self._commands[part] = self._idle[part]
             self._goals.pop(slot, None)
-        elif slot in self._goals and self._goals[slot][0] != mode:
+        elif slot in self._goals and self._goals[slot].mode != mode:
             del self._goals[slot]
         self._status[slot] = int(status)
         self._obeys[slot] = status == Status.ENABLED and mode == Mode.MIT
