@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import can
 
-from fleet.can.interfaces import options_of, without_echo
+from fleet.can.interfaces import make_known, options_of, without_echo
 from registry.errors import ServiceFailed, UsageError
 
 Observer = Callable[[float, can.Message], None]
@@ -42,6 +42,7 @@ def open_bus(config: Mapping[str, object] | can.BusABC) -> can.BusABC:
         )
     keywords = options_of(interface, options)
     channel = cast("str | None", keywords.pop("channel", None))
+    make_known(interface)
     try:
         bus = can.Bus(channel, interface, ignore_config=True, **keywords)
         return without_echo(interface, bus)

@@ -97,6 +97,12 @@ class Adapter:
         self.gone = self.off = False
         self.plugged += 1
 
+    def purge(self) -> bool:
+        """Throw away what is queued; False if this adapter's program may not."""
+        if self.can_purge:
+            self.queue.clear()
+        return self.can_purge
+
     def release(self) -> None:
         """Send what is queued, if somebody hears it now."""
         if self._told_dead and self.passes:
@@ -171,9 +177,8 @@ class FaultyBus(can.BusABC):
         return None
 
     def flush_tx_buffer(self) -> None:
-        if not self.adapter.can_purge:
+        if not self.adapter.purge():
             raise NotImplementedError
-        self.adapter.queue.clear()
 
     def shutdown(self) -> None:
         self.inner.shutdown()

@@ -231,6 +231,11 @@ class TwinWorld:
         """True joint positions (8,) [rad], for tests and traces."""
         return np.array(self._data.qpos[self._rigs[arm].index.qpos])
 
+    def sensed(self, arm: str = "right") -> tuple[Array, Array, Array]:
+        """Joint positions [rad], speeds [rad/s] and motor torques [Nm], each (8,), as they are."""
+        q, dq, tau = self._rigs[arm].joints
+        return q.copy(), dq.copy(), tau.copy()
+
     # -- the scene
 
     def new_scene(self) -> Placement:
