@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from fault_bench import LOOPS, TROUBLES, Bench
 
 from fleet.can.faults import Condition
+from harness.twin.faults import clear
 
 SEQUENCES = 500
 ACTS = (*LOOPS, *TROUBLES, "recover")
@@ -58,7 +59,7 @@ def cycles_to_hold(bench: Bench) -> int:
 
 def seconds_to_silence(bench: Bench) -> float:
     began = bench.servo.now()
-    TROUBLES["silent_axis"].inject(bench)
+    TROUBLES["silent"].inject(bench)
     bench.go_on(1.0)
     return bench.servo.now() - began if bench.servo.stopped else float("inf")
 
@@ -69,8 +70,8 @@ def replayed() -> int:
     bench.following()
     TROUBLES["e_stop"].inject(bench)
     bench.go_on()
-    bench.bus.power_returns()
-    return sum(frame.arbitration_id != 0x7FF for frame in bench.bus.replayed)
+    clear(bench.world)
+    return sum(frame.arbitration_id != 0x7FF for frame in bench.adapter.replayed)
 
 
 def as_told(bench: Bench, trouble: str) -> bool:

@@ -1,26 +1,27 @@
 """A right arm on its twin behind a bus that can misbehave, read by the independent monitor.
 
-`TROUBLES` injects each fault class that can come while an arm is powered; `LOOPS` are the states of
-the loop that it can come in. Both are names, so that a matrix and random sequences can draw them.
+`TROUBLES` are the faults that can come while an arm is powered; `LOOPS` are the states of the loop
+that they can come in. Both are names, so that a matrix and random sequences can draw them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import can
-from bad_bus import ACK, BUS_OFF, CONTROLLER, TX_PASSIVE, BadBus, error_frame
 
 from fleet.can.arm import Arm
 from fleet.can.bus import FrameTap
 from fleet.can.faults import ArmFault, Condition, FaultKind
-from fleet.can.frames import Status
 from fleet.kinematics import load_arms
 from fleet.limits import SafetyLimits
 from fleet.servo import Servo
 from harness.tasks.box_grasp import BOX_GRASP
+from harness.twin.adapter import FaultyBus
+from harness.twin.faults import FAULTS, clear, inject
 from harness.twin.monitor import FrameMonitor
 from harness.twin.physics import TwinConfig, TwinWorld
 
@@ -34,9 +35,11 @@ class Bench:
 
     def __init__(self, seed: int = 3) -> None:
         self.world = TwinWorld(TwinConfig(seed=seed))
-        self.bus = BadBus(self.world.bus())
+        self.sent: list[can.Message] = []
+        self.adapter = self.world.adapter("right")
         self.monitor = FrameMonitor("right")
-        self.arm = Arm(FrameTap(self.bus, self.monitor), name="right")
+        self._plugged = 0
+        self.arm = Arm(self._open(), name="right")
         self.arm.connect()
         self.arm.enable()
         kinematics = load_arms(CLASS)
@@ -46,6 +49,9 @@ class Bench:
         self.servo.start()
         self.servo.hold(4)
         self._home = self.servo.command.copy()
+
+    def _open(self) -> FrameTap:
+        return FrameTap(FaultyBus(self.world.bus(), sent=self.sent), self.monitor)
 
     def _tell(self, stopped: bool) -> None:
         if stopped:
@@ -90,11 +96,14 @@ class Bench:
 
     def commands(self) -> int:
         """Frames that can move a motor, sent so far."""
-        return sum(frame.arbitration_id != 0x7FF for frame in self.bus.sent)
+        return sum(frame.arbitration_id != 0x7FF for frame in self.sent)
 
     def recover(self) -> None:
         """What a person does: the trouble is taken away, the arm connected, enabled, resumed."""
-        heal(self)
+        clear(self.world)
+        if self.adapter.plugged > self._plugged:  # it is a new interface: open it anew
+            self._plugged = self.adapter.plugged
+            self.arm.rebind(self._open())
         self.arm.clear_faults()  # limp from here on: the person has it in their hands
         self.world.park()
         self.arm.connect()
@@ -106,62 +115,31 @@ class Bench:
 LOOPS = ("holding", "homing", "following", "stopped", "resumed")
 
 
-def _fail(status: Status) -> Callable[[Bench], None]:
-    return lambda bench: bench.world.bank().fail(2, status)
-
-
-def _extra(*frames: can.Message) -> Callable[[Bench], None]:
-    return lambda bench: bench.bus.extra.extend(frames)
-
-
-def _mute_all(bench: Bench) -> None:
-    for slot in range(8):
-        bench.world.bank().mute(slot)
-
-
 @dataclass(frozen=True)
 class Trouble:
-    """How a class is injected and what it must be told as."""
+    """One of `harness/twin/faults.py: FAULTS`, where and how it is made here."""
 
-    inject: Callable[[Bench], None]
-    told: FaultKind | Condition
+    name: str
+    where: Mapping[str, Any]
+
+    @property
+    def told(self) -> FaultKind | Condition:
+        return FAULTS[self.name].seen_as
+
+    def inject(self, bench: Bench) -> None:
+        inject(bench.world, self.name, **self.where)
 
 
+AT_CONNECT = ("master_id", "pose", "unsettled", "setup", "other_arm")
+"""Troubles of connecting and of two arms: not of a loop that runs on one."""
+STRANGER = {"identifier": 0x003, "data": bytes(8)}
 TROUBLES: Mapping[str, Trouble] = MappingProxyType(
     {
-        "over_current": Trouble(_fail(Status.OVER_CURRENT), FaultKind.MOTOR),
-        "over_voltage": Trouble(_fail(Status.OVER_VOLTAGE), FaultKind.MOTOR),
-        "hot_driver": Trouble(_fail(Status.MOS_OVER_TEMPERATURE), FaultKind.MOTOR),
-        "hot_coil": Trouble(_fail(Status.COIL_OVER_TEMPERATURE), FaultKind.MOTOR),
-        "overload": Trouble(_fail(Status.OVERLOAD), FaultKind.MOTOR),
-        "lost_host": Trouble(_fail(Status.COMMUNICATION_LOST), FaultKind.MOTOR),
-        "under_voltage": Trouble(_fail(Status.UNDER_VOLTAGE), FaultKind.UNDER_VOLTAGE),
-        "switched_off": Trouble(_fail(Status.DISABLED), FaultKind.DISABLED),
-        "silent_axis": Trouble(lambda bench: bench.world.bank().mute(4), FaultKind.SILENT),
-        "cut_cable": Trouble(_mute_all, FaultKind.DEAD_BUS),
-        "e_stop": Trouble(lambda bench: setattr(bench.bus, "dead", True), FaultKind.DEAD_BUS),
-        "bus_off": Trouble(_extra(error_frame(ACK), error_frame(BUS_OFF)), FaultKind.BUS_OFF),
-        "unplugged": Trouble(
-            lambda bench: setattr(bench.bus, "gone", True), FaultKind.ADAPTER_LOST
-        ),
-        "stranger": Trouble(
-            _extra(can.Message(arbitration_id=0x003, data=bytes(8), is_extended_id=False)),
-            FaultKind.FOREIGN,
-        ),
-        "queue_full": Trouble(lambda bench: setattr(bench.bus, "full", 3), Condition.QUEUE_FULL),
-        "error_passive": Trouble(
-            _extra(error_frame(CONTROLLER, TX_PASSIVE)), Condition.ERROR_PASSIVE
-        ),
+        name: Trouble(
+            name,
+            {"joint": "joint3"} if fault.at == "joint" else STRANGER if name == "foreign" else {},
+        )
+        for name, fault in FAULTS.items()
+        if name not in AT_CONNECT
     }
 )
-
-
-def heal(bench: Bench) -> None:
-    """Take every trouble away, as a person and a supply would."""
-    bank, bus = bench.world.bank(), bench.bus
-    for slot in range(8):
-        bank.mute(slot, False)
-    bus.gone, bus.full = False, 0
-    bus.extra.clear()
-    if bus.dead:
-        bus.power_returns()

@@ -49,6 +49,7 @@ ROOT: dict[str, tuple[str, str]] = {
     "train": ("ci.cli.train", "Train a checkpoint from a recipe."),
     "sysid": ("ci.cli.sysid", "Fit the scene to a logged motion of a real arm."),
     "arm": ("ci.cli.arm", "Commission an arm, or try a version on it once."),
+    "twin": ("ci.cli.twin", "Run an emulated arm as a process, and break it on purpose."),
     "fleet": ("ci.cli.fleet", "The robots and what each runs."),
     "robot": ("ci.cli.robot", "Enrol a robot."),
     "station": ("ci.cli.station", "Check a lab station, or lease it."),

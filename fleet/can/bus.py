@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import can
 
-from fleet.can.interfaces import options_of, without_echo
+from fleet.can.interfaces import make_known, options_of, without_echo
 from registry.errors import ServiceFailed, UsageError
 
 Observer = Callable[[float, can.Message], None]
@@ -42,6 +42,7 @@ def open_bus(config: Mapping[str, object] | can.BusABC) -> can.BusABC:
         )
     keywords = options_of(interface, options)
     channel = cast("str | None", keywords.pop("channel", None))
+    make_known(interface)
     try:
         bus = can.Bus(channel, interface, ignore_config=True, **keywords)
         return without_echo(interface, bus)
@@ -64,7 +65,7 @@ class FrameTap(can.BusABC):
     def __init__(self, bus: can.BusABC, observer: Observer) -> None:
         self._inner_send = bus.send
         self._inner_recv = bus.recv
-        self._bus = bus
+        self.inner = bus
         self._observer = observer
         self.now = clock_of(bus)
         self.flush_tx_buffer = bus.flush_tx_buffer  # type: ignore[method-assign]
@@ -84,11 +85,11 @@ class FrameTap(can.BusABC):
 
     @property
     def state(self) -> can.BusState:
-        return self._bus.state
+        return self.inner.state
 
     @state.setter
     def state(self, new_state: can.BusState) -> None:
-        self._bus.state = new_state
+        self.inner.state = new_state
 
     def shutdown(self) -> None:
-        self._bus.shutdown()
+        self.inner.shutdown()

@@ -6,7 +6,8 @@ Rules
   motors would obey them. A bus there hears its own frames; they are taken out by `without_echo`.
 - `socketcand` carries classic frames only; `slcan` needs the bit rate, else the adapter keeps its
   last one. Options that python-can would silently ignore are refused.
-- `policyctl` is the twin process's own plug-in; its options are passed on as they are.
+- `policyctl` is the twin process's own plug-in; its options are passed on as they are. It is an
+  entry point of this distribution; `make_known` names it to python-can where that has not read it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from typing import Any, Final
 
 import can
 from can.bus import CanProtocol
+from can.interfaces import BACKENDS
 
 from registry.errors import ServiceFailed, UsageError
 
 BIT_RATE: Final = 1_000_000
 ECHO_WITHIN_S: Final = 1.0
+PLUG_INS: Final = {"policyctl": ("harness.twin.socket_bus", "PolicyctlBus")}
+"""By name, module and class as strings: what drives an arm imports no twin."""
 
 
 def options_of(interface: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,6 +67,12 @@ def options_of(interface: str, options: Mapping[str, Any]) -> dict[str, Any]:
             return {**found, "fd": fd} if fd else found
 
 
+def make_known(interface: str) -> None:
+    """Tell python-can where the twin's plug-in is, if it does not know."""
+    if interface in PLUG_INS:
+        BACKENDS.setdefault(interface, PLUG_INS[interface])
+
+
 def without_echo(interface: str, bus: can.BusABC) -> can.BusABC:
     """The bus as it is, or one that takes out our own frames where the interface returns them."""
     return EchoFreeBus(bus) if interface == "udp_multicast" else bus
@@ -75,7 +85,7 @@ class EchoFreeBus(can.BusABC):
     """
 
     def __init__(self, bus: can.BusABC) -> None:
-        self._bus = bus
+        self.inner = bus
         self._pending: deque[tuple[float, int, bytes]] = deque()
         super().__init__(channel=bus.channel_info)
         self.channel_info = bus.channel_info
@@ -84,7 +94,7 @@ class EchoFreeBus(can.BusABC):
     def send(self, msg: can.Message, timeout: float | None = None) -> None:
         self._pending.append((time.monotonic(), msg.arbitration_id, bytes(msg.data)))
         try:
-            self._bus.send(msg, timeout)
+            self.inner.send(msg, timeout)
         except (can.CanError, OSError):
             self._pending.pop()
             raise
@@ -93,14 +103,14 @@ class EchoFreeBus(can.BusABC):
         deadline = None if timeout is None else time.monotonic() + timeout
         left = timeout
         while True:
-            msg = self._bus.recv(left)
+            msg = self.inner.recv(left)
             if msg is None or not self._is_ours(msg):
                 return msg
             if deadline is not None:
                 left = max(0.0, deadline - time.monotonic())
 
     def shutdown(self) -> None:
-        self._bus.shutdown()
+        self.inner.shutdown()
 
     def _is_ours(self, msg: can.Message) -> bool:
         pending = self._pending

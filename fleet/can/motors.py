@@ -48,6 +48,8 @@ class Register(IntEnum):
     UV_VALUE = 0
     OT_VALUE = 2
     OC_VALUE = 3
+    ACC = 4
+    DEC = 5
     MST_ID = 7
     ESC_ID = 8
     TIMEOUT = 9

@@ -7,7 +7,8 @@ Rules
 - `now()` and all timestamps are simulated time [s]. recv(None) on an empty queue would wait for
   ever, and is refused.
 - With two arms each has its bus; both share one world, and time passes on both when it does on one.
-- `TwinBridge` serves the same motors on any real python-can bus, for programs that need one.
+- `TwinBridge` serves the same motors on any real python-can bus, for programs that need one; to a
+  classic command it answers in a classic frame, since that bus may carry no other.
 """
 
 from __future__ import annotations
@@ -40,11 +41,10 @@ class TwinBus(can.BusABC):
         reply = self._receive(msg.arbitration_id, msg.data, now)
         if reply is None:
             return
-        identifier, data = reply
-        fd, switch = msg.is_fd, msg.bitrate_switch
+        identifier, data, fd = reply
         # by position: this is the twin's most frequent call
         self._queue.append(
-            can.Message(now, identifier, False, False, False, None, 8, data, fd, True, switch)
+            can.Message(now, identifier, False, False, False, None, 8, data, fd, True, fd)
         )
 
     def recv(self, timeout: float | None = None) -> can.Message | None:
@@ -78,8 +78,8 @@ class TwinBridge:
                         arbitration_id=reply[0],
                         is_extended_id=False,
                         data=reply[1],
-                        is_fd=msg.is_fd,
-                        bitrate_switch=msg.bitrate_switch,
+                        is_fd=reply[2] and msg.is_fd,
+                        bitrate_switch=reply[2] and msg.is_fd,
                     )
                 )
         return served

@@ -3,23 +3,26 @@
 Rules
 - Every accepted frame is answered with one feedback on MST_ID (a register frame with its echo),
   also while disabled; a motor never speaks unasked. Registers it lacks are not answered.
-- A MIT command is obeyed in mode 1 while enabled, and held until it is replaced or the motor is
-  disabled, faults, loses power or its TIMEOUT (register 9, in units of 50 us, 0 = never) ends.
-  Frames of the other modes are answered and not executed.
-- Any fault (nibble 8..E) takes the torque off and stays until FB; FC then enables again.
+- Answers are CAN FD frames if the motor booted with a bit rate (can_br) above 1 Mbit/s, else
+  classic, whatever the command was.
+- A command is obeyed in its own mode (CTRL_MODE) while enabled, and held until it is replaced or
+  the motor is disabled, faults, loses power or its TIMEOUT (register 9, in units of 50 us, 0 =
+  never) ends. Frames of the other modes are answered and not executed.
+- Any fault (nibble 8..E) takes the torque off and stays until FB; FC then enables again. A motor
+  whose supply is outside UV_VALUE..OV_VALUE faults again at once, one that is too hot soon.
 - FE makes the present position zero and survives power loss; registers survive only if saved,
-  which a motor does only while disabled. The turn count does not survive: after power-up a motor
-  reads within half a turn of its zero.
+  which a motor does only while disabled. Flash writes are counted for ever. The turn count does
+  not survive: after power-up a motor reads within half a turn of its zero.
 - Feedback carries the quantisation and truncation of the real fields, in the scale of the motor's
-  own PMAX, VMAX, TMAX registers. Temperatures follow I2R losses through one thermal mass, with the
-  resistance that makes rated torque end at 100 °C from 25 °C; the driver stage warms half as much.
+  own PMAX, VMAX, TMAX registers, and the temperatures of harness/twin/heat.py.
 
-Units: rad, rad/s, Nm, s, °C. Motor position = joint position - zero. Time is handed in.
+Units: rad, rad/s, Nm, s, V, °C. Motor position = joint position - zero. Time is handed in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,73 +42,102 @@ from fleet.can.frames import (
     Special,
     Status,
 )
-from fleet.can.motors import (
-    MODE_MIT,
-    OPENARM_MOTORS,
-    TIMEOUT_UNIT_S,
-    WRITABLE,
-    MotorAddress,
-    Register,
-)
+from fleet.can.motors import OPENARM_MOTORS, TIMEOUT_UNIT_S, Mode, MotorAddress, Register
+from harness.twin import modes, registers
+from harness.twin.heat import AMBIENT, MOS_LIMIT, Heat
+from harness.twin.modes import Goal, Goals
+from harness.twin.registers import Registers
+
+__all__ = ["AMBIENT", "MotorBank", "Reply"]
 
 Sense = Callable[[], tuple[Array, Array, Array]]
 """Joint positions [rad], speeds [rad/s] and motor torques [Nm] now, each (N,)."""
 
-Reply = tuple[int, bytearray]
+Reply = tuple[int, bytearray, bool]
+"""Identifier, data, and whether it is a CAN FD frame."""
 
-AMBIENT, RATED_RISE, MOS_SHARE, MOS_LIMIT = 25.0, 75.0, 0.5, 120.0
-HEAT_CAPACITY = 450.0
-"""J/(kg K), between copper's and aluminium's."""
+SUPPLY_V = 24.0
 
-_OTHER_MODES = (POS_VEL_OFFSET, VEL_OFFSET, POS_FORCE_OFFSET)
-_NO_REPLY = -1
+_OFFSETS = {
+    0: Mode.MIT,
+    POS_VEL_OFFSET: Mode.POS_VEL,
+    VEL_OFFSET: Mode.VEL,
+    POS_FORCE_OFFSET: Mode.POS_FORCE,
+}
+_NOBODY = (-1, Mode.MIT)
 _SPECIAL = int(Special.CLEAR_ERROR)
 _EIGHT = np.uint64(8)
+
+
+class Drive(NamedTuple):
+    """What the motors do: kp, kd, kp q_des + kd dq_des + tau_ff in joint positions, each (N,).
+
+    Zeros where torque is off; `goals` of motors in other modes than MIT, None if there are none.
+    """
+
+    kp: Array
+    kd: Array
+    ctrl: Array
+    goals: Goals | None
 
 
 class MotorBank:
     """The motors of one bus. Motors are named by index, in the order of `addresses`."""
 
-    def __init__(self, sense: Sense, addresses: Sequence[MotorAddress] = OPENARM_MOTORS) -> None:
+    def __init__(
+        self,
+        sense: Sense,
+        addresses: Sequence[MotorAddress] = OPENARM_MOTORS,
+        *,
+        can_br: int = registers.FD_CODE,
+        any_frame_feeds: bool = True,
+    ) -> None:
+        """`any_frame_feeds`: whether reads and refreshes feed the watchdog as commands do."""
         n = len(addresses)
         self.addresses = tuple(addresses)
         self.zero = np.zeros(n)
         """Joint position at which each motor reads 0 [rad]; the only thing FE changes."""
-        self.coil = np.full(n, AMBIENT)
         self.saves = 0
-        """Flash writes so far; a real motor bears about 10 000."""
+        """Times that registers were written to flash; a real motor bears about 10 000."""
+        self.zeroings = 0
+        """Times that FE wrote a zero to flash."""
+        self.supply = np.full(n, SUPPLY_V)
         self.touched = True
         """Set when what the motors do may have changed; whoever drives physics clears it."""
+        self.watched: tuple[int, ...] = ()
+        """Motors with a TIMEOUT set, for which `watch` has to be called."""
         self._sense = sense
         self._n = n
+        self._any_frame_feeds = any_frame_feeds
         self._status = [int(Status.DISABLED)] * n
         self._muted = [False] * n
+        self._powered = [True] * n
         self._obeys = [False] * n
         self._all_obey = False
         self._fed_at = [0.0] * n
-        self.watched: tuple[int, ...] = ()
-        """Motors with a TIMEOUT set, for which `watch` has to be called."""
+        self._misread: dict[int, tuple[float, float]] = {}
+        self._readings = 0
         self._parts = tuple(slice(8 * i, 8 * i + 8) for i in range(n))
         self._obedient: dict[int, tuple[int, slice]] = {}
         """By the id they listen on: motors that hear and obey MIT commands."""
+        self._goals: dict[int, Goal] = {}
+        """Of motors that obey in another mode than MIT."""
         self._commands = bytearray(8 * n)
         self._feedback = bytearray(8 * n)
         self._labels = np.zeros(n, np.uint64)
         self._stale = True
-        self._flash = [self._factory(address) for address in addresses]
-        self._ram = [dict(registers) for registers in self._flash]
-        kinds = [address.type for address in addresses]
-        constant = np.array([kind.torque_constant for kind in kinds])
-        self._loss = np.array([kind.phase_resistance for kind in kinds]) / constant**2
-        rated = self._loss * np.array([kind.rated_torque for kind in kinds]) ** 2
-        self._thermal = RATED_RISE / rated
-        self._lag = self._thermal * np.array([kind.mass for kind in kinds]) * HEAT_CAPACITY
+        self._heat = Heat([address.type for address in addresses])
+        self._peak = np.array([address.type.peak_torque for address in addresses])
+        self._registers = [
+            Registers(address, self._measured(slot), can_br)
+            for slot, address in enumerate(addresses)
+        ]
         self._load_registers()
 
     # -- the bus side
 
     def receive(self, identifier: int, data: bytes | bytearray, now: float) -> Reply | None:
-        """One frame from the bus at time `now` [s]; the answer as (id, data), if there is one."""
+        """One frame from the bus at time `now` [s]; the answer, if there is one."""
         obedient = self._obedient.get(identifier)
         if obedient is not None and len(data) == 8 and data[7] < _SPECIAL:
             slot, part = obedient
@@ -115,37 +147,39 @@ class MotorBank:
             return self._answer(slot)
         return self._receive_any(identifier, data, now)
 
+    @property
+    def acknowledges(self) -> bool:
+        """Whether any motor is there to acknowledge a frame."""
+        return any(on and not mute for on, mute in zip(self._powered, self._muted, strict=True))
+
     # -- the physics side
 
     def moved(self) -> None:
         """Physics has advanced: the next feedback must be sensed anew."""
         self._stale = True
 
-    def drive(self) -> tuple[Array, Array, Array]:
-        """kp, kd, and kp q_des + kd dq_des + tau_ff in joint positions; zeros where torque is off.
-
-        Clears `touched`. Each (N,).
-        """
+    def drive(self) -> Drive:
+        """What the motors do now. Clears `touched`."""
         self.touched = False
         q, dq, kp, kd, tau = self._codec.decode_mit(self._commands)
         if self._all_obey:
-            return kp, kd, kp * (q + self.zero) + kd * dq + tau
+            return Drive(kp, kd, kp * (q + self.zero) + kd * dq + tau, None)
         on = np.array(self._obeys)
         kp *= on
         kd *= on
-        return kp, kd, (kp * (q + self.zero) + kd * dq + tau) * on
+        ctrl = (kp * (q + self.zero) + kd * dq + tau) * on
+        return Drive(kp, kd, ctrl, modes.joined(self._goals, self.zero) if self._goals else None)
 
     def watch(self, now: float) -> None:
         """Trip the watchdog of each motor that has heard nothing for its TIMEOUT."""
         for slot in self.watched:
-            limit = self._ram[slot][Register.TIMEOUT] * TIMEOUT_UNIT_S
+            limit = self._registers[slot].ram[Register.TIMEOUT] * TIMEOUT_UNIT_S
             if self._status[slot] == Status.ENABLED and now - self._fed_at[slot] > limit:
                 self.fail(slot, Status.COMMUNICATION_LOST)
 
     def heat(self, tau: Array, seconds: float) -> None:
         """Warm and cool over `seconds` at torque `tau` (N,); motors that get too hot fault."""
-        final = AMBIENT + self._loss * tau**2 * self._thermal
-        self.coil += (final - self.coil) * -np.expm1(-seconds / self._lag)
+        self._heat.pass_time(tau, seconds)
         too_hot = self.coil >= self._coil_limit
         for slot in np.flatnonzero(too_hot | (self.mos >= MOS_LIMIT)):
             if self._status[slot] == Status.ENABLED:
@@ -154,49 +188,105 @@ class MotorBank:
         self._relabel()
 
     @property
+    def coil(self) -> Array:
+        """Coil temperatures (N,) [°C]."""
+        return self._heat.coil
+
+    @property
     def mos(self) -> Array:
         """Driver stage temperatures (N,) [°C]."""
-        return AMBIENT + MOS_SHARE * (self.coil - AMBIENT)
+        return self._heat.mos
 
     @property
     def any_enabled(self) -> bool:
         return Status.ENABLED in self._status
 
+    @property
+    def status(self) -> tuple[int, ...]:
+        """The status nibble of each motor; a motor without power keeps `disabled`."""
+        return tuple(self._status)
+
+    def mode(self, slot: int) -> int:
+        """Register CTRL_MODE."""
+        return int(self._registers[slot].ram[Register.CTRL_MODE])
+
     # -- what happens to motors
 
     def fail(self, slot: int, status: Status) -> None:
-        """The motor faults: torque off, nibble set until cleared."""
-        self._set_status(slot, status)
+        """The motor faults (or, with DISABLED, leaves enabled mode): torque off."""
+        if self._powered[slot]:
+            self._set_status(slot, status)
 
     def mute(self, slot: int, muted: bool = True) -> None:
         """Break the motor's data line: it hears and says nothing, and goes on as it was."""
         self._muted[slot] = muted
         self._list_obedient()
 
+    def power(self, slot: int, on: bool) -> None:
+        """Take a motor's supply away, or give it back: then it boots."""
+        if on == self._powered[slot]:
+            return
+        self._powered[slot] = on
+        self._set_status(slot, Status.DISABLED)
+        if on:
+            off_by = self._sense()[0][slot] - self.zero[slot]
+            self.zero[slot] += 2.0 * np.pi * np.round(off_by / (2.0 * np.pi))
+            self._registers[slot].boot()
+            self._load_registers()
+
     def power_cycle(self) -> None:
         """Supply off and on: torque off, unsaved registers and turn counts lost, faults gone."""
-        q = self._sense()[0]
-        self.zero += 2.0 * np.pi * np.round((q - self.zero) / (2.0 * np.pi))
-        self._ram = [dict(registers) for registers in self._flash]
-        for slot in range(self._n):
-            self._set_status(slot, Status.DISABLED)
+        for on in (False, True):
+            for slot in range(self._n):
+                self.power(slot, on)
+
+    def warm(self, slot: int, *, coil: float | None = None, mos: float | None = None) -> None:
+        """Set a motor's temperatures [°C]."""
+        if coil is not None:
+            self._heat.coil[slot] = coil
+        if mos is not None:
+            self._heat.mos[slot] = mos
+        self._relabel()
+
+    def cool(self, slot: int) -> None:
+        """Back to the temperature of the room."""
+        self.warm(slot, coil=AMBIENT, mos=AMBIENT)
+
+    def misread(self, slot: int, offset: float = 0.0, noise: float = 0.0) -> None:
+        """The reported position is wrong by `offset`, and by ±`noise` in turn [rad]; 0, 0 ends it.
+
+        What the motor itself works with stays right.
+        """
+        self._misread.pop(slot, None)
+        if offset or noise:
+            self._misread[slot] = (offset, noise)
+        self._stale = True
+
+    def registers_of(self, slot: int) -> Registers:
+        """A motor's registers, as an engineer's tool reaches them; then call `reload`."""
+        return self._registers[slot]
+
+    def reload(self) -> None:
+        """Take over what somebody changed in a motor's registers."""
         self._load_registers()
 
     # -- inside
 
     def _receive_any(self, identifier: int, data: bytes | bytearray, now: float) -> Reply | None:
         """`receive`, for frames that are not a command to a motor that obeys."""
-        slot = self._by_id.get(identifier)
-        if slot is None:
+        slot, mode = self._by_id.get(identifier, _NOBODY)
+        if slot == _NOBODY[0]:
             if identifier == PARAMETER_ID and len(data) == 8:
                 return self._parameter(data, now)
             return None
-        if self._muted[slot]:
+        if self._deaf(slot):
             return None
-        if len(data) != 8:
-            if identifier < POS_VEL_OFFSET:
+        if mode is not Mode.MIT:
+            if not self._other_mode(slot, mode, data):
                 return None
-        elif identifier < POS_VEL_OFFSET:
+        elif len(data) != 8:
+            return None
+        else:
             code = frames.special_code(data)
             if code is not None:
                 self._special(slot, code)
@@ -206,109 +296,136 @@ class MotorBank:
         self._fed_at[slot] = now
         return self._answer(slot)
 
+    def _other_mode(self, slot: int, mode: Mode, data: bytes | bytearray) -> bool:
+        """Take a POS_VEL, VEL or POS_FORCE command; False if the frame is too short for it."""
+        if len(data) < (4 if mode is Mode.VEL else 8):
+            return False
+        ram = self._registers[slot].ram
+        if self._status[slot] == Status.ENABLED and ram[Register.CTRL_MODE] == mode:
+            goal = modes.decode(mode, data, ram, float(self._peak[slot]))
+            if goal is not None:
+                self._goals[slot] = goal
+                self.touched = True
+        return True
+
     def _answer(self, slot: int) -> Reply:
         if self._stale:
             q, dq, tau = self._sense()
-            self._feedback = self._codec.encode_feedback(self._header, q - self.zero, dq, tau)
+            q = q - self.zero
+            if self._misread:
+                self._readings += 1
+                for wrong, (offset, noise) in self._misread.items():
+                    q[wrong] += offset + (noise if self._readings % 2 else -noise)
+            self._feedback = self._codec.encode_feedback(self._header, q, dq, tau)
             self._stale = False
-        return self._reply_id[slot], self._feedback[self._parts[slot]]
+        return self._reply_id[slot], self._feedback[self._parts[slot]], self._fd[slot]
 
     def _special(self, slot: int, code: Special) -> None:
         status = self._status[slot]
         if code is Special.SET_ZERO:
             self.zero[slot] = self._sense()[0][slot]
+            self.zeroings += 1
         elif code is Special.CLEAR_ERROR:
             if status > Status.ENABLED:
                 self._set_status(slot, Status.DISABLED)
         elif status <= Status.ENABLED:
             on = code is Special.ENABLE
-            self._set_status(slot, Status.ENABLED if on else Status.DISABLED)
+            self._set_status(slot, self._enabled(slot) if on else Status.DISABLED)
         self._stale = True
 
+    def _enabled(self, slot: int) -> Status:
+        """What an enable leads to: a supply out of range is a fault at once."""
+        ram, volts = self._registers[slot].ram, self.supply[slot]
+        if volts < ram[Register.UV_VALUE]:
+            return Status.UNDER_VOLTAGE
+        return Status.OVER_VOLTAGE if volts > ram[Register.OV_VALUE] else Status.ENABLED
+
     def _set_status(self, slot: int, status: Status) -> None:
+        ram = self._registers[slot].ram
+        mode = ram[Register.CTRL_MODE]
         if not (status == Status.ENABLED == self._status[slot]):
             part = self._parts[slot]
             self._commands[part] = self._idle[part]
+            self._goals.pop(slot, None)
+        elif slot in self._goals and self._goals[slot].mode != mode:
+            del self._goals[slot]
         self._status[slot] = int(status)
-        self._obeys[slot] = (
-            status == Status.ENABLED and self._ram[slot][Register.CTRL_MODE] == MODE_MIT
-        )
+        self._obeys[slot] = status == Status.ENABLED and mode == Mode.MIT
         self._list_obedient()
-        esc_id = int(self._ram[slot][Register.ESC_ID])
-        self._labels[slot] = frames.feedback_header(esc_id, status, 0.0, 0.0)
+        self._labels[slot] = frames.feedback_header(int(ram[Register.ESC_ID]), status, 0.0, 0.0)
         self.touched = True
         self._relabel()
+
+    def _deaf(self, slot: int) -> bool:
+        return self._muted[slot] or not self._powered[slot]
 
     def _list_obedient(self) -> None:
         self._all_obey = all(self._obeys)
         self._obedient = {
             identifier: (slot, self._parts[slot])
-            for identifier, slot in self._by_id.items()
-            if identifier < POS_VEL_OFFSET and self._obeys[slot] and not self._muted[slot]
+            for identifier, (slot, mode) in self._by_id.items()
+            if mode is Mode.MIT and self._obeys[slot] and not self._deaf(slot)
         }
 
     def _relabel(self) -> None:
-        celsius = np.minimum(np.maximum((self.mos, self.coil), 0.0), 255.0).astype(np.uint64)
+        heat = self._heat
+        celsius = np.minimum(np.maximum((heat.mos, heat.coil), 0.0), 255.0).astype(np.uint64)
         self._header = self._labels | celsius[0] << _EIGHT | celsius[1]
         self._stale = True
 
     def _parameter(self, data: bytes | bytearray, now: float) -> Reply | None:
-        slot = self._by_id.get(data[0] | data[1] << 8, _NO_REPLY)
-        if slot == _NO_REPLY or self._muted[slot]:
+        slot, mode = self._by_id.get(data[0] | data[1] << 8, _NOBODY)
+        if slot == _NOBODY[0] or mode is not Mode.MIT or self._deaf(slot):
             return None
-        command, register, ram = data[2], data[3], self._ram[slot]
-        self._fed_at[slot] = now
+        command, number, held = data[2], data[3], self._registers[slot]
+        reply_id, fd, echo = self._reply_id[slot], self._fd[slot], bytearray(data)
+        if self._any_frame_feeds:
+            self._fed_at[slot] = now
         if command == REFRESH:
             return self._answer(slot)
-        reply_id, echo = self._reply_id[slot], bytearray(data)
-        if command == READ and register in ram:
-            echo[4:8] = frames.pack_value(register, ram[register])
-        elif command == WRITE and register in ram and register in WRITABLE:
-            ram[register] = frames.unpack_value(register, data[4:8])
+        if command == READ:
+            value = held.read(number)
+            if value is None:
+                return None
+            echo[4:8] = frames.pack_value(number, value)
+        elif command == WRITE:
+            if not held.write(number, frames.unpack_value(number, data[4:8])):
+                return None
             self._load_registers()
         elif command == SAVE and self._status[slot] != Status.ENABLED:
-            self._flash[slot] = dict(ram)
+            held.save()
             self.saves += 1
         else:
             return None
-        return reply_id, echo
+        return reply_id, echo, fd
+
+    def _measured(self, slot: int) -> registers.Measured:
+        def position() -> float:
+            return float(self._sense()[0][slot] - self.zero[slot])
+
+        return {
+            registers.VBUS: lambda: float(self.supply[slot]),
+            registers.TPCB: lambda: float(self.mos[slot]),
+            registers.TMTR: lambda: float(self.coil[slot]),
+            registers.P_M: position,
+            registers.XOUT: position,
+        }
 
     def _load_registers(self) -> None:
         """Take over what the registers in RAM say: ids, mode, watchdogs, full scales."""
-        self._by_id: dict[int, int] = {}
-        for slot, ram in enumerate(self._ram):
-            esc_id = int(ram[Register.ESC_ID])
-            for offset in (0, *_OTHER_MODES):
-                self._by_id[esc_id + offset] = slot
-        self._reply_id = [int(ram[Register.MST_ID]) for ram in self._ram]
-        self._coil_limit = np.array([ram[Register.OT_VALUE] for ram in self._ram])
-        self.watched = tuple(i for i, ram in enumerate(self._ram) if ram[Register.TIMEOUT] > 0)
+        rams = [held.ram for held in self._registers]
+        self._by_id: dict[int, tuple[int, Mode]] = {}
+        for slot, ram in enumerate(rams):
+            for offset, mode in _OFFSETS.items():
+                self._by_id[int(ram[Register.ESC_ID]) + offset] = (slot, mode)
+        self._reply_id = [int(ram[Register.MST_ID]) for ram in rams]
+        self._fd = [held.is_fd for held in self._registers]
+        self._coil_limit = np.array([ram[Register.OT_VALUE] for ram in rams])
+        self.watched = tuple(i for i, ram in enumerate(rams) if ram[Register.TIMEOUT] > 0)
         self._codec = ArmCodec(
-            [
-                Ranges(ram[Register.PMAX], ram[Register.VMAX], ram[Register.TMAX])
-                for ram in self._ram
-            ]
+            [Ranges(ram[Register.PMAX], ram[Register.VMAX], ram[Register.TMAX]) for ram in rams]
         )
         none = np.zeros(self._n)
         self._idle = self._codec.encode_mit(none, none, none, none, none)
         for slot in range(self._n):
             self._set_status(slot, Status(self._status[slot]))
-
-    @staticmethod
-    def _factory(address: MotorAddress) -> dict[int, float]:
-        scale = address.type.ranges
-        return {
-            Register.UV_VALUE: 15.0,
-            Register.OT_VALUE: 100.0,
-            Register.OC_VALUE: 0.8,
-            Register.MST_ID: address.mst_id,
-            Register.ESC_ID: address.esc_id,
-            Register.TIMEOUT: 0,
-            Register.CTRL_MODE: MODE_MIT,
-            Register.GEAR: float(address.type.gear),
-            Register.PMAX: scale.pmax,
-            Register.VMAX: scale.vmax,
-            Register.TMAX: scale.tmax,
-            Register.OV_VALUE: 32.0,
-            Register.CAN_BAUD: 9,
-        }

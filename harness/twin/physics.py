@@ -21,7 +21,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import mujoco
 import numpy as np
@@ -29,14 +29,21 @@ import numpy.typing as npt
 
 from fleet.camera import Pose
 from fleet.can.frames import Array
+from fleet.can.motors import BIT_RATES
 from harness.sim.mirror import as_arm
 from harness.sim.scene import BASE_HEIGHT, ArmIndex, SceneConfig, build_scene
 from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
 from harness.tasks.detector import Detector, DetectorModel
 from harness.tasks.task import Placement
+from harness.twin.adapter import Adapter
 from harness.twin.bus import TwinBus
-from harness.twin.motors import MotorBank
+from harness.twin.modes import Loops
+from harness.twin.motors import Drive, MotorBank
+from harness.twin.registers import FD_CODE
 from registry.errors import ServiceFailed
+
+if TYPE_CHECKING:
+    from harness.twin.faults import Fault
 
 Range = tuple[float, float]
 
@@ -58,6 +65,10 @@ class TwinConfig:
     joint_damping_scale: Range = (0.8, 1.2)
     latency_s: Range = (0.001, 0.003)
     """Between a command's arrival at the motors and its effect."""
+    can_br: int = FD_CODE
+    """The motors' bit rate register as shipped: 9 answers in CAN FD frames, 4 in classic ones."""
+    any_frame_feeds: bool = True
+    """Whether a read feeds a motor's watchdog as a command does: the manuals do not say."""
 
     def __post_init__(self) -> None:
         if self.physics_hz <= 0 or 1_000_000_000 % self.physics_hz:
@@ -66,6 +77,8 @@ class TwinConfig:
             low, high = getattr(self, name)
             if not 0.0 < low <= high:
                 raise ValueError(f"{name} [{low}, {high}] is not a rising range above 0")
+        if self.can_br not in BIT_RATES:
+            raise ValueError(f"can_br {self.can_br} is none of {list(BIT_RATES)}")
         if not 0.0 <= self.latency_s[0] <= self.latency_s[1]:
             raise ValueError(f"latency_s {list(self.latency_s)} is not a rising range from 0")
 
@@ -85,19 +98,24 @@ class _Command(NamedTuple):
 
     due: int
     rig: _Rig
-    kp: Array
-    kd: Array
-    ctrl: Array
+    drive: Drive
 
 
 class _Rig:
     """One arm's motors, and its joints and actuators as views into the model and its state."""
 
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, index: ArmIndex) -> None:
+    def __init__(
+        self, config: TwinConfig, model: mujoco.MjModel, data: mujoco.MjData, index: ArmIndex
+    ) -> None:
         self.index = index
         act = _span(index.ctrl)
         joints = data.qpos[_span(index.qpos)], data.qvel[_span(index.dof)], data.actuator_force[act]
-        self.bank = MotorBank(lambda: joints)
+        self.bank = MotorBank(
+            lambda: joints, can_br=config.can_br, any_frame_feeds=config.any_frame_feeds
+        )
+        self.adapter = Adapter(lambda: self.bank.acknowledges)
+        self.loops = Loops(np.array([motor.type.peak_torque for motor in self.bank.addresses]))
+        self.joints = joints
         self.torque = joints[2]
         self.ctrl = data.ctrl[act]
         self.bias_kp, self.bias_kd = model.actuator_biasprm[act, 1:3].T
@@ -115,6 +133,8 @@ class TwinWorld:
         """Physics steps since construction."""
         self.scene_number = 0
         """Scenes placed so far; the next one's randomness follows from it."""
+        self.injected: dict[str, dict[tuple[str, str | None], Fault]] = {}
+        """Troubles at work, by arm, name and joint: the book of harness/twin/faults.py."""
         self._step_ns = 1_000_000_000 // config.physics_hz
         self._now_ns = 0
         self._now_s = 0.0
@@ -130,9 +150,13 @@ class TwinWorld:
         self._model = self._scene.model
         self._data = mujoco.MjData(self._model)
         self._scratch = mujoco.MjData(self._model)
-        self._rigs = {arm.name: _Rig(self._model, self._data, arm) for arm in self._scene.arms}
+        self._rigs = {
+            arm.name: _Rig(config, self._model, self._data, arm) for arm in self._scene.arms
+        }
         self._all = tuple(self._rigs.values())
         self._on_stand: list[_Rig] = []
+        self._own_loops: list[_Rig] = []
+        """Arms with motors in other modes than MIT: their drives run at every step."""
         self._pending: deque[_Command] = deque()
         self._heated_at = 0
         self._heat_steps = max(round(HEAT_PERIOD_S * config.physics_hz), 1)
@@ -163,8 +187,10 @@ class TwinWorld:
             while pending and pending[0].due <= self.steps:
                 self._apply(pending.popleft())
             until = min(target, pending[0].due) if pending else target
-            if self._on_stand:
+            if self._on_stand or self._own_loops:
                 until = self.steps + 1
+            for rig in self._own_loops:
+                rig.loops.run(*rig.joints[:2], 1.0 / self.config.physics_hz, rig.ctrl)
             mujoco.mj_step(self._model, self._data, until - self.steps)
             self.steps = until
             for rig in self._on_stand:
@@ -181,6 +207,10 @@ class TwinWorld:
     def bank(self, arm: str = "right") -> MotorBank:
         """The motors of one arm; faults are injected here."""
         return self._rigs[arm].bank
+
+    def adapter(self, arm: str = "right") -> Adapter:
+        """What stands between a program and that arm's motors, for a FaultyBus."""
+        return self._rigs[arm].adapter
 
     def bus(self, arm: str = "right") -> TwinBus:
         """A new bus in front of that arm's motors."""
@@ -200,6 +230,11 @@ class TwinWorld:
     def joints(self, arm: str = "right") -> Array:
         """True joint positions (8,) [rad], for tests and traces."""
         return np.array(self._data.qpos[self._rigs[arm].index.qpos])
+
+    def sensed(self, arm: str = "right") -> tuple[Array, Array, Array]:
+        """Joint positions [rad], speeds [rad/s] and motor torques [Nm], each (8,), as they are."""
+        q, dq, tau = self._rigs[arm].joints
+        return q.copy(), dq.copy(), tau.copy()
 
     # -- the scene
 
@@ -245,16 +280,19 @@ class TwinWorld:
     # -- inside
 
     def _fetch(self, rig: _Rig) -> None:
-        kp, kd, ctrl = rig.bank.drive()
+        drive = rig.bank.drive()
         if rig in self._on_stand and rig.bank.any_enabled:
             self._on_stand.remove(rig)
-        self._pending.append(_Command(self.steps + self.latency_steps, rig, kp, kd, ctrl))
+        self._pending.append(_Command(self.steps + self.latency_steps, rig, drive))
 
     def _apply(self, command: _Command) -> None:
-        rig = command.rig
-        np.negative(command.kp, out=rig.bias_kp)
-        np.negative(command.kd, out=rig.bias_kd)
-        rig.ctrl[:] = command.ctrl
+        rig, drive = command.rig, command.drive
+        np.negative(drive.kp, out=rig.bias_kp)
+        np.negative(drive.kd, out=rig.bias_kd)
+        rig.ctrl[:] = drive.ctrl
+        if drive.goals is not None or rig.loops.running:
+            rig.loops.follow(drive.goals, rig.joints[1])
+            self._own_loops = [one for one in self._all if one.loops.running]
 
     def _hold_on_stand(self, rig: _Rig) -> None:
         index = rig.index

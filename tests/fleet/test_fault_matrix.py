@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.can.faults import RULES, Condition, FaultKind
+from harness.twin.faults import clear
 
 
 def check(bench: Bench, trouble: str) -> None:
@@ -45,19 +46,19 @@ def test_each_class_in_each_state_of_the_loop(trouble: str, loop: str) -> None:
     check(bench, trouble)
     report = bench.monitor.report()
     assert (report.violations, report.examples) == (0, report.examples)
-    assert [f for f in bench.bus.replayed if f.arbitration_id != 0x7FF] == []
+    assert [f for f in bench.adapter.replayed if f.arbitration_id != 0x7FF] == []
 
 
 def test_after_an_e_stop_nothing_that_was_queued_moves_the_arm() -> None:
     bench = Bench()
     bench.following()
     check(bench, "e_stop")
-    queued = [frame for frame in bench.bus.queue if frame.arbitration_id != 0x7FF]
+    queued = [frame for _, frame in bench.adapter.queue if frame.arbitration_id != 0x7FF]
     assert queued == [], "commands wait in the queue for the power to return"
     before = bench.world.joints()
-    bench.bus.power_returns()
+    clear(bench.world)
     bench.world.advance(0.2)
-    assert [f for f in bench.bus.replayed if f.arbitration_id != 0x7FF] == []
+    assert [f for f in bench.adapter.replayed if f.arbitration_id != 0x7FF] == []
     assert abs(bench.world.joints() - before).max() < 0.2
     assert bench.monitor.report().violations == 0
 

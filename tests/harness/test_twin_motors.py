@@ -52,7 +52,7 @@ def command(bank: MotorBank, slot: int, q: float, now: float = 0.0) -> None:
     assert bank.receive(slot + 1, data, now) is not None
 
 
-def read(bank: MotorBank, slot: int, register: Register) -> float | None:
+def read(bank: MotorBank, slot: int, register: int) -> float | None:
     reply = bank.receive(PARAMETER_ID, frames.read_register(slot + 1, register), 0.0)
     return None if reply is None else frames.decode_register(reply[1]).value
 
@@ -85,12 +85,12 @@ def test_a_command_is_held_until_the_motor_is_disabled(bank: MotorBank) -> None:
     tell(bank, 7, Special.ENABLE)
     command(bank, 7, -0.4)
     for _ in range(3):
-        kp, kd, drive = bank.drive()
+        kp, kd, drive, _ = bank.drive()
     assert kp[7] == pytest.approx(30.0, abs=0.13)
     assert drive[7] == pytest.approx(kp[7] * -0.4, abs=0.03)
     tell(bank, 7, Special.DISABLE)
     tell(bank, 7, Special.ENABLE)
-    kp, kd, drive = bank.drive()
+    kp, kd, drive, _ = bank.drive()
     assert (kp[7], kd[7]) == (0.0, 0.0)
     assert abs(drive[7]) < 0.01
 
@@ -139,10 +139,24 @@ def test_registers_survive_power_only_if_saved_while_disabled(bank: MotorBank) -
     assert bank.saves == 1
 
 
+def test_every_documented_register_is_answered(bank: MotorBank, joints: Joints) -> None:
+    joints.q[2] = 0.7
+    numbers = (*range(37), *range(50, 57), 59, 60, 61, 62, 80, 81)
+    values = {number: read(bank, 2, number) for number in numbers}
+    assert None not in values.values()
+    assert values[Register.SW_VERSION] == 0x35313137  # "5117": as the makers tested the DM4340
+    assert values[Register.HW_VERSION] == 0x56303033  # "V003"
+    assert (values[60], values[62]) == (24.0, AMBIENT)
+    assert values[80] == values[81] == pytest.approx(0.7)
+    assert [n for n in range(82) if read(bank, 2, n) is None] == [
+        n for n in range(82) if n not in numbers
+    ]
+
+
 def test_read_only_and_missing_registers_are_not_written(bank: MotorBank) -> None:
     assert write(bank, 0, Register.GEAR, 1.0) is None
     assert read(bank, 0, Register.GEAR) == 9.0
-    assert bank.receive(PARAMETER_ID, frames.read_register(1, 55), 0.0) is None
+    assert bank.receive(PARAMETER_ID, frames.read_register(1, 57), 0.0) is None
 
 
 def test_a_new_reply_id_counts_at_once(bank: MotorBank) -> None:
@@ -169,7 +183,7 @@ def test_zero_is_kept_over_power_loss_and_commands_follow_it(
     assert ask(bank, 6).q == pytest.approx(0.0, abs=4e-4)
     tell(bank, 6, Special.ENABLE)
     command(bank, 6, 0.1)
-    kp, _, drive = bank.drive()
+    kp, _, drive, _ = bank.drive()
     assert drive[6] / kp[6] == pytest.approx(0.6, abs=2e-3)
 
 
@@ -179,6 +193,83 @@ def test_the_turn_count_is_lost_with_power(bank: MotorBank, joints: Joints) -> N
     bank.power_cycle()
     assert ask(bank, 0).q == pytest.approx(3.3 - 2 * np.pi, abs=4e-4)
     assert ask(bank, 1).q == pytest.approx(3.0, abs=4e-4)
+
+
+def test_the_bit_rate_acts_after_save_and_power_cycle(bank: MotorBank) -> None:
+    def answers_fd() -> bool:
+        reply = bank.receive(PARAMETER_ID, frames.refresh(4), 0.0)
+        assert reply is not None
+        return reply[2]
+
+    assert answers_fd()
+    write(bank, 3, Register.CAN_BAUD, 4)
+    assert answers_fd(), "a write alone changes nothing yet"
+    bank.power_cycle()
+    assert answers_fd(), "it was not saved"
+    write(bank, 3, Register.CAN_BAUD, 4)
+    bank.receive(PARAMETER_ID, frames.save_registers(4), 0.0)
+    assert answers_fd()
+    bank.power_cycle()
+    assert not answers_fd()
+    assert (
+        MotorBank(Joints(), can_br=4).receive(1, frames.special(Special.DISABLE), 0.0)[2] is False
+    )
+
+
+def test_flash_writes_are_counted_over_power_cycles(bank: MotorBank) -> None:
+    bank.receive(PARAMETER_ID, frames.save_registers(4), 0.0)
+    bank.power_cycle()
+    tell(bank, 0, Special.SET_ZERO)
+    bank.receive(PARAMETER_ID, frames.save_registers(1), 0.0)
+    bank.power_cycle()
+    assert (bank.saves, bank.zeroings) == (2, 1)
+
+
+def test_a_motor_without_power_is_limp_and_silent_and_boots_disabled(
+    bank: MotorBank, joints: Joints
+) -> None:
+    tell(bank, 1, Special.ENABLE)
+    write(bank, 1, Register.TIMEOUT, 4000)
+    command(bank, 1, 0.3)
+    joints.q[1] = 3.3
+    bank.power(1, on=False)
+    assert bank.drive().kp[1] == 0.0
+    assert bank.receive(PARAMETER_ID, frames.refresh(2), 0.0) is None
+    assert bank.acknowledges
+    bank.power(1, on=True)
+    assert ask(bank, 1).status == Status.DISABLED
+    assert ask(bank, 1).q == pytest.approx(3.3 - 2 * np.pi, abs=4e-4)
+    assert read(bank, 1, Register.TIMEOUT) == 0
+    for slot in range(8):
+        bank.power(slot, on=False)
+    assert not bank.acknowledges
+
+
+def test_what_feeds_the_watchdog_can_be_chosen(joints: Joints) -> None:
+    for any_frame, status in ((True, Status.ENABLED), (False, Status.COMMUNICATION_LOST)):
+        bank = MotorBank(joints, any_frame_feeds=any_frame)
+        tell(bank, 0, Special.ENABLE)
+        write(bank, 0, Register.TIMEOUT, 4000)
+        ask(bank, 0, now=0.15)
+        bank.watch(0.25)
+        assert ask(bank, 0).status == status
+
+
+def test_a_hot_motor_cools_and_faults_again_while_it_is_hot(bank: MotorBank) -> None:
+    tell(bank, 4, Special.ENABLE)
+    bank.warm(4, coil=130.0)
+    bank.heat(np.zeros(8), 0.05)
+    assert ask(bank, 4).status == Status.COIL_OVER_TEMPERATURE
+    tell(bank, 4, Special.CLEAR_ERROR)
+    tell(bank, 4, Special.ENABLE)
+    bank.heat(np.zeros(8), 0.05)
+    assert ask(bank, 4).status == Status.COIL_OVER_TEMPERATURE
+    bank.heat(np.zeros(8), 20_000.0)
+    assert bank.coil[4] == pytest.approx(AMBIENT, abs=1.0)
+    tell(bank, 4, Special.CLEAR_ERROR)
+    tell(bank, 4, Special.ENABLE)
+    bank.heat(np.zeros(8), 0.05)
+    assert ask(bank, 4).status == Status.ENABLED
 
 
 def test_frames_of_other_modes_are_answered_and_not_executed(bank: MotorBank) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import can
 import numpy as np
 import pytest
-from bad_bus import ACK, BUS_OFF, CONTROLLER, TX_PASSIVE, BadBus, error_frame
 
 from fleet.can import frames
 from fleet.can.arm import Arm
@@ -22,6 +21,15 @@ from fleet.kinematics import load_arms
 from fleet.limits import SafetyLimits
 from fleet.servo import Servo
 from harness.tasks.box_grasp import BOX_GRASP
+from harness.twin.adapter import (
+    ACK,
+    BUS_OFF,
+    CONTROLLER,
+    TX_PASSIVE,
+    Adapter,
+    FaultyBus,
+    error_frame,
+)
 from harness.twin.physics import TwinConfig, TwinWorld
 
 ZERO = np.zeros(8)
@@ -33,12 +41,12 @@ def world() -> TwinWorld:
 
 
 @pytest.fixture
-def bus(world: TwinWorld) -> BadBus:
-    return BadBus(world.bus())
+def bus(world: TwinWorld) -> FaultyBus:
+    return FaultyBus(world.bus(), sent=[])
 
 
 @pytest.fixture
-def arm(bus: BadBus) -> Arm:
+def arm(bus: FaultyBus) -> Arm:
     return Arm(bus)
 
 
@@ -86,67 +94,68 @@ def test_every_fault_and_condition_has_a_rule() -> None:
 
 
 def test_a_dead_bus_stops_commands_after_two_passes_and_replays_none(
-    world: TwinWorld, bus: BadBus, arm: Arm
+    world: TwinWorld, bus: FaultyBus, arm: Arm
 ) -> None:
     running(arm)
-    bus.dead = True
+    bus.adapter.dead = True
     began = arm.now()
     hold(arm, 0.1)
-    commands = [msg for msg in bus.queue if msg.arbitration_id != PARAMETER_ID]
-    assert len(commands) == 2 * 8
-    assert all(m.data[2] == REFRESH for m in bus.queue if m.arbitration_id == PARAMETER_ID)
+    queued = [msg for _, msg in bus.adapter.queue]
+    assert len([msg for msg in queued if msg.arbitration_id != PARAMETER_ID]) == 2 * 8
+    assert all(msg.data[2] == REFRESH for msg in queued if msg.arbitration_id == PARAMETER_ID)
     fault = broken(arm)
     assert fault.kind is FaultKind.DEAD_BUS
     assert arm.now() - began < 0.22
     assert "purged" in fault.evidence
     world.bank().power_cycle()
-    bus.power_returns()
-    assert bus.replayed == []
+    bus.adapter.dead = False
+    bus.adapter.release()
+    assert bus.adapter.replayed == []
 
 
 def test_a_bus_that_cannot_be_purged_says_so(world: TwinWorld) -> None:
-    bus = BadBus(world.bus(), can_purge=False)
+    bus = FaultyBus(world.bus(), Adapter(can_purge=False))
     arm = Arm(bus)
     running(arm)
-    bus.dead = True
+    bus.adapter.dead = True
     fault = broken(arm)
     assert "could not be purged" in fault.evidence
     assert "interface down and up" in fault.hint
 
 
-def test_a_dead_bus_at_connect_sees_refreshes_alone(bus: BadBus, arm: Arm) -> None:
-    bus.dead = True
+def test_a_dead_bus_at_connect_sees_refreshes_alone(bus: FaultyBus, arm: Arm) -> None:
+    bus.adapter.dead = True
     seen: list[can.Message] = []
     flush = bus.flush_tx_buffer
-    bus.flush_tx_buffer = lambda: (seen.extend(bus.queue), flush())[1]  # type: ignore[method-assign]
+    bus.flush_tx_buffer = lambda: (seen.extend(m for _, m in bus.adapter.queue), flush())[1]  # type: ignore[method-assign]
     with pytest.raises(ArmFault) as caught:
         arm.connect()
     assert caught.value.kind is FaultKind.DEAD_BUS
     assert [bytes(msg.data) for msg in seen] == [frames.refresh(i) for i in range(1, 9)]
-    assert bus.queue == []
+    assert not bus.adapter.queue
 
 
-def test_the_first_frame_is_alone_until_it_is_answered(bus: BadBus, arm: Arm) -> None:
+def test_the_first_frame_is_alone_until_it_is_answered(bus: FaultyBus, arm: Arm) -> None:
     before_answer: list[int] = []
-    bus.reply = lambda msg: (before_answer.append(len(bus.sent)), msg)[1]
+    bus.adapter.reply = lambda msg: (before_answer.append(len(bus.sent)), msg)[1]
     arm.connect()
     assert before_answer[0] == 1
     assert bytes(bus.sent[0].data) == frames.refresh(1)
 
 
-def test_disabling_on_a_dead_bus_queues_no_commands(bus: BadBus, arm: Arm) -> None:
+def test_disabling_on_a_dead_bus_queues_no_commands(bus: FaultyBus, arm: Arm) -> None:
     running(arm)
-    bus.dead = True
+    bus.adapter.dead = True
     broken(arm)
     with pytest.raises(ArmFault) as caught:
         arm.disable()
     assert caught.value.kind is FaultKind.DEAD_BUS
-    assert bus.queue == []
+    assert not bus.adapter.queue
 
 
-def test_a_full_queue_on_a_living_bus_drops_frames_and_goes_on(bus: BadBus, arm: Arm) -> None:
+def test_a_full_queue_on_a_living_bus_drops_frames_and_goes_on(bus: FaultyBus, arm: Arm) -> None:
     running(arm)
-    bus.full = 8 * 3 - 2
+    bus.adapter.full = 8 * 3 - 2
     hold(arm, 0.2)
     assert arm.fault is None
     assert arm.counters.send_errors > 8
@@ -154,9 +163,9 @@ def test_a_full_queue_on_a_living_bus_drops_frames_and_goes_on(bus: BadBus, arm:
     assert (arm.state.age_s < 0.01).all()
 
 
-def test_bus_off_is_read_from_error_frames_and_sticks(bus: BadBus, arm: Arm) -> None:
+def test_bus_off_is_read_from_error_frames_and_sticks(bus: FaultyBus, arm: Arm) -> None:
     running(arm)
-    bus.extra = [error_frame(ACK), error_frame(BUS_OFF)]
+    bus.adapter.extra.extend([error_frame(ACK), error_frame(BUS_OFF)])
     fault = broken(arm, 0.02)
     assert fault.kind is FaultKind.BUS_OFF
     assert "bus-off 1" in fault.evidence
@@ -166,21 +175,21 @@ def test_bus_off_is_read_from_error_frames_and_sticks(bus: BadBus, arm: Arm) -> 
     assert arm.fault is None
 
 
-def test_error_passive_is_counted_and_stops_nothing(bus: BadBus, arm: Arm) -> None:
+def test_error_passive_is_counted_and_stops_nothing(bus: FaultyBus, arm: Arm) -> None:
     running(arm)
-    bus.extra = [error_frame(CONTROLLER, TX_PASSIVE)]
+    bus.adapter.extra.extend([error_frame(CONTROLLER, TX_PASSIVE)])
     hold(arm, 0.05)
     assert arm.fault is None
     assert arm.health.passive
     assert arm.health.error_passive == 1
-    bus.extra = [error_frame(CONTROLLER, 0x40)]
+    bus.adapter.extra.extend([error_frame(CONTROLLER, 0x40)])
     hold(arm, 0.01)
     assert not arm.health.passive
 
 
-def test_one_silent_axis_is_named_after_200_ms(bus: BadBus, arm: Arm) -> None:
+def test_one_silent_axis_is_named_after_200_ms(bus: FaultyBus, arm: Arm) -> None:
     running(arm)
-    bus.silent = {0x14}
+    bus.adapter.silent = {0x14}
     began = arm.now()
     fault = broken(arm)
     assert (fault.kind, fault.joints) == (FaultKind.SILENT, ("joint4",))
@@ -208,7 +217,7 @@ def test_undervoltage_is_told_apart_from_other_motor_faults(world: TwinWorld, ar
 
 
 @pytest.mark.parametrize("answers_on", [0x000, 0x12])
-def test_a_wrong_master_id_is_named(bus: BadBus, arm: Arm, answers_on: int) -> None:
+def test_a_wrong_master_id_is_named(bus: FaultyBus, arm: Arm, answers_on: int) -> None:
     """0: as the factory ships it; 0x12: another motor's, so two answer on one id."""
     data = frames.write_register(5, Register.MST_ID, answers_on)
     bus.send(can.Message(arbitration_id=PARAMETER_ID, data=data, is_extended_id=False))
@@ -220,14 +229,15 @@ def test_a_wrong_master_id_is_named(bus: BadBus, arm: Arm, answers_on: int) -> N
     assert f"{answers_on:#05x}" in caught.value.evidence
 
 
-def test_an_adapter_that_is_lost_and_comes_back(world: TwinWorld, bus: BadBus, arm: Arm) -> None:
+def test_an_adapter_that_is_lost_and_comes_back(world: TwinWorld, bus: FaultyBus, arm: Arm) -> None:
     running(arm)
-    bus.gone = True
+    bus.adapter.unplug()
     fault = broken(arm, 0.02)
     assert fault.kind is FaultKind.ADAPTER_LOST
     with pytest.raises(ArmFault):
         arm.disable()
-    back = BadBus(world.bus())
+    bus.adapter.plug_in()
+    back = FaultyBus(world.bus(), sent=[])
     arm.rebind(back)
     with pytest.raises(ArmFault):
         arm.exchange(ZERO, ZERO, STIFF.kp, STIFF.kd, ZERO)
@@ -239,15 +249,17 @@ def test_an_adapter_that_is_lost_and_comes_back(world: TwinWorld, bus: BadBus, a
 
 
 @pytest.mark.parametrize("identifier", [0x003, PARAMETER_ID, 0x105])
-def test_another_program_on_the_bus(bus: BadBus, arm: Arm, identifier: int) -> None:
+def test_another_program_on_the_bus(bus: FaultyBus, arm: Arm, identifier: int) -> None:
     running(arm)
-    bus.extra = [can.Message(arbitration_id=identifier, data=bytes(8), is_extended_id=False)]
+    bus.adapter.extra.extend(
+        [can.Message(arbitration_id=identifier, data=bytes(8), is_extended_id=False)]
+    )
     assert broken(arm, 0.02).kind is FaultKind.FOREIGN
 
 
 def test_one_of_two_arms_gone_holds_the_other() -> None:
     world = TwinWorld(TwinConfig(seed=2, arms=("right", "left")))
-    buses = [BadBus(world.bus("right")), BadBus(world.bus("left"))]
+    buses = [FaultyBus(world.bus("right"), sent=[]), FaultyBus(world.bus("left"), sent=[])]
     arms = [Arm(bus, name=name) for bus, name in zip(buses, ("right", "left"), strict=True)]
     for arm in arms:
         arm.connect()
@@ -258,7 +270,7 @@ def test_one_of_two_arms_gone_holds_the_other() -> None:
     servo = Servo(arms, kinematics, limits, physics_s=0.001)
     servo.start()
     servo.hold(20)
-    buses[1].dead = True
+    buses[1].adapter.dead = True
     sent = len(buses[0].sent)
     with pytest.raises(ArmFault) as caught:
         servo.hold(100)

@@ -89,7 +89,7 @@ def test_missing_or_unsafe_options_are_refused(config: dict[str, object], says: 
 def test_multicast_stays_on_this_machine_and_our_own_frames_are_not_heard() -> None:
     port = free_port()
     with closing_bus(udp(port)) as near, closing_bus(udp(port)) as far:
-        assert near._bus._multicast.hop_limit == 0  # type: ignore[attr-defined]
+        assert near.inner._multicast.hop_limit == 0  # type: ignore[attr-defined]
         near.send(frame(0x001, b"commands", fd=True))
         heard = far.recv(2.0)
         assert heard is not None

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import can
 import numpy as np
 import pytest
-from bad_bus import BadBus
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from fleet.can.gains import PRESETS, STIFF, preset
 from fleet.can.host_loss import HostLoss
 from fleet.can.motors import OPENARM_MOTORS, Mode, Register, joint_limits
 from fleet.servo import KD, KP
+from harness.twin.adapter import FaultyBus
 from harness.twin.physics import TwinConfig, TwinWorld
 from registry.errors import Refused, UsageError
 
@@ -34,11 +34,11 @@ def world() -> TwinWorld:
 
 
 @pytest.fixture
-def bus(world: TwinWorld) -> BadBus:
-    return BadBus(world.bus())
+def bus(world: TwinWorld) -> FaultyBus:
+    return FaultyBus(world.bus(), sent=[])
 
 
-def say(bus: BadBus, register: Register, value: float, slot: int) -> None:
+def say(bus: FaultyBus, register: Register, value: float, slot: int) -> None:
     """Send a register write from a tool, before the arm connects."""
     data = frames.write_register(slot + 1, register, value)
     bus.send(can.Message(arbitration_id=PARAMETER_ID, data=data, is_extended_id=False))
@@ -55,7 +55,7 @@ def hold(arm: Arm, seconds: float, q: np.ndarray | None = None) -> None:
         arm.wait(began + 0.005 - arm.now())
 
 
-def test_a_gripper_in_pos_force_beside_joints_in_mit(bus: BadBus) -> None:
+def test_a_gripper_in_pos_force_beside_joints_in_mit(bus: FaultyBus) -> None:
     arm = Arm(bus)
     start = arm.connect().q
     arm.modes = (Mode.MIT,) * 7 + (Mode.POS_FORCE,)
@@ -72,7 +72,7 @@ def test_a_gripper_in_pos_force_beside_joints_in_mit(bus: BadBus) -> None:
     assert (state.age_s == 0.0).all(), "each mode's command is answered by one feedback"
 
 
-def test_pos_vel_and_vel_have_their_own_ids_and_layout(bus: BadBus) -> None:
+def test_pos_vel_and_vel_have_their_own_ids_and_layout(bus: FaultyBus) -> None:
     arm = Arm(bus)
     start = arm.connect().q
     arm.modes = (Mode.POS_VEL,) * 4 + (Mode.VEL,) * 4
@@ -137,7 +137,7 @@ def test_attaching_sends_no_special_frame_and_the_arm_stays_up(world: TwinWorld)
     first.connect()
     first.enable()
     hold(first, 0.3)
-    bus = BadBus(world.bus())
+    bus = FaultyBus(world.bus(), sent=[])
     heir = Arm(bus)
     before = heir.connect().q
     heir.enable()
@@ -147,7 +147,7 @@ def test_attaching_sends_no_special_frame_and_the_arm_stays_up(world: TwinWorld)
     assert np.abs(heir.state.q - before).max() < 0.05, "it sags a little without feed-forward"
 
 
-def test_connect_and_enable_never_set_zero_nor_save(world: TwinWorld, bus: BadBus) -> None:
+def test_connect_and_enable_never_set_zero_nor_save(world: TwinWorld, bus: FaultyBus) -> None:
     arm = Arm(bus, on_host_loss="fall")
     arm.connect()
     arm.enable()
@@ -159,7 +159,7 @@ def test_connect_and_enable_never_set_zero_nor_save(world: TwinWorld, bus: BadBu
     assert world.bank().saves == 0
 
 
-def test_the_first_command_has_to_hold_the_measured_pose(bus: BadBus) -> None:
+def test_the_first_command_has_to_hold_the_measured_pose(bus: FaultyBus) -> None:
     arm = Arm(bus)
     start = arm.connect().q
     arm.enable()
@@ -175,7 +175,7 @@ def test_the_first_command_has_to_hold_the_measured_pose(bus: BadBus) -> None:
 
 @pytest.mark.parametrize(("on_host_loss", "value"), [("hold", 0), ("fall", 4000)])
 def test_host_loss_is_set_and_read_back_at_each_enable(
-    bus: BadBus, on_host_loss: HostLoss, value: int
+    bus: FaultyBus, on_host_loss: HostLoss, value: int
 ) -> None:
     say(bus, Register.TIMEOUT, 123, slot=2)
     arm = Arm(bus, on_host_loss=on_host_loss)
@@ -195,7 +195,7 @@ def test_host_loss_is_set_and_read_back_at_each_enable(
         arm.disable(drop=True)
 
 
-def test_a_watchdog_that_does_not_hold_its_value_is_a_fault(bus: BadBus) -> None:
+def test_a_watchdog_that_does_not_hold_its_value_is_a_fault(bus: FaultyBus) -> None:
     arm = Arm(bus, on_host_loss="fall")
     arm.connect()
 
@@ -204,7 +204,7 @@ def test_a_watchdog_that_does_not_hold_its_value_is_a_fault(bus: BadBus) -> None
             msg.data[4:8] = bytes(4)
         return msg
 
-    bus.reply = forgets
+    bus.adapter.reply = forgets
     with pytest.raises(ArmFault) as caught:
         arm.enable()
     assert (caught.value.kind, caught.value.joints) == (FaultKind.SETUP, ("joint6",))
@@ -212,7 +212,7 @@ def test_a_watchdog_that_does_not_hold_its_value_is_a_fault(bus: BadBus) -> None
 
 
 def test_a_host_that_dies_lets_the_arm_fall_where_the_station_says_so(
-    world: TwinWorld, bus: BadBus
+    world: TwinWorld, bus: FaultyBus
 ) -> None:
     arm = Arm(bus, on_host_loss="fall")
     arm.connect()
@@ -226,7 +226,7 @@ def test_a_host_that_dies_lets_the_arm_fall_where_the_station_says_so(
 
 
 def test_saving_needs_a_disabled_motor_and_is_refused_in_a_loop(
-    world: TwinWorld, bus: BadBus
+    world: TwinWorld, bus: FaultyBus
 ) -> None:
     arm = Arm(bus)
     arm.connect()
@@ -246,7 +246,7 @@ def test_saving_needs_a_disabled_motor_and_is_refused_in_a_loop(
     assert arm.fault is None
 
 
-def test_setting_zero_is_confirmed_and_counts_as_a_flash_write(bus: BadBus) -> None:
+def test_setting_zero_is_confirmed_and_counts_as_a_flash_write(bus: FaultyBus) -> None:
     arm = Arm(bus)
     arm.connect()
     state = arm.set_zero(["joint2"])
@@ -258,7 +258,7 @@ def test_setting_zero_is_confirmed_and_counts_as_a_flash_write(bus: BadBus) -> N
         arm.set_zero(["joint2"])
 
 
-def test_what_each_motor_is_is_read_at_connect(bus: BadBus) -> None:
+def test_what_each_motor_is_is_read_at_connect(bus: FaultyBus) -> None:
     say(bus, Register.VMAX, 8.0, slot=3)
     say(bus, Register.CAN_BAUD, 4, slot=0)
 
@@ -270,7 +270,7 @@ def test_what_each_motor_is_is_read_at_connect(bus: BadBus) -> None:
         if msg.arbitration_id == PARAMETER_ID and msg.data[2] == 0x33 and msg.data[3] in versions:
             data = bytearray(msg.data)
             data[4:8] = versions[Register(data[3])].to_bytes(4, "little")
-            bus.extra.append(
+            bus.adapter.extra.append(
                 can.Message(arbitration_id=0x10 + data[0], data=data, is_extended_id=False)
             )
             return
@@ -285,7 +285,7 @@ def test_what_each_motor_is_is_read_at_connect(bus: BadBus) -> None:
     assert arm.ranges == tuple(i.ranges for i in arm.info)
 
 
-def test_a_senseless_full_scale_is_refused(bus: BadBus) -> None:
+def test_a_senseless_full_scale_is_refused(bus: FaultyBus) -> None:
     arm = Arm(bus)
 
     def zero(msg: can.Message) -> can.Message:
@@ -293,20 +293,20 @@ def test_a_senseless_full_scale_is_refused(bus: BadBus) -> None:
             msg.data[4:8] = bytes(4)
         return msg
 
-    bus.reply = zero
+    bus.adapter.reply = zero
     with pytest.raises(ArmFault) as caught:
         arm.connect()
     assert (caught.value.kind, caught.value.joints) == (FaultKind.SETUP, ("joint5",))
 
 
-def test_classic_and_fd_replies_are_accepted_alike(bus: BadBus) -> None:
+def test_classic_and_fd_replies_are_accepted_alike(bus: FaultyBus) -> None:
     flip = iter(range(10**6))
 
     def mixed(msg: can.Message) -> can.Message:
         msg.is_fd = next(flip) % 2 == 0
         return msg
 
-    bus.reply = mixed
+    bus.adapter.reply = mixed
     arm = Arm(bus, fd=True)
     arm.connect()
     arm.enable()

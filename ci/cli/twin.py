@@ -1,0 +1,314 @@
+"""`policyctl twin`: an emulated arm as a process that other programs drive, and trouble for it.
+
+`run` serves the motors in real time until SIGTERM (exit 0) or ctrl-C (exit 130), and ends with what
+was seen. `fault` reaches a running twin by its control socket.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ci.cli.output import emit, narrate, wants_json
+from registry.errors import Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from harness.twin.live import LiveTwin
+    from harness.twin.wire import WireModel
+
+INTERFACES = ("policyctl", "udp_multicast", "socketcand", "socketcan")
+
+
+@click.group("twin")
+def command() -> None:
+    """Run an emulated arm as a process, and break it on purpose."""
+
+
+_control = click.option(
+    "--control",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The twin's control socket; else one in this user's runtime folder.",
+)
+
+
+@command.command("run")
+@click.option(
+    "--arm", "arms", multiple=True, type=click.Choice(["right", "left"]), help="Default: right."
+)
+@click.option("--interface", type=click.Choice(INTERFACES), default="policyctl", show_default=True)
+@click.option("--channel", help="Socket path, multicast group, can0, vcan0; {arm} is replaced.")
+@click.option("--port", type=int, help="Of udp_multicast or socketcand; a second arm's is +1.")
+@click.option(
+    "--door",
+    "more",
+    multiple=True,
+    metavar="[ARM=]INTERFACE[,NAME=VALUE…]",
+    help="One more way in, for an arm or for each.",
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--task", default="box-grasp", show_default=True, help="Whose table and box.")
+@click.option("--physics-hz", default=1000, show_default=True, type=click.IntRange(min=1000))
+@click.option(
+    "--pose",
+    type=click.Choice(["start", "hang"]),
+    default="start",
+    show_default=True,
+    help="Where the arm is at first: the task's start, or straight down with the table far below.",
+)
+@click.option(
+    "--bit-rate", type=click.Choice(["1M", "5M"]), help="Of the motors: classic, or CAN FD."
+)
+@click.option("--wire", is_flag=True, help="Frames take the time they take on a bus.")
+@click.option("--loss", default=0.0, type=click.FloatRange(0, 1, max_open=True), help="Of frames.")
+@click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="A candump log.")
+@click.option("--script", type=click.Path(dir_okay=False, path_type=Path), help="Troubles to come.")
+@click.option("--seconds", type=click.FloatRange(min=0), help="End after so long.")
+@click.option("--live", is_flag=True, help="Show the motors while it runs.")
+@_control
+def run(
+    arms: tuple[str, ...],
+    interface: str,
+    channel: str | None,
+    port: int | None,
+    more: tuple[str, ...],
+    seed: int,
+    task: str,
+    physics_hz: int,
+    pose: str,
+    bit_rate: str | None,
+    wire: bool,
+    loss: float,
+    record: Path | None,
+    script: Path | None,
+    seconds: float | None,
+    live: bool,
+    control: Path | None,
+) -> None:
+    """Serve a twin's motors in real time to programs on this machine."""
+    from ci.twin_process import Settings, how_to_connect, live_twin, parse_door
+    from harness.twin.script import load_script
+
+    first: dict[str, Any] = {"interface": interface}
+    if channel is not None:
+        first["channel"] = channel
+    if port is not None:
+        first["port"] = port
+    events = load_script(script) if script is not None else ()
+    settings = Settings(
+        arms=arms or ("right",),
+        doors=((None, first), *(parse_door(text) for text in more)),
+        control=control or _default_control(),
+        seed=seed,
+        task=task,
+        physics_hz=physics_hz,
+        hanging=pose == "hang",
+        classic=None if bit_rate is None else bit_rate == "1M",
+        wire=_wire(loss, seed, bit_rate) if wire or loss else None,
+        record=record,
+    )
+    with _signals() as stop, live_twin(settings, narrate) as twin:
+        if events:
+            twin.play(events)
+        doors = how_to_connect(twin)
+        narrate(f"a twin with the {' and '.join(settings.arms)} arm; ctrl-C ends it")
+        for door in doors:
+            narrate(f"  {door['try']}")
+        narrate(f"  policyctl twin fault silent --joint joint4 --control {settings.control}")
+        with _view(twin) if live and not wants_json() else nullcontext():
+            twin.run(lambda: not stop, seconds)
+        state = twin.state()
+    error = None
+    if signal.SIGINT in stop:
+        error = Interrupted("interrupted", hint="its programs have lost their bus; run it again")
+    emit({**state, "doors": doors}, _summary(state), error=error)
+
+
+@command.command("fault")
+@click.argument("name", required=False)
+@click.option("--arm", help="Which arm; needed where the twin has two.")
+@click.option("--joint", help="joint1 … joint7, gripper.")
+@click.option("--detail", "details", multiple=True, metavar="NAME=VALUE", help="See --list.")
+@click.option("--clear", is_flag=True, help="End the trouble; without NAME all of them.")
+@click.option(
+    "--script",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A YAML list of {at, fault, joint, clear, …}; `at` in seconds from now.",
+)
+@click.option("--list", "listing", is_flag=True, help="The troubles there are.")
+@_control
+def fault(
+    name: str | None,
+    arm: str | None,
+    joint: str | None,
+    details: tuple[str, ...],
+    clear: bool,
+    script: Path | None,
+    listing: bool,
+    control: Path | None,
+) -> None:
+    """Make or end a trouble of a running twin: one class of what happens in the field."""
+    from harness.twin.control import ask
+    from harness.twin.faults import FAULTS
+    from harness.twin.script import load_script
+
+    if listing:
+        rows = [
+            {
+                "fault": one,
+                "seen_as": str(known.seen_as),
+                "of": "one joint" if known.at == "joint" else known.at,
+                "does": known.does,
+                "details": ", ".join(known.details),
+            }
+            for one, known in FAULTS.items()
+        ]
+        emit({"faults": rows}, _table(rows, ("fault", "seen_as", "of", "does", "details")))
+        return
+    if (name is None) == (script is None) and not (clear and script is None):
+        raise UsageError(
+            "name one trouble, or a script",
+            evidence=f"NAME {name!r}, --script {script}",
+            hint="see `policyctl twin fault --list`",
+        )
+    where = control or _default_control()
+    if script is not None:
+        events = load_script(script)
+        ask(where, {"do": "script", "events": [event.model_dump() for event in events]})
+        rows = [event.model_dump() for event in events]
+        emit(
+            {"script": str(script), "events": rows}, _table(rows, ("at", "fault", "joint", "clear"))
+        )
+        return
+    if name is None:
+        state = ask(where, {"do": "clear", "arm": arm})
+    else:
+        event: dict[str, Any] = {"fault": name, "arm": arm, "joint": joint, "clear": clear}
+        event["details"] = dict(_detail(text) for text in details)
+        state = ask(where, {"do": "fault", "event": event})
+    standing = {one["arm"]: one["faults"] for one in state["arms"]}
+    text = "\n".join(f"{side}: {', '.join(found) or 'well'}" for side, found in standing.items())
+    emit({"standing": standing, "time_s": state["time_s"]}, text)
+
+
+def _detail(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--detail {text!r} is not NAME=VALUE", hint="for example coil=105")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, value
+
+
+def _default_control() -> Path:
+    from harness.twin.doors import run_folder
+
+    return run_folder() / "control.sock"
+
+
+def _wire(loss: float, seed: int, bit_rate: str | None) -> WireModel:
+    from harness.twin.wire import WireModel
+
+    return WireModel(data_bps=1e6 if bit_rate == "1M" else 5e6, loss=loss, seed=seed)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals that asked to stop, while the block runs; a second ctrl-C does not wait."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number in came and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield came
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _view(twin: LiveTwin) -> Iterator[None]:
+    """The motors on the terminal, drawn by a thread of its own so that frames do not wait."""
+    import threading
+
+    from rich.console import Console, Group
+    from rich.live import Live
+
+    done = threading.Event()
+    newest: list[dict[str, Any]] = [twin.state()]
+
+    def look() -> None:
+        newest[0] = twin.state()
+
+    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+
+        def draw() -> None:
+            while not done.wait(0.2):
+                state = newest[0]
+                live.update(Group(*(_arm_table(one) for one in state["arms"])), refresh=True)
+
+        twin.look, twin.look_s = look, 0.2
+        thread = threading.Thread(target=draw, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def _arm_table(state: dict[str, Any]) -> Any:
+    import math
+
+    rows = [
+        {
+            "joint": one["joint"],
+            "status": one["status"],
+            "mode": one["mode"],
+            "deg": round(math.degrees(one["q"]), 2),
+            "deg_s": round(math.degrees(one["dq"]), 1),
+            "nm": round(one["tau"], 2),
+            "mos_c": one["mos_c"],
+            "coil_c": one["coil_c"],
+        }
+        for one in state["joints"]
+    ]
+    table = _table(rows, tuple(rows[0]))
+    troubles = ", ".join(state["faults"]) or "no trouble"
+    table.title = f"{state['arm']}: {state['heard']} frames in, {state['said']} out; {troubles}"
+    table.title_justify = "left"
+    return table
+
+
+def _summary(state: dict[str, Any]) -> str:
+    lines = [f"{state['time_s']} s, {state['slipped_s']} s behind the clock"]
+    lines += [
+        f"{one['arm']}: {one['heard']} frames in, {one['said']} out, {one['refused']} refused"
+        for one in state["arms"]
+    ]
+    return "\n".join(lines)
+
+
+def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        words = name in ("joint", "fault", "seen_as", "does", "details", "of", "status")
+        table.add_column(name.replace("_", " "), justify="left" if words else "right")
+    for row in rows:
+        cells = (row.get(name) for name in columns)
+        table.add_row(*("-" if cell is None else str(cell) for cell in cells))
+    return table

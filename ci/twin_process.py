@@ -1,0 +1,194 @@
+"""Puts a twin process together: world, doors, adapters, wire, recorder, control socket.
+
+Two arms have a door each: `{arm}` in a door's values becomes the arm's name, ports count up by one,
+and `can0` becomes `can1`. Motors are set up for CAN FD, or for classic frames where a door carries
+no others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import can
+import numpy as np
+
+from fleet.can.bus import FrameTap
+from harness.tasks import find_robot_task
+from harness.twin.adapter import FaultyBus
+from harness.twin.control import ControlServer
+from harness.twin.doors import INTERFACES, Door, open_door, run_folder
+from harness.twin.live import Line, LiveTwin
+from harness.twin.physics import TwinConfig, TwinWorld
+from harness.twin.registers import CLASSIC_CODE, FD_CODE
+from harness.twin.wire import Recorder, WireBus, WireModel
+from registry.errors import UsageError
+
+FLOOR_Z = -0.65
+"""An arm that hangs reaches below the task's table [m]: then the table is this far down."""
+
+Where = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `policyctl twin run` was asked for."""
+
+    arms: tuple[str, ...]
+    doors: tuple[tuple[str | None, Where], ...]
+    """For which arm (None: each), and how programs come in."""
+    control: Path
+    seed: int = 0
+    task: str = "box-grasp"
+    physics_hz: int = 1000
+    hanging: bool = False
+    classic: bool | None = None
+    """Motors on classic CAN; None: where a door needs it."""
+    wire: WireModel | None = None
+    """None: frames take no time."""
+    record: Path | None = None
+
+
+def parse_door(text: str) -> tuple[str | None, Where]:
+    """`[ARM=]INTERFACE[,NAME=VALUE…]`. Raises UsageError."""
+    head, *rest = text.split(",")
+    arm, equals, interface = head.rpartition("=")
+    where: dict[str, Any] = {"interface": interface}
+    for part in rest:
+        name, between, value = part.partition("=")
+        if not between or not name:
+            raise UsageError(
+                f"{part!r} in {text!r} is not NAME=VALUE",
+                hint="for example udp_multicast,channel=239.74.163.91,port=43311",
+            )
+        where[name] = int(value) if value.lstrip("-").isdigit() else value
+    return arm if equals else None, where
+
+
+@contextmanager
+def live_twin(settings: Settings, tell: Callable[[str], None]) -> Iterator[LiveTwin]:
+    """The twin, its doors open; all is closed after. Raises UsageError, ServiceFailed."""
+    with ExitStack() as undo:
+        doors = {arm: _open(settings, i, arm, undo) for i, arm in enumerate(settings.arms)}
+        classic = settings.classic
+        if classic is None:
+            classic = any(door.classic for mine in doors.values() for door in mine)
+        task = find_robot_task(settings.task)
+        if settings.hanging:
+            task = replace(task, table_z=FLOOR_Z)
+        config = TwinConfig(
+            seed=settings.seed,
+            arms=settings.arms,
+            physics_hz=settings.physics_hz,
+            can_br=CLASSIC_CODE if classic else FD_CODE,
+        )
+        world = TwinWorld(config, task)
+        if settings.hanging:
+            for arm in settings.arms:
+                world.park(arm, np.zeros(8))
+        recorder = None
+        if settings.record is not None:
+            recorder = Recorder(settings.record, time.time())
+            undo.callback(recorder.close)
+        lines = [
+            _line(settings, world, arm, doors[arm], recorder.of(f"can{i}") if recorder else None)
+            for i, arm in enumerate(settings.arms)
+        ]
+        twin = LiveTwin(world, lines, recorder=recorder, tell=tell)
+        twin.control = ControlServer(settings.control, twin.answer)
+        undo.callback(twin.control.close)
+        yield twin
+
+
+def how_to_connect(twin: LiveTwin) -> list[dict[str, Any]]:
+    """Per arm and door: how python-can and `policyctl arm` reach it."""
+    found = []
+    for line in twin.lines:
+        for door in line.doors:
+            where = dict(door.where)
+            words = [f"--interface {where['interface']}", f"--channel {where['channel']}"]
+            if where.get("fd") or where["interface"] == "policyctl":
+                words.append("--fd")
+            words += [
+                f"--option {name}={value}"
+                for name, value in where.items()
+                if name not in ("interface", "channel", "fd")
+            ]
+            side = f" --side {line.arm}" if line.arm != "right" else ""
+            found.append(
+                {
+                    "arm": line.arm,
+                    "bus": where,
+                    "try": f"policyctl arm scan {' '.join(words)}{side}",
+                }
+            )
+    return found
+
+
+def _line(
+    settings: Settings,
+    world: TwinWorld,
+    arm: str,
+    doors: Sequence[Door],
+    observer: Callable[[float, can.Message], None] | None,
+) -> Line:
+    wire = None
+    bus: can.BusABC
+    if settings.wire is not None:
+        bus = wire = WireBus(world, arm, settings.wire, observer)
+    else:
+        bus = world.bus(arm) if observer is None else FrameTap(world.bus(arm), observer)
+    return Line(arm, FaultyBus(bus, world.adapter(arm)), doors, wire)
+
+
+def _open(settings: Settings, index: int, arm: str, undo: ExitStack) -> list[Door]:
+    found = []
+    for only, where in settings.doors:
+        if only not in (None, arm):
+            continue
+        mine = _for_arm(where, arm, index if only is None else 0)
+        door = open_door(mine)
+        undo.callback(door.close)
+        found.append(door)
+    if not found:
+        raise UsageError(
+            f"the {arm} arm has no door",
+            evidence=f"doors: {', '.join(str(only) for only, _ in settings.doors)}",
+            hint=f"add --door {arm}=INTERFACE,…; interfaces: {', '.join(INTERFACES)}",
+        )
+    return found
+
+
+def _for_arm(where: Where, arm: str, index: int) -> dict[str, Any]:
+    """One arm's own values of a door that was named for all."""
+    found = {
+        name: value.replace("{arm}", arm) if isinstance(value, str) else value
+        for name, value in where.items()
+    }
+    interface, channel = found["interface"], found.get("channel")
+    if interface == "policyctl":
+        found["channel"] = channel or str(run_folder() / f"{arm}.sock")
+        if index and channel is not None and "{arm}" not in str(where.get("channel")):
+            raise UsageError(
+                "two arms need two sockets", hint=f"for example --channel {channel}-{{arm}}"
+            )
+    elif interface == "socketcand":
+        found.setdefault("channel", f"can{index}")
+        found["port"] = int(found.get("port", 29536)) + (index if found.get("port") != 0 else 0)
+        if channel == "can0" and index:
+            found["channel"] = f"can{index}"
+    elif interface == "udp_multicast":
+        found.setdefault("channel", "239.74.163.91")
+        found["port"] = int(found.get("port", 43311)) + index
+    elif interface == "socketcan":
+        found.setdefault("channel", "vcan0")
+        if index:
+            with contextlib.suppress(ValueError):
+                stem, number = str(found["channel"])[:-1], int(str(found["channel"])[-1])
+                found["channel"] = f"{stem}{number + index}"
+    return found

@@ -1,0 +1,194 @@
+"""One arm's CAN adapter and cable, and a bus that goes through them: trouble on request.
+
+Rules
+- `Adapter` is the state, and outlives buses and programs as a kernel's interface does: what it has
+  queued is sent when it can be, whoever queued it. `FaultyBus` is a program's handle on it, around
+  any other bus; an interface that went away and came back needs a new handle.
+- Nobody acknowledges (no motor has power, the cable is cut) or the controller is off: frames pile
+  up in the queue, then ENOBUFS. They go out when that ends (`replayed`), unless they were purged.
+- All is well at first; each switch may be flipped at any time. On a lock-step twin time passes by
+  `recv` as ever.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import can
+
+from fleet.can.bus import FrameTap, clock_of
+
+if TYPE_CHECKING:
+    from harness.twin.physics import TwinWorld
+
+Send = Callable[[can.Message], None]
+
+CONTROLLER, ACK, BUS_OFF, RESTARTED = 0x004, 0x020, 0x040, 0x100
+TX_PASSIVE, ACTIVE = 0x20, 0x40
+QUEUE_LENGTH = 512
+"""Frames a kernel keeps for one interface: its queue and the sockets' buffers."""
+
+
+def error_frame(kind: int, detail: int = 0) -> can.Message:
+    """An error frame as SocketCAN tells it."""
+    data = bytes((0, detail, 0, 0, 0, 0, 128, 0))
+    return can.Message(arbitration_id=kind | 0x200, is_error_frame=True, data=data)
+
+
+class Adapter:
+    """What may go wrong between a program and the motors."""
+
+    def __init__(
+        self,
+        acknowledged: Callable[[], bool] = lambda: True,
+        *,
+        queue: int = QUEUE_LENGTH,
+        can_purge: bool = True,
+    ) -> None:
+        """`acknowledged`: whether a node with power is there to hear."""
+        self.dead = False
+        """The cable to all motors is cut: nobody acknowledges."""
+        self.off = False
+        """The controller left the bus."""
+        self.gone = False
+        """The interface was unplugged."""
+        self.full = 0
+        """So many sends fail with ENOBUFS, then it is well again; below 0: until told otherwise."""
+        self.silent: set[int] = set()
+        """Ids whose frames are lost on the way to the program."""
+        self.reply: Callable[[can.Message], can.Message] = lambda msg: msg
+        """What becomes of each frame that the program hears."""
+        self.extra: deque[can.Message] = deque()
+        """What the program hears next: error frames, other programs' frames."""
+        self.queue: deque[tuple[Send, can.Message]] = deque()
+        """Frames nobody has heard yet, and the way each would take."""
+        self.replayed: list[can.Message] = []
+        """Frames that were sent only when the bus came back."""
+        self.can_purge = can_purge
+        self.handles = 0
+        """Buses that ever went through here."""
+        self.plugged = 0
+        """How often the interface came back: an older handle stays dead."""
+        self._most = queue
+        self._acknowledged = acknowledged
+        self._told_dead = False
+
+    @property
+    def passes(self) -> bool:
+        """Whether frames go through."""
+        return not self.dead and not self.off and self._acknowledged()
+
+    @property
+    def room(self) -> int:
+        """Frames that still fit the queue."""
+        return 0 if self.full else self._most - len(self.queue)
+
+    def unplug(self) -> None:
+        """The interface vanishes, with what it had queued."""
+        self.gone = True
+        self.queue.clear()
+        self.extra.clear()
+
+    def plug_in(self) -> None:
+        """It comes back, as a new interface."""
+        self.gone = self.off = False
+        self.plugged += 1
+
+    def purge(self) -> bool:
+        """Throw away what is queued; False if this adapter's program may not."""
+        if self.can_purge:
+            self.queue.clear()
+        return self.can_purge
+
+    def release(self) -> None:
+        """Send what is queued, if somebody hears it now."""
+        if self._told_dead and self.passes:
+            self._told_dead = False
+        while self.queue and self.passes and not self.gone:
+            send, msg = self.queue.popleft()
+            self.replayed.append(msg)
+            send(msg)
+
+    def keep(self, send: Send, msg: can.Message) -> None:
+        """Queue a frame that nobody hears. Raises CanOperationError: ENOBUFS."""
+        if not self.room:
+            raise can.CanOperationError("no buffer space available", errno.ENOBUFS)
+        if not self._told_dead and not self.off:
+            self._told_dead = True
+            self.extra.append(error_frame(ACK | CONTROLLER, TX_PASSIVE))
+        self.queue.append((send, msg))
+
+
+class FaultyBus(can.BusABC):
+    """A program's handle on an adapter: passes frames through, except where told otherwise."""
+
+    def __init__(
+        self,
+        inner: can.BusABC,
+        adapter: Adapter | None = None,
+        *,
+        sent: list[can.Message] | None = None,
+    ) -> None:
+        """`inner` leads to the motors; `sent` receives every frame that goes out to it.
+
+        By default the adapter is that of the twin's arm behind `inner`, or a new one.
+        """
+        behind = inner
+        while isinstance(behind, FrameTap):
+            behind = behind.inner
+        world, arm = getattr(behind, "world", None), getattr(behind, "arm", "")
+        if adapter is None:
+            adapter = Adapter() if world is None else world.adapter(arm)
+        self.inner = inner
+        self.adapter = adapter
+        self.world: TwinWorld | None = world
+        self.arm: str = arm
+        """The twin behind it, and which of its arms; None and "" if there is none."""
+        self.now = clock_of(inner)
+        self.sent = sent
+        self._plugged = adapter.plugged
+        adapter.handles += 1
+        super().__init__(channel=inner.channel_info)
+        self.channel_info = f"adapter to {inner.channel_info}"
+        self._is_shutdown = True  # it holds nothing itself
+
+    def send(self, msg: can.Message, timeout: float | None = None) -> None:
+        adapter = self._present()
+        if adapter.full:
+            adapter.full -= adapter.full > 0
+            raise can.CanOperationError("no buffer space available", errno.ENOBUFS)
+        adapter.release()
+        if not adapter.passes:
+            adapter.keep(self._send_out, msg)
+            return
+        self._send_out(msg)
+
+    def recv(self, timeout: float | None = None) -> can.Message | None:
+        adapter = self._present()
+        adapter.release()
+        if adapter.extra:
+            return adapter.extra.popleft()
+        while (msg := self.inner.recv(timeout)) is not None:
+            if not adapter.off and not adapter.dead and msg.arbitration_id not in adapter.silent:
+                return adapter.reply(msg)
+        return None
+
+    def flush_tx_buffer(self) -> None:
+        if not self.adapter.purge():
+            raise NotImplementedError
+
+    def shutdown(self) -> None:
+        self.inner.shutdown()
+
+    def _send_out(self, msg: can.Message) -> None:
+        if self.sent is not None:
+            self.sent.append(msg)
+        self.inner.send(msg)
+
+    def _present(self) -> Adapter:
+        if self.adapter.gone or self._plugged != self.adapter.plugged:
+            raise can.CanOperationError("no such device", errno.ENODEV)
+        return self.adapter

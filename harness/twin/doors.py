@@ -1,0 +1,143 @@
+"""The ways by which programs reach a live twin's motors; a python-can bus as one of them.
+
+Rules
+- A door serves one arm. It hands over the frames that programs send, with who sent each, and
+  delivers frames to all its programs, the sender of a frame excepted: as on a CAN bus.
+- A door that carries classic frames only says so; the twin's motors are set up for it.
+- Nothing here leaves this machine unless its owner names another address: Unix sockets are for
+  their owner, multicast has hop limit 0, TCP listens on the loopback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import can
+
+from fleet.can.bus import open_bus
+from fleet.can.health import BUS_ERRORS
+from fleet.can.interfaces import EchoFreeBus
+from harness.twin.adapter import Adapter
+from registry.errors import ServiceFailed, UsageError
+
+Taken = tuple[object, can.Message | None]
+"""Who sent it, and the frame; None asks to purge the adapter's queue."""
+
+INTERFACES = ("policyctl", "udp_multicast", "socketcand", "socketcan")
+
+
+class Door(Protocol):
+    """One way in. Not for use from two threads."""
+
+    classic: bool
+    """Whether only classic frames pass."""
+
+    @property
+    def where(self) -> Mapping[str, object]:
+        """How to open it with python-can: interface, channel, …"""
+
+    @property
+    def programs(self) -> int | None:
+        """How many are connected; None where nobody can know."""
+
+    def sources(self) -> Iterable[int]:
+        """File descriptors to wait on."""
+
+    def take(self, source: int) -> Iterable[Taken]:
+        """What has arrived there."""
+
+    def give(self, msg: can.Message, time_s: float, but: object) -> None:
+        """Deliver a frame to every program but `but`; `time_s` is the epoch time of the frame."""
+
+    def tell(self, adapter: Adapter) -> None:
+        """Tell the programs the adapter's state, where they can be told."""
+
+    def close(self) -> None: ...
+
+
+class BusDoor:
+    """A python-can bus that strangers are on: udp_multicast, socketcan."""
+
+    classic = False
+
+    def __init__(self, where: Mapping[str, Any]) -> None:
+        """Raises UsageError, ServiceFailed."""
+        self.where: Mapping[str, object] = dict(where)
+        self._bus = open_bus(where)
+        inner = self._bus.inner if isinstance(self._bus, EchoFreeBus) else self._bus
+        self._source = inner.fileno()
+        self.lost = 0
+        """Frames that this door could not deliver."""
+
+    @property
+    def programs(self) -> int | None:
+        return None
+
+    def sources(self) -> Iterable[int]:
+        return (self._source,)
+
+    def take(self, source: int) -> Iterable[Taken]:
+        while (msg := self._bus.recv(0.0)) is not None:
+            yield self, msg
+
+    def give(self, msg: can.Message, time_s: float, but: object) -> None:
+        if but is self:
+            return  # whoever is on that bus has heard it there
+        try:
+            self._bus.send(msg)
+        except BUS_ERRORS:
+            self.lost += 1
+
+    def tell(self, adapter: Adapter) -> None:
+        pass
+
+    def close(self) -> None:
+        self._bus.shutdown()
+
+
+def open_door(where: Mapping[str, Any]) -> Door:
+    """The door that `where` names: interface, channel, port, … Raises UsageError, ServiceFailed."""
+    interface = where.get("interface")
+    match interface:
+        case "policyctl":
+            from harness.twin.socket_door import SocketDoor
+
+            return SocketDoor(Path(str(where["channel"])))
+        case "socketcand":
+            from harness.twin.socketcand import SocketcandDoor
+
+            return SocketcandDoor(
+                str(where.get("channel", "can0")),
+                str(where.get("host", "127.0.0.1")),
+                int(where.get("port", 29536)),
+            )
+        case "udp_multicast" | "socketcan":
+            return BusDoor({"fd": True, **where})
+        case _:
+            raise UsageError(
+                f"a twin is not served on {interface!r}",
+                hint=f"one of: {', '.join(INTERFACES)}",
+            )
+
+
+def run_folder() -> Path:
+    """The folder of this user's sockets, for this user only; made if it is not there.
+
+    Raises ServiceFailed if somebody else owns it.
+    """
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    folder = Path(base, "policyctl") if base else Path(f"/tmp/policyctl-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ServiceFailed(
+            f"{folder} is not this user's alone",
+            evidence=f"owner {found.st_uid}, mode {found.st_mode & 0o777:o}",
+            hint="remove it, or set XDG_RUNTIME_DIR",
+        )
+    return folder

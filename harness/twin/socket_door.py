@@ -1,0 +1,179 @@
+"""The twin's end of `interface="policyctl"`: a Unix socket of packets, for its owner only.
+
+A program that does not read is given a backlog, then cut off: it must not hold up the others. An
+adapter that vanished closes its programs' sockets; who connects meanwhile is told at once.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import can
+
+from harness.twin.adapter import Adapter
+from harness.twin.doors import Taken
+from harness.twin.socket_bus import LARGEST, Packet, pack, pack_hello, pack_state, unpack
+from registry.errors import ServiceFailed, UsageError
+
+BACKLOG = 8192
+"""Packets kept for a program that is slow; 200 Hz make 3 200 a second."""
+
+
+def listen(path: Path, kind: int) -> socket.socket:
+    """A listening Unix socket that only its owner may open. Raises UsageError, ServiceFailed.
+
+    A file left behind by a process that was killed is replaced; a live one is not.
+    """
+    found = socket.socket(socket.AF_UNIX, kind)
+    try:
+        if path.is_socket() and _answers(path, kind):
+            raise UsageError(
+                f"{path} is in use",
+                evidence="another process listens there",
+                hint="end the other twin, or name another channel",
+            )
+        if path.is_socket():
+            path.unlink()
+        found.bind(str(path))
+        os.chmod(path, 0o600)  # before listen: nobody gets in between
+        found.listen(16)
+        found.setblocking(False)
+    except OSError as error:
+        found.close()
+        raise ServiceFailed(
+            f"cannot serve at {path}", evidence=str(error), hint="name a path that can be written"
+        ) from error
+    except UsageError:
+        found.close()
+        raise
+    return found
+
+
+def _answers(path: Path, kind: int) -> bool:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
+class _Program:
+    """One connected program and what still waits to go to it."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self.link = link
+        self.waiting: deque[bytes] = deque()
+        self.heard_of = b""
+        """The adapter's state as last told."""
+
+    def write(self, packet: bytes) -> bool:
+        """False if the program is gone, or so far behind that it is cut off."""
+        self.waiting.append(packet)
+        return self.flush()
+
+    def flush(self) -> bool:
+        while self.waiting:
+            try:
+                self.link.send(self.waiting[0], socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return len(self.waiting) <= BACKLOG
+            except OSError:
+                return False
+            self.waiting.popleft()
+        return True
+
+
+class SocketDoor:
+    """A Unix socket that programs connect to."""
+
+    classic = False
+
+    def __init__(self, path: Path) -> None:
+        """Raises UsageError if a twin is served there already, ServiceFailed."""
+        self.where: Mapping[str, object] = {"interface": "policyctl", "channel": str(path)}
+        self._path = path
+        self._listening = listen(path, socket.SOCK_SEQPACKET)
+        self._programs: dict[int, _Program] = {}
+        self._state = pack_state(gone=False, blocked=False, refuse=0)
+
+    @property
+    def programs(self) -> int | None:
+        return len(self._programs)
+
+    def sources(self) -> Iterable[int]:
+        return (self._listening.fileno(), *self._programs)
+
+    def take(self, source: int) -> Iterable[Taken]:
+        if source == self._listening.fileno():
+            self._welcome()
+            return
+        program = self._programs.get(source)
+        while program is not None:
+            try:
+                packet = program.link.recv(LARGEST, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if packet[:1] == bytes((Packet.PURGE,)):
+                yield program, None
+                continue
+            try:
+                frame = unpack(packet)
+            except ValueError:  # it closed, or is no program of ours
+                if self._programs.get(source) is program:
+                    self._drop(source)
+                return
+            frame.is_rx = False
+            yield program, frame
+
+    def give(self, msg: can.Message, time_s: float, but: object) -> None:
+        packet = pack(msg, time_s)
+        for source, program in tuple(self._programs.items()):
+            if program is not but and not program.write(packet):
+                self._drop(source)
+
+    def tell(self, adapter: Adapter) -> None:
+        """Also flushes what waits for slow programs. A count of refusals is theirs from now on."""
+        blocked = not adapter.full and not adapter.room
+        self._state = pack_state(gone=adapter.gone, blocked=blocked, refuse=adapter.full)
+        told = False
+        for source, program in tuple(self._programs.items()):
+            alive = program.flush()
+            if alive and program.heard_of != self._state:
+                program.heard_of = self._state
+                alive = program.write(self._state)
+                told = True
+            if not alive or adapter.gone:
+                self._drop(source)
+        if told and adapter.full > 0:
+            adapter.full = 0
+            self._state = pack_state(gone=adapter.gone, blocked=blocked, refuse=0)
+            for program in self._programs.values():
+                program.heard_of = self._state
+
+    def close(self) -> None:
+        for source in tuple(self._programs):
+            self._drop(source)
+        self._listening.close()
+        self._path.unlink(missing_ok=True)
+
+    def _welcome(self) -> None:
+        try:
+            link, _ = self._listening.accept()
+        except OSError:
+            return
+        program = _Program(link)
+        program.heard_of = self._state
+        if program.write(self._state) and program.write(pack_hello()):
+            self._programs[link.fileno()] = program
+        else:
+            link.close()
+
+    def _drop(self, source: int) -> None:
+        self._programs.pop(source).link.close()
