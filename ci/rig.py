@@ -20,7 +20,7 @@ from fleet.can.arm import Arm
 from fleet.can.bus import FrameTap, open_bus
 from fleet.can.calibration import load_calibration
 from fleet.kinematics import ArmKinematics, load_arms
-from fleet.limits import JOINTS, SafetyLimits
+from fleet.limits import CONTACT_MAX, JOINTS, SafetyLimits
 from fleet.robot import RobotConfig, TwinSettings
 from fleet.runtime import Runtime
 from fleet.servo import Servo
@@ -175,7 +175,7 @@ def _limits(config: RobotConfig, kinematics: tuple[ArmKinematics, ...]) -> Safet
         table_z=BOX_GRASP.table_z if config.table_z is None else config.table_z,
         dq_max=narrow.joint_speed,
         ddq_max=narrow.joint_acceleration,
-        contact_max=narrow.contact_torque,
+        contact_max=(*narrow.contact_torque, CONTACT_MAX[-1]),
         low=narrow.workspace.low,
         high=narrow.workspace.high,
         ranges=ranges,

@@ -10,7 +10,7 @@
     arms:
       - name: right
         bus: {interface: socketcan, channel: can0, fd: true}
-        calibration: right.json       # by `policyctl arm limits --save`; beside this file
+        calibration: right.json       # `arm limits` writes it; beside this file
     limits:                           # of each arm; they can only be narrower than the house's
       joint_speed: [1, 1, 1.5, 1.5, 3, 3, 3, 6]
       workspace: {low: [0.1, -0.5, -0.4], high: [0.5, 0.1, 0.3]}
@@ -48,6 +48,7 @@ POLICY_HZ = 50
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Range = tuple[Positive, Positive]
 Triple = tuple[float, float, float]
+PerArmJoint = tuple[float, float, float, float, float, float, float]
 PerJoint = tuple[float, float, float, float, float, float, float, float]
 
 
@@ -113,8 +114,8 @@ class LimitsConfig(Strict):
     """[rad/s]"""
     joint_acceleration: PerJoint = DDQ_MAX
     """[rad/s^2]"""
-    contact_torque: PerJoint = CONTACT_MAX
-    """[Nm] beyond what weight and motion explain"""
+    contact_torque: PerArmJoint = CONTACT_MAX[:7]
+    """[Nm] beyond what weight and motion explain; the gripper, which is to touch, has none"""
     workspace: WorkspaceConfig = WorkspaceConfig()
 
     @model_validator(mode="after")
@@ -122,7 +123,7 @@ class LimitsConfig(Strict):
         for field, house in (
             ("joint_speed", DQ_MAX),
             ("joint_acceleration", DDQ_MAX),
-            ("contact_torque", CONTACT_MAX),
+            ("contact_torque", CONTACT_MAX[:7]),
         ):
             for joint, (value, most) in enumerate(zip(getattr(self, field), house, strict=True), 1):
                 if not 0.0 < value <= most:

@@ -83,7 +83,7 @@ def test_a_real_robot_with_two_arms(load):
         (TWIN.replace("interface: twin", "interface: virtual"), "twin"),
         (TWIN.replace("robot: robot-01", "robot: ../robot"), "robot"),
         (TWIN + "limits: {joint_speed: [2, 2, 3.4, 3, 6, 6, 6, 6]}\n", "joint 3 .* 3.3"),
-        (TWIN + "limits: {contact_torque: [0, 1, 1, 1, 1, 1, 1, 1]}\n", "joint 1 .* above 0"),
+        (TWIN + "limits: {contact_torque: [0, 1, 1, 1, 1, 1, 1]}\n", "joint 1 .* above 0"),
         (TWIN + "limits: {joint_speed: [1, 1]}\n", "joint_speed"),
         (TWIN + "limits: {workspace: {low: [-0.2, 0, 0]}}\n", "x from -0.2"),
         (TWIN + "limits: {workspace: {high: [0.62, .nan, 0.45]}}\n", "y from"),
