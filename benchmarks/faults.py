@@ -37,7 +37,7 @@ def cycles_to_brake(bench: Bench) -> int:
         goal[0] += 0.03
         bench.servo.follow(goal.copy(), 4)
     speed = np.abs(bench.servo._protection.velocity[0]).max()
-    bench.servo._halt("benchmark")
+    bench.servo.halt("benchmark")
     for cycle in range(1, 10):
         bench.servo.tick(bench.servo.command.copy())
         now = np.abs(bench.servo._protection.velocity[0]).max()

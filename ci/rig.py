@@ -8,22 +8,31 @@ both directions from the first on.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import can
 import numpy as np
 
+from ci.cycle_log import CycleLog
 from fleet.attempt import SceneCheck
 from fleet.camera import PoseSource
 from fleet.can.arm import Arm
 from fleet.can.bus import FrameTap, open_bus
 from fleet.can.calibration import load_calibration
+from fleet.cycle_log import ROWS, Ring
 from fleet.kinematics import ArmKinematics, load_arms
-from fleet.limits import CONTACT_MAX, JOINTS, SafetyLimits
+from fleet.limits import CONTACT_MAX, JOINTS
 from fleet.robot import RobotConfig, TwinSettings
 from fleet.runtime import Runtime
 from fleet.servo import Servo
+from fleet.servo_client import RemoteArm, ServoClient
+from fleet.servo_setup import BusSetup, LimitValues, ServoSetup
 from harness.tasks import find_robot_task
 from harness.tasks.box_grasp import BOX_GRASP, JointJudge
 from harness.twin.monitor import FrameMonitor
@@ -55,13 +64,15 @@ class Rig:
     """A robot that stands ready: its motors hold the pose they were found in."""
 
     config: RobotConfig
-    servo: Servo
+    servo: Servo | ServoClient
     runtime: Runtime
     kinematics: tuple[ArmKinematics, ...]
     poses: PoseSource
-    arms: tuple[Arm, ...]
+    arms: tuple[Arm, ...] | tuple[RemoteArm, ...]
     world: TwinWorld | None = None
     monitors: tuple[FrameMonitor, ...] = field(default=())
+    cycles: CycleLog | None = None
+    ring: Ring | None = None
 
     def __enter__(self) -> Rig:
         return self
@@ -94,20 +105,81 @@ class Rig:
         }
 
     def close(self) -> None:
-        """Closes the buses. The motors hold their last command; nothing falls."""
-        for arm in self.arms:
-            arm.close()
+        """Closes log and buses. The motors hold their last command; nothing falls."""
+        try:
+            if self.cycles is not None:
+                self.cycles.close()
+        finally:
+            if self.ring is not None:
+                self.ring.close()
+            if isinstance(self.servo, ServoClient):
+                self.servo.close()
+            for arm in self.arms:
+                arm.close()
 
 
-def build_rig(config: RobotConfig) -> Rig:
-    """Connects to the robot of `config` and takes it over where it stands. Raises ArmFault."""
+def build_rig(
+    config: RobotConfig, *, log: Path | None = None, poses: PoseSource | None = None
+) -> Rig:
+    """Connects to the robot of `config` and takes it over where it stands.
+
+    `log` is a cycle log's file, by default a new one in the robot's `cycle_log`. `poses` sees the
+    object, by default what the robot has for that. Raises ArmFault, ConfigError, ServiceFailed.
+    """
     kinematics = load_arms(config.robot_class)
-    limits = _limits(config, kinematics)
+    values = _limits(config, kinematics)
+    if log is None and config.cycle_log is not None:
+        now = datetime.now(UTC)
+        log = config.cycle_log / f"{config.robot}-{now:%Y%m%dT%H%M%S.%f}.mcap"
+    if config.servo == "process":
+        return _remote(config, values, poses or _poses(config, None), log)
+    return _inline(config, kinematics, values, poses, log)
+
+
+def _remote(config: RobotConfig, values: LimitValues, poses: PoseSource, log: Path | None) -> Rig:
+    """The servo in a process of its own, a guardian beside it for each bus."""
+    buses = tuple(BusSetup(arm.name, arm.bus.to_can(), arm.bus.fd) for arm in config.arms)
+    servo = ServoClient(
+        ServoSetup(
+            config.robot,
+            f"policyctl-{config.robot}-{time.monotonic_ns()}",
+            config.robot_class,
+            buses,
+            values,
+            config.period_s,
+            config.on_host_loss,
+            config.servo_core,
+            log=log is not None,
+        )
+    )
+    servo.start()
+    rig = Rig(
+        config,
+        servo,
+        Runtime(servo, servo.kinematics, poses, speed_scale=config.speed_scale),
+        servo.kinematics,
+        poses,
+        servo.arms,
+    )
+    if log is not None:
+        with _closing_on_error(rig):
+            rig.cycles = CycleLog(log, servo.setup.ring, config.class_.joints)
+    return rig
+
+
+def _inline(
+    config: RobotConfig,
+    kinematics: tuple[ArmKinematics, ...],
+    values: LimitValues,
+    poses: PoseSource | None,
+    log: Path | None,
+) -> Rig:
+    """The servo in this process: in lock-step with its twin, or on a real bus."""
     names = tuple(arm.name for arm in config.arms)
     world = None if config.twin is None else _world(config.twin, names)
     monitors = []
     arms = []
-    for i, settings in enumerate(config.arms):
+    for settings, (low, high) in zip(config.arms, values.ranges, strict=True):
         bus: can.BusABC
         if world is not None:
             monitor = FrameMonitor(settings.name)
@@ -115,12 +187,11 @@ def build_rig(config: RobotConfig) -> Rig:
             bus = FrameTap(world.bus(settings.name), monitor)
         else:
             bus = open_bus(settings.bus.to_can())
-        part = slice(JOINTS * i, JOINTS * i + JOINTS)
         arms.append(
             Arm(
                 bus,
                 name=settings.name,
-                limits=(limits.q_min[part], limits.q_max[part]),
+                limits=(np.array(low), np.array(high)),
                 fd=settings.bus.fd,
                 on_host_loss=config.on_host_loss,
             )
@@ -128,7 +199,7 @@ def build_rig(config: RobotConfig) -> Rig:
     servo = Servo(
         arms,
         kinematics,
-        limits,
+        values.safety(kinematics),
         period_s=config.period_s,
         physics_s=config.physics_s,
     )
@@ -142,18 +213,48 @@ def build_rig(config: RobotConfig) -> Rig:
                 witness.resume()
 
     servo.on_stop = on_stop
-    poses = _poses(config, world)
+    sight = poses or _poses(config, world)
     for arm in arms:
         arm.connect()
     for arm in arms:
         arm.enable()
     servo.start()
     servo.hold(1)  # motors are limp from being switched on to their first command: the arm sinks
-    runtime = Runtime(servo, kinematics, poses, speed_scale=config.speed_scale)
-    return Rig(config, servo, runtime, kinematics, poses, tuple(arms), world, witnesses)
+    runtime = Runtime(servo, kinematics, sight, speed_scale=config.speed_scale)
+    rig = Rig(config, servo, runtime, kinematics, sight, tuple(arms), world, witnesses)
+    if log is not None:
+        with _closing_on_error(rig):
+            _log_cycles(rig, servo, log)
+    return rig
 
 
-def _limits(config: RobotConfig, kinematics: tuple[ArmKinematics, ...]) -> SafetyLimits:
+def _log_cycles(rig: Rig, servo: Servo, path: Path) -> None:
+    name = f"policyctl-{rig.config.robot}-{time.monotonic_ns()}-cycles"
+    ring = rig.ring = Ring.create(name, JOINTS * len(rig.arms))
+    rig.cycles = CycleLog(path, name, rig.config.class_.joints)
+    lock_step = rig.world is not None
+
+    def append(servo: Servo) -> None:
+        while lock_step and ring.unread > ROWS // 2:  # simulated time waits for its log
+            time.sleep(0.01)
+        ring.append(
+            servo.now(), servo.stopped, servo.counts,
+            (servo.command, servo.q[0], servo.dq[0], servo.tau[0]),
+        )  # fmt: skip
+
+    servo.before_tick = append
+
+
+@contextmanager
+def _closing_on_error(rig: Rig) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        rig.close()
+        raise
+
+
+def _limits(config: RobotConfig, kinematics: tuple[ArmKinematics, ...]) -> LimitValues:
     """The house's limits, narrowed by the robot file. Raises ConfigError: a calibration."""
     ranges = []
     for arm, kinematic in zip(config.arms, kinematics, strict=True):
@@ -168,17 +269,18 @@ def _limits(config: RobotConfig, kinematics: tuple[ArmKinematics, ...]) -> Safet
                     hint=f"the {arm.name} arm of {config.robot} names it",
                 )
             low, high = np.maximum(low, found.low), np.minimum(high, found.high)
-        ranges.append((low, high))
+        ranges.append((tuple(low.tolist()), tuple(high.tolist())))
     narrow = config.limits
-    return SafetyLimits.for_arms(
-        kinematics,
-        table_z=BOX_GRASP.table_z if config.table_z is None else config.table_z,
-        dq_max=narrow.joint_speed,
-        ddq_max=narrow.joint_acceleration,
-        contact_max=(*narrow.contact_torque, CONTACT_MAX[-1]),
-        low=narrow.workspace.low,
-        high=narrow.workspace.high,
-        ranges=ranges,
+    return LimitValues(
+        tuple(ranges),
+        {
+            "table_z": BOX_GRASP.table_z if config.table_z is None else config.table_z,
+            "dq_max": narrow.joint_speed,
+            "ddq_max": narrow.joint_acceleration,
+            "contact_max": (*narrow.contact_torque, CONTACT_MAX[-1]),
+            "low": narrow.workspace.low,
+            "high": narrow.workspace.high,
+        },
     )
 
 

@@ -127,12 +127,13 @@ def run_solo(
     ready: Callable[[], bool],
     say: Callable[[str], None],
     watch: Watch = lambda rig, seconds: None,
+    cycle_log: Path | None = None,
 ) -> SoloRun:
     """One attempt of `version` at `task` on the robot of `config`; its log lies in `folder`.
 
     `ready` is asked before anything moves, once the arm stands and its scene has to be laid out; on
-    a twin it is not. Raises ConfigError (contract), Refused (probe, lease, not a station),
-    ServiceFailed (arm).
+    a twin it is not. `cycle_log` is where every servo cycle goes, as MCAP. Raises ConfigError
+    (contract), Refused (probe, lease, not a station), ServiceFailed (arm).
     """
     from harness.tasks import find_robot_task
     from policies.probe import probe
@@ -155,7 +156,7 @@ def run_solo(
             probe(policy)
             from ci.rig import build_rig
 
-            with _right_to_move(registry, config), build_rig(config) as rig:
+            with _right_to_move(registry, config), build_rig(config, log=cycle_log) as rig:
                 began: list[float] = []
 
                 def open_attempt(facts: Mapping[str, Any]) -> None:

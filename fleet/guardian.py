@@ -80,6 +80,11 @@ class Heartbeat:
         self._values[0] = 0.0
         self._block.write(self._values)
 
+    def close(self) -> None:
+        """Let go of both blocks; what was said stays for whoever looks at it."""
+        self._block.close()
+        self._word.close()
+
 
 class Guardian:
     """The guardian's side: call `step` every `PERIOD_S`."""

@@ -6,6 +6,8 @@
     on_host_loss: hold                # hold or fall; a real arm does not arm without it
     work: continuous                  # or on_rollout: attempts only while a rollout runs here
     servo_hz: 200
+    servo: process                    # or inline (default): with the guardian, in its own process
+    cycle_log: /var/log/arm           # a folder: every servo cycle of each session, as MCAP
     speed_scale: 1.0                  # .5 runs the same path in twice the time
     arms:
       - name: right
@@ -167,7 +169,12 @@ class RobotConfig(Strict):
     role: Literal["robot", "lab"] = "robot"
     on_host_loss: Literal["hold", "fall"] | None = None
     work: Literal["continuous", "on_rollout"] = "continuous"
-    servo_hz: int = Field(default=200, gt=0)
+    servo_hz: int = Field(default=200, gt=0, le=1000)
+    servo: Literal["inline", "process"] = "inline"
+    servo_core: int | None = Field(default=None, ge=0)
+    """The core that a servo of its own process stays on."""
+    cycle_log: Path | None = None
+    """A folder; as beside the robot file."""
     speed_scale: float = Field(default=1.0, gt=0, le=1)
     table_z: float | None = None
     """Table top [m] in the base frame where the task does not say it."""
@@ -197,6 +204,11 @@ class RobotConfig(Strict):
             raise ValueError("arms: some are twins and some are real; a robot is one or the other")
         if self.is_twin != (self.twin is not None):
             raise ValueError("twin: settings are needed with `interface: twin`, and only with it")
+        if self.is_twin and self.servo == "process":
+            raise ValueError(
+                "servo: a twin of the own process runs in lock-step, inline; "
+                "`policyctl twin run` serves one that a servo process can drive"
+            )
         if not self.is_twin and self.on_host_loss is None:
             raise ValueError(
                 "on_host_loss: a real arm has to say hold (motors keep pushing) or fall"
@@ -240,4 +252,5 @@ def load_robot(path: Path) -> RobotConfig:
         else arm.model_copy(update={"calibration": path.parent / arm.calibration})
         for arm in config.arms
     )
-    return config.model_copy(update={"arms": arms})
+    log = None if config.cycle_log is None else path.parent / config.cycle_log
+    return config.model_copy(update={"arms": arms, "cycle_log": log})

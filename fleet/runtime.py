@@ -34,7 +34,8 @@ from fleet.frozen import FrozenWatch
 from fleet.kinematics import ArmKinematics
 from fleet.limits import JOINTS
 from fleet.safety import CLASS_A
-from fleet.servo import Servo, ticks_per_step
+from fleet.servo import ticks_per_step
+from fleet.servo_port import ServoPort
 from policies import Policy
 from policies.actions import ActionState, shape, start
 from policies.observation import Measurement, assemble
@@ -72,7 +73,7 @@ class Runtime:
 
     def __init__(
         self,
-        servo: Servo,
+        servo: ServoPort,
         kinematics: Sequence[ArmKinematics],
         poses: PoseSource,
         *,

@@ -156,6 +156,17 @@ class Servo:
         """Which motors are too warm to begin or go on, "" if none; see `fleet.heat`."""
         return "; ".join(watch.hot for watch in self._heat if watch.hot)
 
+    def told(self, i: int) -> tuple[Array, Array, Array, Array]:
+        """What arm i's motors were last told: q, kp, kd, tau, (8,) each; valid until the tick."""
+        part = self._slices[i]
+        return self._protection.command[0, part], self._kp, self._kd, self._weight[0, part]
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Interventions since `begin`, in the order of `fleet.safety.INTERVENTIONS`."""
+        row: NDArray[np.int64] = self._protection.counts[0]
+        return row
+
     def interventions(self) -> dict[str, int]:
         """Protection's interventions by name since `begin`."""
         return self._protection.counted()
@@ -201,17 +212,17 @@ class Servo:
             else:
                 self._take(i, answer, self.period_s)
         if fault is not None:
-            self._halt("arm_fault")
+            self.halt("arm_fault")
             raise fault
         try:
             self._wait()
         except ArmFault:
-            self._halt("arm_fault")
+            self.halt("arm_fault")
             raise
         if self.now() - began > self.period_s + STALL_S:
             if not self.stopped:
                 self.events.append("loop_stalled")
-            self._halt("loop_stalled")
+            self.halt("loop_stalled")
         return self.command
 
     def follow(self, command: Array, ticks: int, *, age_s: float = 0.0) -> None:
@@ -266,7 +277,7 @@ class Servo:
 
         Raises ArmFault if an arm cannot be told; the others hold.
         """
-        self._halt(reason)
+        self.halt(reason)
         for _ in range(HOLD_TICKS):
             self.tick(self.command.copy())
             if not self._protection.velocity.any():
@@ -289,7 +300,8 @@ class Servo:
         for i, arm in enumerate(self.arms):
             self._take(i, arm.refresh())
 
-    def _halt(self, reason: str) -> None:
+    def halt(self, reason: str) -> None:
+        """Stop from the next tick on, without waiting for it: braking is what ticks then do."""
         self._protection.stop()
         self.stop_reason = self.stop_reason or reason
         self.on_stop(True)

@@ -17,6 +17,7 @@ u64, crc32 u32, reserved u32, values f64 × length. The CRC covers sequence, tim
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import struct
@@ -27,11 +28,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from registry.errors import ServiceFailed
+from registry.errors import Refused, ServiceFailed
 
 Array = NDArray[np.float64]
 
@@ -90,7 +92,7 @@ class Newest:
     @classmethod
     def create(cls, name: str, length: int, clock_ns: Callable[[], int] = _now_ns) -> Newest:
         """A new empty block. ServiceFailed where the name is taken: two writers never share."""
-        path = _folder() / name
+        path = memory_folder() / name
         size = HEAD.size + 2 * (SLOT.size + 8 * length)
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -111,7 +113,7 @@ class Newest:
     @classmethod
     def attach(cls, name: str, length: int, clock_ns: Callable[[], int] = _now_ns) -> Newest:
         """The block of another process. ServiceFailed where it is absent or laid out otherwise."""
-        path = _folder() / name
+        path = memory_folder() / name
         needed = HEAD.size + 2 * (SLOT.size + 8 * length)
         try:
             handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -180,7 +182,43 @@ class Newest:
             self.path.unlink(missing_ok=True)
 
 
-def _folder() -> Path:
+def attached(name: str, length: int, within_s: float) -> Newest:
+    """Another process's block, as soon as it is there. Raises ServiceFailed after `within_s`."""
+    until = time.monotonic() + within_s
+    while True:
+        try:
+            return Newest.attach(name, length)
+        except ServiceFailed:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+
+
+def take_lock(name: str) -> IO[str]:
+    """What one process of this computer has at a time; it is given back when that process ends.
+
+    Raises Refused where another has it. Hold what it returns.
+    """
+    path = memory_folder() / f"policyctl-{name}.lock"
+    lock = path.open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        holder = lock.read().strip()
+        lock.close()
+        raise Refused(
+            f"{name} runs already",
+            evidence=f"process {holder or 'unknown'} holds {path}",
+            hint="look at the arm, then end that process",
+        ) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def memory_folder() -> Path:
     """Memory where the system has a file system for it. Not `multiprocessing.shared_memory`: its
     tracker removes a block when any process that looked at it ends."""
     memory = Path("/dev/shm")

@@ -47,9 +47,20 @@ REDRAW_S = 0.1
     type=click.IntRange(0),
     help="Of the twin that is built.",
 )
+@click.option(
+    "--log",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A new MCAP file: every servo cycle.",
+)
 @yes_option
 def command(
-    version: str, policy: str | None, task: str | None, station: Path | None, seed: int, yes: bool
+    version: str,
+    policy: str | None,
+    task: str | None,
+    station: Path | None,
+    seed: int,
+    log: Path | None,
+    yes: bool,
 ) -> None:
     """Try VERSION once on an arm and watch. No gate counts it."""
     from ci.solo import run_solo, twin_of
@@ -74,7 +85,7 @@ def command(
         with Table(f"{record} at {wanted} on {config.robot}") as table:
             done = run_solo(
                 registry, record, wanted, config, find_home(home_option()).root / "runs",
-                ready=ready, say=narrate, watch=table,
+                ready=ready, say=narrate, watch=table, cycle_log=log,
             )  # fmt: skip
     emit(done.to_json(), _words(done), error=_error(done))
 

@@ -116,9 +116,9 @@ def to_bytes(log: MotionLog) -> bytes:
         for topic, name in CHANNELS.items()
     }
     for time, topic, body in sorted(_messages(log), key=lambda message: message[0]):
-        stamp = round(time * 1e9)
-        data = f"{body},{_stamp(stamp)},{_pair('time', time)}}}".encode()
-        writer.add_message(channels[topic], log_time=stamp, data=data, publish_time=stamp)
+        ns = round(time * 1e9)
+        data = f"{body},{stamp(ns)},{pair('time', time)}}}".encode()
+        writer.add_message(channels[topic], log_time=ns, data=data, publish_time=ns)
     writer.finish()
     return out.getvalue()
 
@@ -126,9 +126,9 @@ def to_bytes(log: MotionLog) -> bytes:
 def _messages(log: MotionLog) -> list[tuple[float, str, str]]:
     """(time, topic, JSON object left open) of everything in a log."""
     names = [json.dumps(name) for name in log.joints]
-    state = _rows(names, {"position": log.q, "velocity": log.dq, "effort": log.tau})
+    state = joint_rows(names, {"position": log.q, "velocity": log.dq, "effort": log.tau})
     sent = {"position": log.command, "velocity": log.command_dq, "effort": log.feedforward}
-    command = _rows(names, sent)
+    command = joint_rows(names, sent)
     times = log.time.tolist()
     found = [(t, STATE, text) for t, text in zip(times, state, strict=True)]
     found += [(t, COMMAND, text) for t, text in zip(times, command, strict=True)]
@@ -144,14 +144,14 @@ def _messages(log: MotionLog) -> list[tuple[float, str, str]]:
     return found
 
 
-def _rows(names: Sequence[str], fields: Mapping[str, Floats | None]) -> list[str]:
+def joint_rows(names: Sequence[str], fields: Mapping[str, Floats | None]) -> list[str]:
     """One open JSON object per sample, with the joints and those fields that there are."""
     given = {name: array.tolist() for name, array in fields.items() if array is not None}
     rows = []
     for tick in range(len(next(iter(given.values())))):
         joints = (
             f'{{"name":{name},'
-            + ",".join(_pair(field, array[tick][i]) for field, array in given.items())
+            + ",".join(pair(field, array[tick][i]) for field, array in given.items())
             + "}"
             for i, name in enumerate(names)
         )
@@ -161,10 +161,10 @@ def _rows(names: Sequence[str], fields: Mapping[str, Floats | None]) -> list[str
 
 def _transform(time: float, pose: Sequence[float]) -> str:
     x, y, z, *turn = pose
-    place = ",".join(_pair(n, v) for n, v in zip("xyz", (x, y, z), strict=True))
-    rotation = ",".join(_pair(n, v) for n, v in zip("wxyz", turn, strict=True))
+    place = ",".join(pair(n, v) for n, v in zip("xyz", (x, y, z), strict=True))
+    rotation = ",".join(pair(n, v) for n, v in zip("wxyz", turn, strict=True))
     return (
-        f'{{"transforms":[{{{_stamp(round(time * 1e9))},"parent_frame_id":"{BASE_FRAME}",'
+        f'{{"transforms":[{{{stamp(round(time * 1e9))},"parent_frame_id":"{BASE_FRAME}",'
         f'"child_frame_id":"{OBJECT_FRAME}","translation":{{{place}}},"rotation":{{{rotation}}}}}]'
     )
 
@@ -175,11 +175,11 @@ def _action(action: npt.NDArray[np.float32]) -> str:
     return f'{{"values":[{shown}],"float32":"{exact}"'
 
 
-def _stamp(ns: int) -> str:
+def stamp(ns: int) -> str:
     return f'"timestamp":{{"sec":{ns // 10**9},"nsec":{ns % 10**9}}}'
 
 
-def _pair(name: str, value: float) -> str:
+def pair(name: str, value: float) -> str:
     return f'"{name}":{_number(value)}'
 
 

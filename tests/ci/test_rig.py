@@ -15,6 +15,7 @@ from fleet.can.calibration import Calibration
 from fleet.can.frames import Status
 from fleet.can.motors import joint_limits
 from fleet.robot import RobotConfig
+from harness.episodes.log import read_log
 from harness.sim.expert import Expert, ExpertConfig
 from harness.tasks.box_grasp import BOX_GRASP
 from policies.contract import ROBOT_CLASSES, Contract, parse_contract
@@ -263,3 +264,17 @@ def test_the_witness_hears_of_every_stop_and_of_the_resume() -> None:
         q = rig.servo.command + 0.002
         arm.exchange(q, still, np.full(8, 30.0), np.full(8, 1.0), still)
         assert {found["what"] for found in rig.frames()["examples"]} == {"moved_while_stopped"}
+
+
+def test_every_cycle_of_a_lock_step_twin_is_logged_however_fast_it_runs(tmp_path: Path) -> None:
+    log = tmp_path / "cycles.mcap"
+    with build_rig(twin(), log=log) as robot:
+        first = robot.servo.ticks
+        robot.servo.hold(6000)
+        ticks = robot.servo.ticks - first
+        robot.servo.protective_stop("test")
+    assert robot.cycles is not None
+    assert robot.cycles.dropped == 0
+    motion = read_log(log)
+    assert len(motion.time) >= ticks
+    assert np.diff(motion.time) == pytest.approx(0.005)

@@ -17,7 +17,7 @@ import pytest
 from fleet.can.link import MotorLink
 from fleet.can.motors import OPENARM_MOTORS
 from fleet.guardian import BEAT, WORD, Guardian, Heartbeat, Phase
-from fleet.shared_memory import Newest, _folder
+from fleet.shared_memory import Newest, memory_folder
 from registry.errors import Refused
 
 STILL = np.zeros(8)
@@ -162,4 +162,4 @@ def test_a_killed_or_stopped_servo_is_followed_within_100_ms(how: signal.Signals
             process.join()
         bus.shutdown()
         for end in ("beat", "word"):
-            (_folder() / f"{name}-{end}").unlink(missing_ok=True)
+            (memory_folder() / f"{name}-{end}").unlink(missing_ok=True)

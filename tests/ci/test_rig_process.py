@@ -1,0 +1,164 @@
+"""A robot file that asks for a servo process: an attempt on a twin process, by a policy process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from twin_process import TwinProcess
+
+from ci.rig import Rig, build_rig
+from fleet.attempt import SceneCheck
+from fleet.camera import Pose
+from fleet.robot import RobotConfig, load_robot
+from fleet.servo_client import ServoClient
+from fleet.shared_memory import memory_folder
+from harness.episodes.log import read_log
+from harness.tasks import find_robot_task
+from policies.isolated import SubprocessPolicy
+from registry.errors import ConfigError, Refused
+
+pytestmark = pytest.mark.slow
+V1 = Path(__file__).parents[2] / "ci" / "demo" / "checkpoints" / "v1"
+
+
+class Standing:
+    """A box that nobody moves."""
+
+    def read(self) -> Pose:
+        wobble = 1e-6 * (time.monotonic() % 1.0)  # a camera's numbers are never the same twice
+        return Pose(np.array([0.3 + wobble, -0.25, -0.39]), 0.0, 0.01)
+
+
+class Ready:
+    def prepare(self) -> SceneCheck:
+        return SceneCheck(True)
+
+
+@pytest.fixture
+def twin(tmp_path: Path) -> Iterator[TwinProcess]:
+    with TwinProcess(tmp_path) as made:
+        yield made
+    for lock in memory_folder().glob(f"policyctl-cell-{os.getpid()}-*.lock"):
+        if "guardian" in lock.name:
+            with suppress(ProcessLookupError, ValueError):
+                os.kill(int(lock.read_text()), signal.SIGTERM)
+        lock.unlink()
+
+
+def config_of(twin: TwinProcess, **more: Any) -> RobotConfig:
+    return RobotConfig.model_validate(
+        {
+            "robot": f"cell-{os.getpid()}",
+            "class": "openarm-v2-right",
+            "role": "lab",
+            "servo": "process",
+            "on_host_loss": "hold",
+            "arms": [
+                {
+                    "name": "right",
+                    "bus": {"interface": "policyctl", "channel": str(twin.channel), "fd": True},
+                }
+            ],
+            **more,
+        }
+    )
+
+
+def loaded() -> SubprocessPolicy:
+    policy = SubprocessPolicy()
+    policy.load(V1)
+    assert policy.pid is not None
+    prefer(policy.pid, os.SCHED_FIFO, 50)
+    return policy
+
+
+def prefer(pid: int, policy: int, priority: int) -> None:
+    """Where it may be: a busy machine makes a policy late, which is another test's subject."""
+    with suppress(OSError):
+        os.sched_setscheduler(pid, policy, os.sched_param(priority))
+
+
+def attempt(rig: Rig, policy: SubprocessPolicy, horizon_s: float = 2.0) -> Any:
+    opened: list[Mapping[str, Any]] = []
+    prefer(0, os.SCHED_FIFO, 40)
+    try:
+        episode = rig.runtime.run_attempt(
+            policy,
+            replace(find_robot_task("box-grasp"), horizon_s=horizon_s),
+            rig.judge("box-grasp"),
+            opened.append,
+            Ready(),
+        )
+    finally:
+        prefer(0, os.SCHED_OTHER, 0)
+    assert len(opened) == 1
+    return episode
+
+
+def test_an_attempt_through_three_processes_and_its_log(twin: TwinProcess, tmp_path: Path) -> None:
+    policy = loaded()
+    log = tmp_path / "cycles.mcap"
+    try:
+        with build_rig(config_of(twin), log=log, poses=Standing()) as rig:
+            assert isinstance(rig.servo, ServoClient)
+            episode = attempt(rig, policy)
+            assert rig.arms[0].state.temp_rotor.min() > 0
+    finally:
+        policy.close()
+    assert episode.outcome in ("failure", "success")
+    assert episode.failure_mode in ("", "timeout", "missed", "dropped", "no_grasp"), episode.detail
+    assert episode.steps >= 50
+    motion = read_log(log)
+    assert rig.cycles is not None
+    assert (rig.cycles.dropped, rig.cycles.written) == (0, len(motion.time))
+    assert len(motion.time) > 400
+    assert np.ptp(motion.command[:, 3]) > 0.1, "the policy moved nothing"
+    assert np.abs(motion.q - motion.command)[:, :7].max() < 0.3
+
+
+def test_a_policy_process_that_is_stopped_fails_late_and_the_arm_stays(
+    twin: TwinProcess,
+) -> None:
+    policy = loaded()
+    try:
+        with build_rig(config_of(twin), poses=Standing()) as rig:
+            pid = policy.pid
+            assert pid is not None
+            timer = threading.Timer(3.0, os.kill, (pid, signal.SIGSTOP))
+            timer.start()
+            episode = attempt(rig, policy, horizon_s=20.0)
+            assert (episode.outcome, episode.failure_mode) == ("failure", "late"), episode.detail
+            assert not rig.servo.stopped
+    finally:
+        policy.close()
+
+
+def test_a_log_that_exists_is_refused_and_nothing_is_left_running(
+    twin: TwinProcess, tmp_path: Path
+) -> None:
+    log = tmp_path / "cycles.mcap"
+    log.touch()
+    with pytest.raises(Refused, match="exists already"):
+        build_rig(config_of(twin), log=log, poses=Standing())
+    with build_rig(config_of(twin), poses=Standing()) as rig:  # the robot is free again
+        assert rig.servo.ticks > 0
+
+
+def test_a_twin_in_lock_step_has_no_servo_process(tmp_path: Path) -> None:
+    path = tmp_path / "robot.yaml"
+    path.write_text(
+        "robot: r1\nclass: openarm-v2-right\nservo: process\n"
+        "arms:\n- {name: right, bus: {interface: twin}}\ntwin: {seed: 1}\n"
+    )
+    with pytest.raises(ConfigError, match="lock-step"):
+        load_robot(path)
