@@ -206,6 +206,11 @@ class MotorBank:
         """The status nibble of each motor; a motor without power keeps `disabled`."""
         return tuple(self._status)
 
+    @property
+    def powered(self) -> tuple[bool, ...]:
+        """Which motors have a supply."""
+        return tuple(self._powered)
+
     def mode(self, slot: int) -> int:
         """Register CTRL_MODE."""
         return int(self._registers[slot].ram[Register.CTRL_MODE])

@@ -171,6 +171,45 @@ def test_a_second_twin_on_the_same_socket_is_refused_and_a_killed_ones_is_replac
             bus.shutdown()
 
 
+def test_a_second_twin_on_a_multicast_bus_is_refused(tmp_path: Path) -> None:
+    """The kernel lets both in: each would answer every frame."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    udp = ("--interface", "udp_multicast", "--port", str(free_port()))
+    with TwinProcess(first, interface=udp) as twin:
+        with pytest.raises(AssertionError, match="answers on this bus"):
+            TwinProcess(second, interface=udp)
+        make(twin, "e_stop")
+        with TwinProcess(second, interface=udp):
+            pass  # who has no power does not answer
+
+
+def test_who_breaks_it_is_told_what_stands_and_what_is_left_behind(tmp_path: Path) -> None:
+    with TwinProcess(tmp_path, "--arm", "right", "--arm", "left") as twin:
+
+        def say(*words: str) -> str:
+            done = subprocess.run(
+                [*COMMAND, "twin", "fault", *words, "--control", str(twin.control)],
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            return done.stdout + done.stderr
+
+        stands = say("overload", "--arm", "right", "--joint", "joint2")
+        assert stands == "right: overload joint2; joint2: overload\nleft: no trouble\n"
+        assert say("--clear").startswith("right: no trouble; joint2: overload\n")
+        stands = say("e_stop", "--arm", "right")
+        assert stands == (
+            "right: e_stop; all motors: no power\nleft: no trouble; all motors: no power\n"
+        )
+        assert "which arm" in say("silent", "--joint", "joint2")
+        assert "status cannot be that" in say(
+            "motor", "--arm", "left", "--joint", "joint2", "--detail", "status=99"
+        )
+
+
 def test_programs_on_one_bus_hear_each_other_but_not_themselves(twin: TwinProcess) -> None:
     one, other = joined(twin), joined(twin)
     with closing_bus(one), closing_bus(other):
