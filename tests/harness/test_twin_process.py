@@ -94,7 +94,8 @@ def test_our_driver_connects_moves_and_lets_go(twin: TwinProcess) -> None:
     reached = arm.state.q - start
     arm.disconnect()
     assert reached[3] == pytest.approx(0.3, abs=0.05)
-    assert arm.counters.rejected == arm.counters.foreign == arm.counters.missed == 0
+    assert arm.counters.rejected == arm.counters.foreign == arm.counters.send_errors == 0
+    assert arm.counters.received == arm.counters.sent, "late on a busy machine, but none is lost"
     seen = twin.end()
     (state,) = seen["arms"]
     assert column(state, "high")[3] - start[3] == pytest.approx(0.3, abs=0.05), "physics moved"
