@@ -244,6 +244,7 @@ class LiveTwin:
             "heard": line.heard,
             "said": line.said,
             "refused": line.refused,
+            "replayed": len(line.bus.adapter.replayed),
             "programs": [door.programs for door in line.doors],
             "saves": bank.saves,
             "zeroings": bank.zeroings,
