@@ -12,13 +12,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import can
+import numpy as np
 
 from fleet.attempt import SceneCheck
 from fleet.camera import PoseSource
 from fleet.can.arm import Arm
 from fleet.can.bus import FrameTap, open_bus
+from fleet.can.calibration import load_calibration
 from fleet.kinematics import ArmKinematics, load_arms
-from fleet.limits import SafetyLimits
+from fleet.limits import CONTACT_MAX, JOINTS, SafetyLimits
 from fleet.robot import RobotConfig, TwinSettings
 from fleet.runtime import Runtime
 from fleet.servo import Servo
@@ -26,7 +28,7 @@ from harness.tasks import find_robot_task
 from harness.tasks.box_grasp import BOX_GRASP, JointJudge
 from harness.twin.monitor import FrameMonitor
 from harness.twin.physics import TwinConfig, TwinWorld
-from registry.errors import ServiceFailed
+from registry.errors import ConfigError, ServiceFailed
 
 
 @dataclass
@@ -99,12 +101,13 @@ class Rig:
 
 def build_rig(config: RobotConfig) -> Rig:
     """Connects to the robot of `config` and takes it over where it stands. Raises ArmFault."""
+    kinematics = load_arms(config.robot_class)
+    limits = _limits(config, kinematics)
     names = tuple(arm.name for arm in config.arms)
     world = None if config.twin is None else _world(config.twin, names)
-    kinematics = load_arms(config.robot_class)
     monitors = []
     arms = []
-    for settings, kinematic in zip(config.arms, kinematics, strict=True):
+    for i, settings in enumerate(config.arms):
         bus: can.BusABC
         if world is not None:
             monitor = FrameMonitor(settings.name)
@@ -112,21 +115,20 @@ def build_rig(config: RobotConfig) -> Rig:
             bus = FrameTap(world.bus(settings.name), monitor)
         else:
             bus = open_bus(settings.bus.to_can())
-        limits = (kinematic.q_min, kinematic.q_max)
+        part = slice(JOINTS * i, JOINTS * i + JOINTS)
         arms.append(
             Arm(
                 bus,
                 name=settings.name,
-                limits=limits,
+                limits=(limits.q_min[part], limits.q_max[part]),
                 fd=settings.bus.fd,
                 on_host_loss=config.on_host_loss,
             )
         )
-    table_z = BOX_GRASP.table_z if config.table_z is None else config.table_z
     servo = Servo(
         arms,
         kinematics,
-        SafetyLimits.for_arms(kinematics, table_z=table_z),
+        limits,
         period_s=config.period_s,
         physics_s=config.physics_s,
     )
@@ -149,6 +151,35 @@ def build_rig(config: RobotConfig) -> Rig:
     servo.hold(1)  # motors are limp from being switched on to their first command: the arm sinks
     runtime = Runtime(servo, kinematics, poses, speed_scale=config.speed_scale)
     return Rig(config, servo, runtime, kinematics, poses, tuple(arms), world, witnesses)
+
+
+def _limits(config: RobotConfig, kinematics: tuple[ArmKinematics, ...]) -> SafetyLimits:
+    """The house's limits, narrowed by the robot file. Raises ConfigError: a calibration."""
+    ranges = []
+    for arm, kinematic in zip(config.arms, kinematics, strict=True):
+        low, high = kinematic.q_min, kinematic.q_max
+        if arm.calibration is not None:
+            found = load_calibration(arm.calibration)
+            if found.side != arm.name:
+                raise ConfigError(
+                    f"this is the calibration of a {found.side} arm",
+                    where=str(arm.calibration),
+                    field="side",
+                    hint=f"the {arm.name} arm of {config.robot} names it",
+                )
+            low, high = np.maximum(low, found.low), np.minimum(high, found.high)
+        ranges.append((low, high))
+    narrow = config.limits
+    return SafetyLimits.for_arms(
+        kinematics,
+        table_z=BOX_GRASP.table_z if config.table_z is None else config.table_z,
+        dq_max=narrow.joint_speed,
+        ddq_max=narrow.joint_acceleration,
+        contact_max=(*narrow.contact_torque, CONTACT_MAX[-1]),
+        low=narrow.workspace.low,
+        high=narrow.workspace.high,
+        ranges=ranges,
+    )
 
 
 def _poses(config: RobotConfig, world: TwinWorld | None) -> PoseSource:

@@ -128,7 +128,7 @@ def how_to_connect(twin: LiveTwin) -> list[dict[str, Any]]:
                 {
                     "arm": line.arm,
                     "bus": where,
-                    "try": f"policyctl arm scan {' '.join(words)}{side}",
+                    "try": " ".join(["policyctl arm scan", *words]) + side,
                 }
             )
     return found

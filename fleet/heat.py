@@ -23,9 +23,14 @@ class HeatWatch:
     def __init__(self) -> None:
         self.hot = ""
         """What is too warm, "" while nothing is."""
+        self._seen: tuple[bytes, bytes] = (b"", b"")
 
     def see(self, driver: Temperatures, coil: Temperatures) -> None:
-        """Newest temperatures (8,) [°C]."""
+        """Newest temperatures (8,) [°C]; whole degrees, which seldom change between two ticks."""
+        newest = driver.tobytes(), coil.tobytes()
+        if newest == self._seen:
+            return
+        self._seen = newest
         peaks = int(driver.max()), int(coil.max())
         limits = RESUME_C if self.hot else HOLD_C
         over = [p >= c for p, c in zip(peaks, limits, strict=True)]

@@ -33,6 +33,8 @@ differs from the model's by a fifth), a kilogram in the hand 5 Nm, leaving the s
 joint 4. 15 Nm on the shoulder is 60 N at the hand where it works."""
 CONTACT_MAX_IN_SIM = (45.0, 45.0, 31.5, 31.5, 9.0, 9.0, 9.0, np.inf)
 """[Nm] for whoever subtracts no inertia: a lower limit would mistake motion for contact."""
+WORKSPACE_LOW, WORKSPACE_HIGH = (-0.15, -0.62, -0.62), (0.62, 0.12, 0.45)
+"""[m] where a right arm's TCP may be, in the base frame; a left arm's is the mirror image."""
 FILTER_S = (0.1, 0.02)
 """Low pass on torque, and on torque less what the model explains."""
 TABLE_MARGIN = 0.015
@@ -119,11 +121,13 @@ class SafetyLimits:
         ddq_max: ArrayLike = DDQ_MAX,
         torque_max: ArrayLike = TORQUE_MAX,
         contact_max: ArrayLike = CONTACT_MAX,
-        low: ArrayLike = (-0.15, -0.62, -0.62),
-        high: ArrayLike = (0.62, 0.12, 0.45),
+        low: ArrayLike = WORKSPACE_LOW,
+        high: ArrayLike = WORKSPACE_HIGH,
+        ranges: Sequence[tuple[Array, Array]] | None = None,
     ) -> SafetyLimits:
         """The house limits. `low` and `high` bound a right arm's TCP; a left arm's are mirrored.
 
+        `ranges`: (low, high) of each arm's joints (8,) [rad], by default those of its model.
         Raises ValueError where a limit is not positive, since no such limit could be kept.
         """
         many = len(arms)
@@ -144,8 +148,9 @@ class SafetyLimits:
         )
         if not all(np.all(x > 0) for x in (speed, acceleration, torque, residual)):
             raise ValueError("safety limits must be positive numbers")
-        q_min = np.concatenate([arm.q_min for arm in arms])
-        q_max = np.concatenate([arm.q_max for arm in arms])
+        if ranges is None:
+            ranges = [(arm.q_min, arm.q_max) for arm in arms]
+        q_min, q_max = (np.concatenate(column) for column in zip(*ranges, strict=True))
         return cls(
             arms=tuple(arms),
             q_min=q_min,

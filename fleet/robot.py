@@ -10,6 +10,10 @@
     arms:
       - name: right
         bus: {interface: socketcan, channel: can0, fd: true}
+        calibration: right.json       # `arm limits` writes it; beside this file
+    limits:                           # of each arm; they can only be narrower than the house's
+      joint_speed: [1, 1, 1.5, 1.5, 3, 3, 3, 6]
+      workspace: {low: [0.1, -0.5, -0.4], high: [0.5, 0.1, 0.3]}
     twin:                             # only with bus: {interface: twin}
       seed: 7
       physics_hz: 1000
@@ -19,6 +23,8 @@ Rules
 - Arms are those of the robot class, in its order; on a twin all are emulated, or none.
 - A real robot says what its motors do when this computer dies (`on_host_loss`); there is no
   default, because either answer can hurt: `hold` keeps pushing, `fall` drops the arm.
+- `calibration` and `limits` narrow what the arm may do, nothing widens it, and they come from this
+  file alone: no policy and no message changes them.
 - The servo period is a whole number of physics steps and divides the policy's.
 Units SI. Ranges are [low, high], drawn uniformly: the robot's once per seed, the box's per scene.
 """
@@ -30,6 +36,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from fleet.limits import CONTACT_MAX, DDQ_MAX, DQ_MAX, WORKSPACE_HIGH, WORKSPACE_LOW
 from fleet.servo import check_period, ticks_per_step
 from policies.contract import ROBOT_CLASSES, RobotClass
 from registry.errors import ConfigError
@@ -40,6 +47,9 @@ POLICY_HZ = 50
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Range = tuple[Positive, Positive]
+Triple = tuple[float, float, float]
+PerArmJoint = tuple[float, float, float, float, float, float, float]
+PerJoint = tuple[float, float, float, float, float, float, float, float]
 
 
 def _rising(value: tuple[float, float]) -> tuple[float, float]:
@@ -71,10 +81,57 @@ class BusConfig(Strict):
 
 
 class ArmConfig(Strict):
-    """One arm: its name in the robot class, and its bus."""
+    """One arm: its name in the robot class, its bus, and where its joints were moved by hand."""
 
     name: str
     bus: BusConfig
+    calibration: Path | None = None
+    """A file of fleet/can/calibration.py; `load_robot` reads it as beside the robot file."""
+
+
+class WorkspaceConfig(Strict):
+    """Where a right arm's TCP may be [m], base frame; a left arm's is the mirror image."""
+
+    low: Triple = WORKSPACE_LOW
+    high: Triple = WORKSPACE_HIGH
+
+    @model_validator(mode="after")
+    def _narrower(self) -> Self:
+        for axis, low, high, least, most in zip(
+            "xyz", self.low, self.high, WORKSPACE_LOW, WORKSPACE_HIGH, strict=True
+        ):
+            if not least <= low < high <= most:
+                raise ValueError(
+                    f"{axis} from {low:g} to {high:g} m is no part of {least:g} to {most:g} m"
+                )
+        return self
+
+
+class LimitsConfig(Strict):
+    """What this station allows, of each arm; what is not named is the house's (fleet/limits.py)."""
+
+    joint_speed: PerJoint = DQ_MAX
+    """[rad/s]"""
+    joint_acceleration: PerJoint = DDQ_MAX
+    """[rad/s^2]"""
+    contact_torque: PerArmJoint = CONTACT_MAX[:7]
+    """[Nm] beyond what weight and motion explain; the gripper, which is to touch, has none"""
+    workspace: WorkspaceConfig = WorkspaceConfig()
+
+    @model_validator(mode="after")
+    def _narrower(self) -> Self:
+        for field, house in (
+            ("joint_speed", DQ_MAX),
+            ("joint_acceleration", DDQ_MAX),
+            ("contact_torque", CONTACT_MAX[:7]),
+        ):
+            for joint, (value, most) in enumerate(zip(getattr(self, field), house, strict=True), 1):
+                if not 0.0 < value <= most:
+                    raise ValueError(
+                        f"{field}: {value:g} of joint {joint} is not above 0 and up to {most:g};"
+                        " a station can only narrow the house's limits"
+                    )
+        return self
 
 
 class BoxConfig(Strict):
@@ -115,6 +172,7 @@ class RobotConfig(Strict):
     table_z: float | None = None
     """Table top [m] in the base frame where the task does not say it."""
     arms: tuple[ArmConfig, ...] = Field(min_length=1)
+    limits: LimitsConfig = LimitsConfig()
     twin: TwinSettings | None = None
 
     @field_validator("robot_class")
@@ -175,4 +233,11 @@ class RobotConfig(Strict):
 
 def load_robot(path: Path) -> RobotConfig:
     """The robot file at `path`; ConfigError names file, line and field."""
-    return load_yaml(path, RobotConfig)
+    config = load_yaml(path, RobotConfig)
+    arms = tuple(
+        arm
+        if arm.calibration is None
+        else arm.model_copy(update={"calibration": path.parent / arm.calibration})
+        for arm in config.arms
+    )
+    return config.model_copy(update={"arms": arms})

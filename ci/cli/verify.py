@@ -44,7 +44,9 @@ def command(version: str | None, policy: str | None, everything: bool) -> None:
         narrate(f"healed {one}")
     if problems:
         raise Corrupt(
-            f"{len(problems)} things are not what was recorded",
+            "1 thing is not what was recorded"
+            if len(problems) == 1
+            else f"{len(problems)} things are not what was recorded",
             evidence="; ".join(problems),
             hint="register the same files again to repair them, or restore the home's backup",
         )

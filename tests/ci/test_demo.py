@@ -70,7 +70,8 @@ def test_four_policies_travel_the_whole_road(tmp_path: Path) -> None:
         assert sum(seen["frames"] for seen in frames) > 100_000
         assert sum(seen["violations"] for seen in frames) == 0
         lost = registry.canary_evidence(rollouts[3].id)
-        assert lost.candidate_total.success / lost.candidate_total.n <= 0.65
+        rate = lost.candidate_total.success / lost.candidate_total.n
+        assert rate <= 0.65 or lost.class_a_events > 0, "a soft grip drops boxes, or lands on them"
         assert lost.baseline_total.success / lost.baseline_total.n >= 0.95
         registry.check_audit()
 

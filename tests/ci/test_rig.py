@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ import pytest
 from sim_policies import detected
 
 from ci.rig import Rig, build_rig
+from fleet.can.calibration import Calibration
 from fleet.can.frames import Status
+from fleet.can.motors import joint_limits
 from fleet.robot import RobotConfig
 from harness.sim.expert import Expert, ExpertConfig
 from harness.tasks.box_grasp import BOX_GRASP
 from policies.contract import ROBOT_CLASSES, Contract, parse_contract
 from policies.observation import Measurement
-from registry.errors import ServiceFailed
+from registry.errors import ConfigError, ServiceFailed
 
 LIMIT = [0.05, 0.05, 0.06, 0.06, 0.06, 0.06, 0.06, 0.08]
 WIDTHS = {"joint_position": 8, "joint_command": 8, "tcp_position": 3}
@@ -189,6 +192,46 @@ def test_a_robot_file_says_how_its_twin_differs() -> None:
     world = build_rig(twin(mass=0.9, latency_s=[0.004, 0.004])).world
     assert world is not None
     assert (world.box_mass, world.latency_steps) == (0.9, 4)
+
+
+def calibrated(tmp_path: Path, side: str = "right", **limits: Any) -> RobotConfig:
+    low, high = joint_limits(side)
+    low[0], high[0] = -0.2, 0.6
+    path = tmp_path / "calibration.json"
+    Calibration(side, "v2", low, high).save(path)
+    config = twin().model_dump(by_alias=True) | {"limits": limits}
+    config["arms"][0]["calibration"] = path
+    return RobotConfig.model_validate(config)
+
+
+def test_calibration_and_station_narrow_what_the_arm_may_do(tmp_path: Path) -> None:
+    slow = [0.5] * 8
+    with build_rig(calibrated(tmp_path, joint_speed=slow)) as robot:
+        servo = robot.servo
+        assert (robot.arms[0].q_min[0], robot.arms[0].q_max[0]) == (-0.2, 0.6)
+        far = servo.command.copy()
+        far[0] += 2.0
+        before, fastest = servo.command.copy(), 0.0
+        for _ in range(600):
+            servo.tick(far)
+            fastest = max(fastest, np.abs(servo.command - before).max() / servo.period_s)
+            before = servo.command.copy()
+        assert servo.command[0] == pytest.approx(0.6, abs=1e-6)
+        assert 0.45 < fastest <= 0.5 + 1e-9
+        assert servo.interventions()["joint_limit"] > 0
+
+
+def test_a_calibration_of_the_other_arm_is_refused_before_anything_moves(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="of a left arm"):
+        build_rig(calibrated(tmp_path, side="left"))
+
+
+def test_a_calibration_that_is_missing_is_named(tmp_path: Path) -> None:
+    config = calibrated(tmp_path)
+    (tmp_path / "calibration.json").unlink()
+    with pytest.raises(ConfigError, match="cannot be read") as caught:
+        build_rig(config)
+    assert "calibration.json" in caught.value.where
 
 
 def test_a_real_robot_is_not_built_without_something_that_sees() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fleet.limits import DQ_MAX, WORKSPACE_LOW
 from fleet.robot import load_robot
 from registry.errors import ConfigError
 
@@ -81,12 +82,29 @@ def test_a_real_robot_with_two_arms(load):
         (REAL.replace("socketcan, channel: can1", "twin"), "one or the other"),
         (TWIN.replace("interface: twin", "interface: virtual"), "twin"),
         (TWIN.replace("robot: robot-01", "robot: ../robot"), "robot"),
+        (TWIN + "limits: {joint_speed: [2, 2, 3.4, 3, 6, 6, 6, 6]}\n", "joint 3 .* 3.3"),
+        (TWIN + "limits: {contact_torque: [0, 1, 1, 1, 1, 1, 1]}\n", "joint 1 .* above 0"),
+        (TWIN + "limits: {joint_speed: [1, 1]}\n", "joint_speed"),
+        (TWIN + "limits: {workspace: {low: [-0.2, 0, 0]}}\n", "x from -0.2"),
+        (TWIN + "limits: {workspace: {high: [0.62, .nan, 0.45]}}\n", "y from"),
     ],
 )
 def test_what_is_wrong_is_named(load, text, says):
     with pytest.raises(ConfigError, match=says) as caught:
         load(text)
     assert "robot.yaml" in caught.value.where
+
+
+def test_a_calibration_lies_beside_the_robot_file_and_limits_are_the_houses_where_unsaid(
+    load, tmp_path
+):
+    robot = load(
+        TWIN.replace("{interface: twin}", "{interface: twin}\n    calibration: right.json")
+        + "limits: {workspace: {high: [0.5, 0.1, 0.3]}}\n"
+    )
+    assert robot.arms[0].calibration == tmp_path / "right.json"
+    assert robot.limits.joint_speed == DQ_MAX
+    assert robot.limits.workspace.low == WORKSPACE_LOW
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -20,7 +20,7 @@ GROUP = "239.74.163.91"
 STEP_DEG = [12.0, 12.0, 12.0, 20.0, 12.0, 12.0, 12.0, -20.0]
 SAG_DEG = 2.0
 """LeRobot sends no gravity torque: its gains hold a joint within this of its goal."""
-READ_DEG = 0.5
+READ_DEG = 2.0
 
 
 @pytest.fixture(scope="module")
