@@ -73,6 +73,7 @@ def parse_door(text: str) -> tuple[str | None, Where]:
 @contextmanager
 def live_twin(settings: Settings, tell: Callable[[str], None]) -> Iterator[LiveTwin]:
     """The twin, its doors open; all is closed after. Raises UsageError, ServiceFailed."""
+    _check(settings)
     with ExitStack() as undo:
         doors = {arm: _open(settings, i, arm, undo) for i, arm in enumerate(settings.arms)}
         classic = settings.classic
@@ -81,12 +82,15 @@ def live_twin(settings: Settings, tell: Callable[[str], None]) -> Iterator[LiveT
         task = find_robot_task(settings.task)
         if settings.hanging:
             task = replace(task, table_z=FLOOR_Z)
-        config = TwinConfig(
-            seed=settings.seed,
-            arms=settings.arms,
-            physics_hz=settings.physics_hz,
-            can_br=CLASSIC_CODE if classic else FD_CODE,
-        )
+        try:
+            config = TwinConfig(
+                seed=settings.seed,
+                arms=settings.arms,
+                physics_hz=settings.physics_hz,
+                can_br=CLASSIC_CODE if classic else FD_CODE,
+            )
+        except ValueError as error:
+            raise UsageError("there is no such twin", evidence=str(error)) from None
         world = TwinWorld(config, task)
         if settings.hanging:
             for arm in settings.arms:
@@ -128,6 +132,19 @@ def how_to_connect(twin: LiveTwin) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def _check(settings: Settings) -> None:
+    """Raises UsageError where arms and doors do not fit each other."""
+    if len(set(settings.arms)) < len(settings.arms):
+        raise UsageError("an arm is named twice", evidence=" ".join(settings.arms))
+    for arm, where in settings.doors:
+        if arm is not None and arm not in settings.arms:
+            raise UsageError(
+                f"a door for the {arm} arm, which this twin has not",
+                evidence=f"{arm}={where['interface']}; arms: {', '.join(settings.arms)}",
+                hint=f"add --arm {arm}, or leave {arm}= out",
+            )
 
 
 def _line(
@@ -179,12 +196,13 @@ def _for_arm(where: Where, arm: str, index: int) -> dict[str, Any]:
             )
     elif interface == "socketcand":
         found.setdefault("channel", f"can{index}")
-        found["port"] = int(found.get("port", 29536)) + (index if found.get("port") != 0 else 0)
+        free = found.get("port") == 0
+        found["port"] = 0 if free else _port(found.get("port", 29536), index)
         if channel == "can0" and index:
             found["channel"] = f"can{index}"
     elif interface == "udp_multicast":
         found.setdefault("channel", "239.74.163.91")
-        found["port"] = int(found.get("port", 43311)) + index
+        found["port"] = _port(found.get("port", 43311), index)
     elif interface == "socketcan":
         found.setdefault("channel", "vcan0")
         if index:
@@ -192,3 +210,13 @@ def _for_arm(where: Where, arm: str, index: int) -> dict[str, Any]:
                 stem, number = str(found["channel"])[:-1], int(str(found["channel"])[-1])
                 found["channel"] = f"{stem}{number + index}"
     return found
+
+
+def _port(value: object, index: int) -> int:
+    """The port of arm number `index`. Raises UsageError."""
+    if not isinstance(value, int) or not 1 <= value + index <= 65535:
+        raise UsageError(
+            f"{value!r} is no port" + (f" that leaves room for {index} more" if index else ""),
+            hint="a number from 1 to 65535",
+        )
+    return value + index

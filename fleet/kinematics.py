@@ -70,6 +70,9 @@ class ArmKinematics:
         self._steps = (mujoco.mj_kinematics, mujoco.mj_comPos)
         self._rne = mujoco.mj_rne
         self._velocities = mujoco.mj_comVel
+        self._qvel: Array = self._data.qvel[:7]
+        self._qacc: Array = self._data.qacc[:7]
+        self._cvel: Array = self._data.cvel
         self._damping: Array = np.array(model.dof_damping[:7])
         self._friction: Array = np.array(model.dof_frictionloss[:7])
         self._armature: Array = np.array(model.dof_armature[:7])
@@ -132,12 +135,12 @@ class ArmKinematics:
         """
         weight = self.gravity(q)
         data = self._data
-        data.qvel[:7] = dq
-        data.qacc[:7] = ddq
+        self._qvel[...] = dq
+        self._qacc[...] = ddq
         self._velocities(self._model, data)
         self._rne(self._model, data, 1, self._torque)
-        data.qvel[:7] = 0.0
-        self._velocities(self._model, data)
+        self._qvel.fill(0.0)
+        self._cvel.fill(0.0)  # as mj_comVel makes it at rest
         motion = self._torque[:7] + self._armature * ddq + self._damping * dq
         return weight, motion + self._friction * np.tanh(dq / STICTION)
 

@@ -90,6 +90,8 @@ class SafetyState:
         self._change: Array = np.empty((2, batch, joints))
         self._any_stopped = False
         self._quick: Array = np.empty((4, batch, joints))
+        self._parts = (*self._quick, *self._load, *self._change)
+        """Views of the above, made once: a tick has no time to make them."""
         self.reset(limits, slice(None), q)
 
     def reset(self, limits: SafetyLimits, rows: slice | NDArray[np.intp], q: Array) -> None:
@@ -147,16 +149,17 @@ def protect(
     events = _watch(limits, step, state, measured) if measured is not None else None
 
     quick = state._quick
+    speed, gain, lag, off, *_ = state._parts
     with np.errstate(over="ignore", invalid="ignore"):  # wild targets fail the test below
-        speed = np.subtract(target, state.command, out=quick[0])
+        np.subtract(target, state.command, out=speed)
         speed *= step.per_s
         rest = np.abs(speed)
         rest *= speed
         rest *= limits.stop
         rest += target
-        np.subtract(speed, state.velocity, out=quick[1])
-        np.subtract(state._target, state.command, out=quick[2])
-        np.subtract(rest, limits.mid, out=quick[3])
+        np.subtract(speed, state.velocity, out=gain)
+        np.subtract(state._target, state.command, out=lag)
+        np.subtract(rest, limits.mid, out=off)
     at = target
     hits = None
     within = np.count_nonzero(np.abs(quick) <= step.quick)
@@ -280,11 +283,11 @@ def _watch(
     limits: SafetyLimits, step: TickLimits, state: SafetyState, measured: Measured
 ) -> dict[str, Flags] | None:
     """Rule 5: low-passed torques against their limits; rows above them stop."""
-    load = state._load
-    change = state._change
-    np.subtract(measured.tau, load[0], out=change[0])
-    np.subtract(measured.tau, measured.explained, out=change[1])
-    change[1] -= load[1]
+    load, change = state._load, state._change
+    *_, torque, force, more_torque, more_force = state._parts
+    np.subtract(measured.tau, torque, out=more_torque)
+    np.subtract(measured.tau, measured.explained, out=more_force)
+    more_force -= force
     change *= step.mix
     load += change
     fine = np.abs(load) <= limits.tau

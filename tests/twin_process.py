@@ -1,21 +1,35 @@
-"""`policyctl twin run` as a process of its own, for tests."""
+"""`policyctl twin run` as a process of its own, and programs on it, for tests."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
+import can
 import numpy as np
 
+from fleet.can import frames
+from fleet.can.arm import Arm
+from fleet.can.bus import open_bus
+from fleet.can.frames import PARAMETER_ID
+from fleet.can.gains import STIFF
+from fleet.can.host_loss import HostLoss
+from harness.twin.control import ask
+
 STARTED_WITHIN_S = 60.0
+PATIENT_S = 0.1
+"""Reply window on a busy machine."""
+ZERO = np.zeros(8)
 COMMAND = (sys.executable, "-c", "from ci.cli.main import main; main()")
 
 
@@ -76,3 +90,77 @@ class TwinProcess:
 def column(arm: dict[str, Any], name: str) -> np.ndarray:
     """One value of each joint of an arm's state, (8,)."""
     return np.array([joint[name] for joint in arm["joints"]])
+
+
+def joined(twin: TwinProcess, name: str = "right") -> can.BusABC:
+    return open_bus({"interface": "policyctl", "channel": str(twin.folder / f"{name}.sock")})
+
+
+def closing_bus(bus: can.BusABC) -> closing[can.BusABC]:
+    bus.close = bus.shutdown  # type: ignore[attr-defined]
+    return closing(bus)  # type: ignore[type-var]
+
+
+def refresh(slot: int = 0) -> can.Message:
+    return can.Message(
+        arbitration_id=PARAMETER_ID, data=frames.refresh(slot + 1), is_extended_id=False, is_fd=True
+    )
+
+
+def hold(arm: Arm, seconds: float) -> None:
+    """Command the pose that the arm has now, at 200 Hz. Raises ArmFault."""
+    move(arm, arm.state.q, seconds)
+
+
+def move(arm: Arm, goal: np.ndarray, seconds: float, *, rest_s: float = 0.0) -> None:
+    """A straight way from here to there, at 200 Hz. Raises ArmFault."""
+    start, began = arm.state.q, arm.now()
+    while (passed := arm.now() - began) < seconds + rest_s:
+        way = min(passed / seconds, 1.0)
+        arm.exchange(start + way * (goal - start), ZERO, STIFF.kp, STIFF.kd, ZERO)
+        arm.wait(0.005)
+
+
+def running(twin: TwinProcess, name: str = "right") -> Arm:
+    """Our driver, connected, enabled and holding."""
+    arm = Arm(joined(twin, name), name=name, fd=True, reply_window_s=PATIENT_S, silent_after_s=0.5)
+    arm.connect()
+    arm.enable()
+    hold(arm, 0.1)
+    return arm
+
+
+def drive_until_killed(channel: str, on_host_loss: HostLoss, holds: Event) -> None:
+    """A program of its own that holds an arm; `holds` once it does."""
+    bus = open_bus({"interface": "policyctl", "channel": channel})
+    arm = Arm(bus, fd=True, on_host_loss=on_host_loss, reply_window_s=PATIENT_S)
+    arm.connect()
+    arm.enable()
+    hold(arm, 0.2)
+    holds.set()
+    hold(arm, 1e6)
+
+
+def make(twin: TwinProcess, fault: str, **event: object) -> None:
+    ask(twin.control, {"do": "fault", "event": {"fault": fault, **event}})
+
+
+def state_of(twin: TwinProcess, name: str = "right") -> dict[str, Any]:
+    arms = ask(twin.control, {"do": "state"})["arms"]
+    found: dict[str, Any] = next(arm for arm in arms if arm["arm"] == name)
+    return found
+
+
+def eventually(what: Callable[[], bool], within_s: float = 5.0) -> bool:
+    end = time.monotonic() + within_s
+    while not what():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])

@@ -17,6 +17,7 @@ import click
 
 from ci.cli.arm_run import command as run
 from ci.cli.output import emit, narrate, wants_json
+from ci.cli.tables import table
 from registry.errors import Refused, ServiceFailed, UsageError
 
 if TYPE_CHECKING:
@@ -124,9 +125,10 @@ def scan_command(where: Where) -> None:
             hint="check power, the cable before the first silent joint, and MST_ID; docs/arm.md",
         )
     columns = ("joint", "esc_id", "answers_on", "status", "q", "vmax", "tmax", "mode", "bit_rate")
+    shown = [{**row, "answers_on": _hexadecimal(row["answers_on"])} for row in rows]
     emit(
         {"arm": where.side, "motors": rows, "stray": found.stray},
-        _table(rows, (*columns, "firmware")),
+        table(shown, (*columns, "firmware"), ("joint", "answers_on", "status")),
         error=error,
     )
 
@@ -141,7 +143,7 @@ def monitor(where: Where, hz: float, seconds: float | None) -> None:
     with _until_interrupted(), closing(_watching(where, hz, seconds, _monitor_rows)) as looks:
         for rows in looks:
             last = rows
-    emit({"arm": where.side, "motors": last}, _table(last, tuple(last[0]) if last else ()))
+    emit({"arm": where.side, "motors": last}, table(last, tuple(last[0]) if last else ()))
 
 
 @command.command("zero")
@@ -171,7 +173,7 @@ def zero(where: Where, joints: tuple[str, ...], yes: bool) -> None:
         if name in chosen:
             pair = round(float(before.q[i]), 4), round(float(after.q[i]), 4)
             rows.append({"joint": name, "before": pair[0], "after": pair[1]})
-    emit({"arm": where.side, "zeroed": rows}, _table(rows, ("joint", "before", "after")))
+    emit({"arm": where.side, "zeroed": rows}, table(rows, ("joint", "before", "after")))
 
 
 @command.command("limits")
@@ -225,7 +227,7 @@ def limits(where: Where, seconds: float | None, save: Path | None, lerobot: Path
     rows = _range_rows(found.low, found.high, own)
     emit(
         {"arm": where.side, "saved": None if save is None else str(save), **found.to_json()},
-        _table(rows, tuple(rows[0])),
+        table(rows, tuple(rows[0])),
     )
 
 
@@ -253,7 +255,7 @@ def _watching(
                 due = driver.now() + 1.0 / hz
                 rows = rows_of(driver.link, driver.refresh())
                 if live.is_started:
-                    live.update(_table(rows, tuple(rows[0])), refresh=True)
+                    live.update(table(rows, tuple(rows[0])), refresh=True)
                 yield rows
                 driver.wait(max(due - driver.now(), 1e-3))
 
@@ -287,6 +289,10 @@ def _monitor_rows(link: MotorLink, state: ArmState) -> list[dict[str, Any]]:
     ]
 
 
+def _hexadecimal(identifier: int | None) -> str | None:
+    return None if identifier is None else f"{identifier:#05x}"
+
+
 def _whole_ms(age_s: float) -> float | None:
     return round(1e3 * age_s, 1) if age_s < 1e6 else None
 
@@ -309,15 +315,3 @@ def _range_rows(low: Any, high: Any, own: tuple[Any, Any]) -> list[dict[str, Any
         }
         for i, motor in enumerate(OPENARM_MOTORS)
     ]
-
-
-def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in columns:
-        table.add_column(name.replace("_", " "), justify="left" if name == "joint" else "right")
-    for row in rows:
-        cells = (row.get(name) for name in columns)
-        table.add_row(*("-" if cell is None else str(cell) for cell in cells))
-    return table

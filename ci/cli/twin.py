@@ -7,6 +7,7 @@ was seen. `fault` reaches a running twin by its control socket.
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci.cli.output import emit, narrate, wants_json
+from ci.cli.tables import table
 from registry.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from harness.twin.live import LiveTwin
     from harness.twin.wire import WireModel
 
 INTERFACES = ("policyctl", "udp_multicast", "socketcand", "socketcan")
@@ -43,7 +44,11 @@ _control = click.option(
 )
 @click.option("--interface", type=click.Choice(INTERFACES), default="policyctl", show_default=True)
 @click.option("--channel", help="Socket path, multicast group, can0, vcan0; {arm} is replaced.")
-@click.option("--port", type=int, help="Of udp_multicast or socketcand; a second arm's is +1.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Of udp_multicast or socketcand; a second arm's is +1. 0: socketcand takes a free one.",
+)
 @click.option(
     "--door",
     "more",
@@ -91,6 +96,7 @@ def run(
     control: Path | None,
 ) -> None:
     """Serve a twin's motors in real time to programs on this machine."""
+    from ci.cli.twin_view import view
     from ci.twin_process import Settings, how_to_connect, live_twin, parse_door
     from harness.twin.script import load_script
 
@@ -99,9 +105,10 @@ def run(
         first["channel"] = channel
     if port is not None:
         first["port"] = port
-    events = load_script(script) if script is not None else ()
+    sides = arms or ("right",)
+    events = load_script(script, sides) if script is not None else ()
     settings = Settings(
-        arms=arms or ("right",),
+        arms=sides,
         doors=((None, first), *(parse_door(text) for text in more)),
         control=control or _default_control(),
         seed=seed,
@@ -116,11 +123,14 @@ def run(
         if events:
             twin.play(events)
         doors = how_to_connect(twin)
-        narrate(f"a twin with the {' and '.join(settings.arms)} arm; ctrl-C ends it")
+        narrate(f"a twin with the {' and '.join(sides)} arm; ctrl-C ends it")
         for door in doors:
             narrate(f"  {door['try']}")
-        narrate(f"  policyctl twin fault silent --joint joint4 --control {settings.control}")
-        with _view(twin) if live and not wants_json() else nullcontext():
+        reach = f" --control {settings.control}" if control is not None else ""
+        which = f" --arm {sides[0]}" if len(sides) > 1 else ""
+        narrate(f"  policyctl twin fault silent --joint joint4{which}{reach}")
+        shows = live and not wants_json() and sys.stderr.isatty()
+        with view(twin) if shows else nullcontext():
             twin.run(lambda: not stop, seconds)
         state = twin.state()
     error = None
@@ -154,7 +164,7 @@ def fault(
 ) -> None:
     """Make or end a trouble of a running twin: one class of what happens in the field."""
     from harness.twin.control import ask
-    from harness.twin.faults import FAULTS
+    from harness.twin.fault_table import FAULTS
     from harness.twin.script import load_script
 
     if listing:
@@ -168,7 +178,7 @@ def fault(
             }
             for one, known in FAULTS.items()
         ]
-        emit({"faults": rows}, _table(rows, ("fault", "seen_as", "of", "does", "details")))
+        emit({"faults": rows}, table(rows, ("fault", "seen_as", "of", "does", "details")))
         return
     if (name is None) == (script is None) and not (clear and script is None):
         raise UsageError(
@@ -178,11 +188,13 @@ def fault(
         )
     where = control or _default_control()
     if script is not None:
-        events = load_script(script)
+        sides = [one["arm"] for one in ask(where, {"do": "state"})["arms"]]
+        events = load_script(script, sides)
         ask(where, {"do": "script", "events": [event.model_dump() for event in events]})
         rows = [event.model_dump() for event in events]
         emit(
-            {"script": str(script), "events": rows}, _table(rows, ("at", "fault", "joint", "clear"))
+            {"script": str(script), "events": rows},
+            table(rows, ("at", "fault", "arm", "joint", "clear"), ("fault", "arm", "joint")),
         )
         return
     if name is None:
@@ -192,8 +204,23 @@ def fault(
         event["details"] = dict(_detail(text) for text in details)
         state = ask(where, {"do": "fault", "event": event})
     standing = {one["arm"]: one["faults"] for one in state["arms"]}
-    text = "\n".join(f"{side}: {', '.join(found) or 'well'}" for side, found in standing.items())
-    emit({"standing": standing, "time_s": state["time_s"]}, text)
+    emit(
+        {"standing": standing, "time_s": state["time_s"], "arms": state["arms"]},
+        "\n".join(_standing(one) for one in state["arms"]),
+    )
+
+
+def _standing(state: dict[str, Any]) -> str:
+    """What is wrong with an arm: causes, and motors that show traces of one."""
+    troubles = ", ".join(state["faults"]) or "no trouble"
+    well = ("enabled", "disabled")
+    ill = [one for one in state["joints"] if one["status"] not in well]
+    same = {one["status"] for one in ill}
+    if len(ill) == len(state["joints"]) and len(same) == 1:
+        said = [f"all motors: {same.pop()}"]
+    else:
+        said = [f"{one['joint']}: {one['status']}" for one in ill]
+    return "; ".join((f"{state['arm']}: {troubles}", *said))
 
 
 def _detail(text: str) -> tuple[str, Any]:
@@ -217,7 +244,10 @@ def _default_control() -> Path:
 def _wire(loss: float, seed: int, bit_rate: str | None) -> WireModel:
     from harness.twin.wire import WireModel
 
-    return WireModel(data_bps=1e6 if bit_rate == "1M" else 5e6, loss=loss, seed=seed)
+    try:
+        return WireModel(data_bps=1e6 if bit_rate == "1M" else 5e6, loss=loss, seed=seed)
+    except ValueError as error:
+        raise UsageError("there is no such bus", evidence=str(error)) from None
 
 
 @contextmanager
@@ -238,60 +268,6 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-@contextmanager
-def _view(twin: LiveTwin) -> Iterator[None]:
-    """The motors on the terminal, drawn by a thread of its own so that frames do not wait."""
-    import threading
-
-    from rich.console import Console, Group
-    from rich.live import Live
-
-    done = threading.Event()
-    newest: list[dict[str, Any]] = [twin.state()]
-
-    def look() -> None:
-        newest[0] = twin.state()
-
-    with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
-
-        def draw() -> None:
-            while not done.wait(0.2):
-                state = newest[0]
-                live.update(Group(*(_arm_table(one) for one in state["arms"])), refresh=True)
-
-        twin.look, twin.look_s = look, 0.2
-        thread = threading.Thread(target=draw, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-
-
-def _arm_table(state: dict[str, Any]) -> Any:
-    import math
-
-    rows = [
-        {
-            "joint": one["joint"],
-            "status": one["status"],
-            "mode": one["mode"],
-            "deg": round(math.degrees(one["q"]), 2),
-            "deg_s": round(math.degrees(one["dq"]), 1),
-            "nm": round(one["tau"], 2),
-            "mos_c": one["mos_c"],
-            "coil_c": one["coil_c"],
-        }
-        for one in state["joints"]
-    ]
-    table = _table(rows, tuple(rows[0]))
-    troubles = ", ".join(state["faults"]) or "no trouble"
-    table.title = f"{state['arm']}: {state['heard']} frames in, {state['said']} out; {troubles}"
-    table.title_justify = "left"
-    return table
-
-
 def _summary(state: dict[str, Any]) -> str:
     lines = [f"{state['time_s']} s, {state['slipped_s']} s behind the clock"]
     lines += [
@@ -299,16 +275,3 @@ def _summary(state: dict[str, Any]) -> str:
         for one in state["arms"]
     ]
     return "\n".join(lines)
-
-
-def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in columns:
-        words = name in ("joint", "fault", "seen_as", "does", "details", "of", "status")
-        table.add_column(name.replace("_", " "), justify="left" if words else "right")
-    for row in rows:
-        cells = (row.get(name) for name in columns)
-        table.add_row(*("-" if cell is None else str(cell) for cell in cells))
-    return table

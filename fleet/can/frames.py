@@ -264,12 +264,17 @@ class ArmCodec:
         self._high = np.stack([pmax, vmax, np.full(n, KP_MAX), np.full(n, KD_MAX), tmax])
         self._span = self._high - self._low
         self._top = np.repeat([[65535.0], [4095.0], [4095.0], [4095.0], [4095.0]], n, axis=1)
-        self._shift = _words((48, 36, 24, 12, 0), n)
-        self._place = np.left_shift(np.uint64(1), self._shift[:, 0])
+        shift = _words((48, 36, 24, 12, 0), n)
+        self._place = np.left_shift(np.uint64(1), shift[:, 0])
         """What a field is multiplied by to stand at its bits: fields do not overlap, so adding them
         is or-ing them."""
-        self._mask = _words((0xFFFF, 0xFFF, 0xFFF, 0xFFF, 0xFFF), n)
+        mask = _words((0xFFFF, 0xFFF, 0xFFF, 0xFFF, 0xFFF), n)
+        self._mask = np.left_shift(mask, shift)
+        self._scale = self._top * np.exp2(shift.astype(float))
+        """Decoding divides a field where it stands by this: a power of two costs no bit, so the
+        quotient is that of the shifted field."""
         self._x = np.empty((5, n))
+        self._rows = tuple(self._x)
         self._u = np.empty((5, n), np.uint64)
         self._fields = (0, 1, 4)
         self._feedback_low = np.ascontiguousarray(self._low[self._fields, :])
@@ -280,19 +285,19 @@ class ArmCodec:
         self._feedback_place = np.left_shift(np.uint64(1), shift[:, 0])
         self._feedback_mask = np.left_shift(_words((0xFFFF, 0xFFF, 0xFFF), n), shift)
         self._feedback_scale = self._feedback_top * np.exp2(shift.astype(float))
-        """Decoding divides a field where it stands by this: a power of two costs no bit, so the
-        quotient is that of the shifted field."""
         self._y = np.empty((3, n))
+        self._said = tuple(self._y)
         self._v = np.empty((3, n), np.uint64)
 
     def encode_mit(self, q: Array, dq: Array, kp: Array, kd: Array, tau: Array) -> bytearray:
         """8 N bytes, one MIT command after the other; inputs (N,). NaN and inf are refused."""
         x, u = self._x, self._u
-        x[0] = q
-        x[1] = dq
-        x[2] = kp
-        x[3] = kd
-        x[4] = tau
+        q_row, dq_row, kp_row, kd_row, tau_row = self._rows
+        q_row[...] = q
+        dq_row[...] = dq
+        kp_row[...] = kp
+        kd_row[...] = kd
+        tau_row[...] = tau
         if not math.isfinite(np.add.reduce(x, axis=None)):
             raise ValueError(f"MIT command is not finite: {x.tolist()}")
         np.maximum(x, self._low, out=x)
@@ -306,10 +311,9 @@ class ArmCodec:
     def decode_mit(self, data: bytes | bytearray) -> Array:
         """(5, N): q, dq, kp, kd, tau of N commands, as a motor understands them."""
         u, x = self._u, np.empty((5, self._n))
-        np.right_shift(np.frombuffer(data, _WIRE).astype(np.uint64), self._shift, out=u)
-        np.bitwise_and(u, self._mask, out=u)
+        np.bitwise_and(np.frombuffer(data, _WIRE).astype(np.uint64), self._mask, out=u)
         x[...] = u
-        np.divide(x, self._top, out=x)
+        np.divide(x, self._scale, out=x)
         np.multiply(x, self._span, out=x)
         np.add(x, self._low, out=x)
         return x
@@ -319,9 +323,10 @@ class ArmCodec:
     ) -> bytearray:
         """8 N bytes, one feedback after the other; `header` (N,) from `feedback_header`."""
         y, v = self._y, self._v
-        y[0] = q
-        y[1] = dq
-        y[2] = tau
+        q_row, dq_row, tau_row = self._said
+        q_row[...] = q
+        dq_row[...] = dq
+        tau_row[...] = tau
         np.maximum(y, self._feedback_low, out=y)
         np.minimum(y, self._feedback_high, out=y)
         np.subtract(y, self._feedback_low, out=y)

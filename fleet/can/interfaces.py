@@ -13,6 +13,7 @@ Rules
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -51,6 +52,7 @@ def options_of(interface: str, options: Mapping[str, Any]) -> dict[str, Any]:
         case "udp_multicast":
             _need(interface, found, "channel", "239.74.163.91")
             _need(interface, found, "port", "43311")
+            _multicast(interface, str(found["channel"]))
             _installed("msgpack", "udp_multicast", "msgpack")
             if found.setdefault("hop_limit", 0) != 0:
                 raise UsageError(
@@ -132,6 +134,18 @@ def _need(interface: str, options: Mapping[str, Any], name: str, example: str) -
             evidence=f"given: {', '.join(sorted(options)) or 'nothing'}",
             hint=f"for example {name}: {example}",
         )
+
+
+def _multicast(interface: str, group: str) -> None:
+    try:
+        if ipaddress.ip_address(group).is_multicast:
+            return
+    except ValueError:
+        pass
+    raise UsageError(
+        f"{interface} needs a multicast group, and {group} is none",
+        hint="for example channel: 239.74.163.91, or ff11::7079:6367",
+    )
 
 
 def _no_fd(interface: str, fd: bool) -> None:

@@ -80,11 +80,10 @@ def settle(link: MotorLink, checks: Checks) -> ArmState:
             if (spread < SETTLED_WITHIN_RAD).all():
                 return state
         link.wait(started + SAMPLE_PERIOD_S - link.now())
-    raise checks.fault(
-        FaultKind.UNSETTLED,
-        np.flatnonzero(spread >= SETTLED_WITHIN_RAD),
-        f"spread over {SETTLED_SAMPLES} samples: {np.round(spread, 3).tolist()} rad",
-    )
+    says = f"spread over {SETTLED_SAMPLES} samples: {np.round(spread, 3).tolist()} rad"
+    if not np.isfinite(spread).all():
+        says = f"never were {SETTLED_SAMPLES} samples in a row answered by every motor"
+    raise checks.fault(FaultKind.UNSETTLED, np.flatnonzero(spread >= SETTLED_WITHIN_RAD), says)
 
 
 def switch(link: MotorLink, checks: Checks, code: Special) -> ArmState:

@@ -30,7 +30,7 @@ class ControlServer:
         """Raises UsageError if another twin listens there, ServiceFailed."""
         self.path = path
         self._handle = handle
-        self._listening = listen(path, socket.SOCK_STREAM)
+        self._listening = listen(path, socket.SOCK_STREAM, "--control")
         self._asking: dict[int, tuple[socket.socket, bytearray]] = {}
 
     def sources(self) -> Iterable[int]:

@@ -4,6 +4,7 @@ Rules
 - A door serves one arm. It hands over the frames that programs send, with who sent each, and
   delivers frames to all its programs, the sender of a frame excepted: as on a CAN bus.
 - A door that carries classic frames only says so; the twin's motors are set up for it.
+- Where motors answer already, no twin is served beside them: two would answer every frame.
 - Nothing here leaves this machine unless its owner names another address: Unix sockets are for
   their owner, multicast has hop limit 0, TCP listens on the loopback.
 """
@@ -12,20 +13,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import can
 
+from fleet.can import frames
 from fleet.can.bus import open_bus
+from fleet.can.frames import PARAMETER_ID
 from fleet.can.health import BUS_ERRORS
 from fleet.can.interfaces import EchoFreeBus
+from fleet.can.motors import OPENARM_MOTORS
 from harness.twin.adapter import Adapter
 from registry.errors import ServiceFailed, UsageError
 
 Taken = tuple[object, can.Message | None]
 """Who sent it, and the frame; None asks to purge the adapter's queue."""
+
+ANSWERS_WITHIN_S = 0.25
+"""A twin that lags behind its clock answers within this."""
 
 INTERFACES = ("policyctl", "udp_multicast", "socketcand", "socketcan")
 
@@ -70,6 +78,11 @@ class BusDoor:
         self._bus = open_bus(where)
         inner = self._bus.inner if isinstance(self._bus, EchoFreeBus) else self._bus
         self._source = inner.fileno()
+        try:
+            self._alone()
+        except UsageError:
+            self._bus.shutdown()
+            raise
         self.lost = 0
         """Frames that this door could not deliver."""
 
@@ -97,6 +110,26 @@ class BusDoor:
 
     def close(self) -> None:
         self._bus.shutdown()
+
+    def _alone(self) -> None:
+        """Ask for our motors. Raises UsageError if somebody answers."""
+        with contextlib.suppress(*BUS_ERRORS):  # nobody acknowledges: nobody is there
+            for motor in OPENARM_MOTORS:
+                data = frames.refresh(motor.esc_id)
+                self._bus.send(
+                    can.Message(arbitration_id=PARAMETER_ID, data=data, is_extended_id=False)
+                )
+        deadline = time.monotonic() + ANSWERS_WITHIN_S
+        answers = {motor.mst_id for motor in OPENARM_MOTORS}
+        while (left := deadline - time.monotonic()) > 0.0:
+            heard = self._bus.recv(left)
+            if heard is not None and heard.arbitration_id in answers:
+                named = ", ".join(f"{name} {value}" for name, value in self.where.items())
+                raise UsageError(
+                    "another twin or an arm answers on this bus",
+                    evidence=f"{named}: a frame on {heard.arbitration_id:#05x}",
+                    hint="end the other twin, or name another --port or --channel",
+                )
 
 
 def open_door(where: Mapping[str, Any]) -> Door:

@@ -4,11 +4,10 @@
     clear(target, NAME=None, arm=None, joint=None)
 
 `target` is a TwinWorld, or the FaultyBus of one of its arms (then `arm` is that one). `arm` may be
-left out where the twin has one arm, `joint` where the table says so. Names are `FAULTS`; every
-class of fleet/can/faults.py has one of its own name, others are ways to the same class. `clear`
-without a name ends everything injected. Both raise UsageError for names, arms, joints or details
-that are not known, Refused where the trouble cannot be (an adapter fault, and no bus of that arm
-is a FaultyBus).
+left out where the twin has one arm, `joint` where the table says so. Names and details are those
+of harness/twin/fault_table.py. `clear` without a name ends everything injected. Both raise
+UsageError for what is not known there, Refused where the trouble cannot be (an adapter fault, and
+no bus of that arm is a FaultyBus).
 
 Rules
 - A fault is what happens to the hardware; what the driver makes of it is `Fault.seen_as`.
@@ -22,15 +21,12 @@ Units: °C, V, rad; a turn is 2 pi.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any
 
 import can
 import numpy as np
 
 from fleet.can import frames
-from fleet.can.faults import Condition, FaultKind
 from fleet.can.frames import PARAMETER_ID, Status
 from fleet.can.motors import Register
 from harness.twin.adapter import (
@@ -43,9 +39,12 @@ from harness.twin.adapter import (
     FaultyBus,
     error_frame,
 )
+from harness.twin.fault_table import FAULTS, JOINTS, Fault, check, place_of
 from harness.twin.motors import SUPPLY_V, MotorBank
 from harness.twin.physics import TwinWorld
 from registry.errors import Refused, UsageError
+
+__all__ = ["FAULTS", "Fault", "clear", "inject"]
 
 Target = TwinWorld | FaultyBus
 
@@ -54,63 +53,6 @@ LOW_SUPPLY_V, HIGH_SUPPLY_V = 12.0, 36.0
 NOISE_RAD = 0.02
 FULL_SENDS = 12
 
-
-@dataclass(frozen=True)
-class Fault:
-    """One trouble. `at`: which motors it needs (`joint` one, `all` by default every one)."""
-
-    seen_as: FaultKind | Condition
-    at: Literal["joint", "all", "arm"]
-    does: str
-    details: tuple[str, ...] = ()
-
-
-_MOTOR, _ADAPTER = FaultKind.MOTOR, FaultKind.ADAPTER_LOST
-
-FAULTS: Final[Mapping[str, Fault]] = MappingProxyType(
-    {
-        "motor": Fault(
-            _MOTOR, "joint", "a motor faults with `status` (E, overload)", ("status", "coil", "mos")
-        ),
-        "over_voltage": Fault(_MOTOR, "all", "the supply rises to 36 V"),
-        "over_current": Fault(_MOTOR, "joint", "a motor draws more than its drive bears"),
-        "mos_over_temperature": Fault(_MOTOR, "joint", "a drive at 125 °C", ("mos",)),
-        "coil_over_temperature": Fault(_MOTOR, "joint", "a coil at 105 °C", ("coil",)),
-        "communication_lost": Fault(_MOTOR, "all", "the motors' own watchdogs end"),
-        "overload": Fault(_MOTOR, "joint", "a motor is overloaded"),
-        "under_voltage": Fault(FaultKind.UNDER_VOLTAGE, "all", "the supply falls to 12 V"),
-        "disabled": Fault(
-            FaultKind.DISABLED, "joint", "a motor's power fails for an instant: it boots, disabled"
-        ),
-        "power_cut": Fault(FaultKind.SILENT, "joint", "a motor is without power: limp and silent"),
-        "silent": Fault(
-            FaultKind.SILENT, "joint", "a motor's data line is broken: it goes on as it was"
-        ),
-        "dead_bus": Fault(
-            FaultKind.DEAD_BUS, "arm", "the cable to all motors is cut: they go on as they were"
-        ),
-        "power_off": Fault(
-            FaultKind.DEAD_BUS, "arm", "hardware e-stop: no motor of the arm has power"
-        ),
-        "bus_off": Fault(FaultKind.BUS_OFF, "arm", "the adapter leaves the bus"),
-        "adapter_lost": Fault(_ADAPTER, "arm", "the interface vanishes; cleared, it is a new one"),
-        "master_id": Fault(
-            FaultKind.MASTER_ID, "joint", "a motor answers on id `mst_id` (0)", ("mst_id",)
-        ),
-        "foreign": Fault(
-            FaultKind.FOREIGN, "arm", "another program sends a frame", ("identifier", "data")
-        ),
-        "pose": Fault(FaultKind.POSE, "joint", "a joint reads a turn off", ("turns",)),
-        "unsettled": Fault(FaultKind.UNSETTLED, "joint", "a joint's reading shakes", ("noise",)),
-        "setup": Fault(FaultKind.SETUP, "joint", "a motor acknowledges writes and forgets them"),
-        "queue_full": Fault(
-            Condition.QUEUE_FULL, "arm", "`count` (12) frames do not fit the queue", ("count",)
-        ),
-        "error_passive": Fault(Condition.ERROR_PASSIVE, "arm", "the adapter counts many errors"),
-        "other_arm": Fault(Condition.OTHER_ARM, "arm", "all arms but this one lose power"),
-        "e_stop": Fault(FaultKind.DEAD_BUS, "arm", "hardware e-stop: every arm loses power"),
-    }
-)
 
 _STATUS = {
     "over_current": Status.OVER_CURRENT,
@@ -133,23 +75,19 @@ def inject(
     **details: Any,
 ) -> None:
     """Make the trouble `name`. Raises UsageError, Refused."""
-    fault = _known(name)
-    unknown = sorted(set(details) - set(fault.details))
-    if unknown:
-        raise UsageError(
-            f"{name} takes no {unknown[0]}",
-            hint=f"it takes {', '.join(fault.details) or 'no details'}",
-        )
-    world, arm = _place(target, arm)
-    slots = _slots(world.bank(arm), fault, name, joint)
+    world = _world(target)
+    arm, details = check(
+        name, world.config.arms, arm=arm or _arm_of(target), joint=joint, details=details
+    )
     if name in _NEEDS_ADAPTER and not world.adapter(arm).handles:
         raise Refused(
             f"{name} is a trouble of the adapter, and no program goes through one",
             evidence=f"no bus of the {arm} arm is a FaultyBus",
             hint="wrap it: FaultyBus(world.bus(arm))",
         )
-    for slot in slots:
-        _break_motor(world.bank(arm), slot, name, details)
+    fault, bank = FAULTS[name], world.bank(arm)
+    for slot in _slots(fault, joint):
+        _break_motor(bank, slot, name, details)
     if fault.at == "arm":
         _break_arm(world, arm, name, details)
     world.injected.setdefault(arm, {})[name, joint] = fault
@@ -162,21 +100,18 @@ def clear(
 
     What was not injected is not an error: it is well already.
     """
+    world = _world(target)
+    arm = arm or _arm_of(target)
     if name is None:
-        world = _world(target)
-        if isinstance(target, FaultyBus):
-            arm = target.arm
-        for where in world.config.arms if arm is None else (_place(target, arm)[1],):
+        for where in world.config.arms if arm is None else (place_of(world.config.arms, arm),):
             for one, at in list(world.injected.get(where, {})):
                 clear(target, one, arm=where, joint=at)
         return
-    fault = _known(name)
-    world, arm = _place(target, arm)
-    bank = world.bank(arm)
-    there = world.injected.get(arm, {})
+    arm, _ = check(name, world.config.arms, arm=arm, joint=joint, clear=True)
+    fault, bank, there = FAULTS[name], world.bank(arm), world.injected.get(arm, {})
     for one, at in list(there):
         if one == name and joint in (None, at):
-            for slot in _slots(bank, fault, name, at):
+            for slot in _slots(fault, at):
                 _mend_motor(bank, slot, name)
             if fault.at == "arm":
                 _mend_arm(world, arm, name)
@@ -190,15 +125,15 @@ def _break_motor(bank: MotorBank, slot: int, name: str, details: Mapping[str, An
     match name:
         case "motor":
             bank.warm(slot, coil=details.get("coil"), mos=details.get("mos"))
-            bank.fail(slot, Status(int(details.get("status", Status.OVERLOAD))))
+            bank.fail(slot, details.get("status", Status.OVERLOAD))
         case "over_voltage" | "under_voltage":
             bank.supply[slot] = HIGH_SUPPLY_V if name == "over_voltage" else LOW_SUPPLY_V
             bank.fail(slot, _STATUS[name])
         case "mos_over_temperature":
-            bank.warm(slot, mos=float(details.get("mos", HOT_MOS)))
+            bank.warm(slot, mos=details.get("mos", HOT_MOS))
             bank.fail(slot, _STATUS[name])
         case "coil_over_temperature":
-            bank.warm(slot, coil=float(details.get("coil", HOT_COIL)))
+            bank.warm(slot, coil=details.get("coil", HOT_COIL))
             bank.fail(slot, _STATUS[name])
         case "over_current" | "overload" | "communication_lost":
             bank.fail(slot, _STATUS[name])
@@ -210,12 +145,12 @@ def _break_motor(bank: MotorBank, slot: int, name: str, details: Mapping[str, An
         case "silent":
             bank.mute(slot)
         case "master_id":
-            bank.registers_of(slot).ram[Register.MST_ID] = int(details.get("mst_id", 0))
+            bank.registers_of(slot).ram[Register.MST_ID] = details.get("mst_id", 0)
             bank.reload()
         case "pose":
-            bank.misread(slot, offset=2.0 * np.pi * float(details.get("turns", 1)))
+            bank.misread(slot, offset=2.0 * np.pi * details.get("turns", 1))
         case "unsettled":
-            bank.misread(slot, noise=float(details.get("noise", NOISE_RAD)))
+            bank.misread(slot, noise=details.get("noise", NOISE_RAD))
         case "setup":
             bank.registers_of(slot).stuck = True
 
@@ -257,7 +192,7 @@ def _break_arm(world: TwinWorld, arm: str, name: str, details: Mapping[str, Any]
         case "foreign":
             _speak(world, arm, details)
         case "queue_full":
-            adapter.full = int(details.get("count", FULL_SENDS))
+            adapter.full = details.get("count", FULL_SENDS)
         case "error_passive":
             adapter.extra.append(error_frame(CONTROLLER, TX_PASSIVE))
 
@@ -286,10 +221,9 @@ def _without_power(world: TwinWorld, arm: str, name: str) -> tuple[str, ...]:
     """The arms whose supply is off."""
     if name == "power_off":
         return (arm,)
-    others = tuple(one for one in world.config.arms if one != arm)
-    if name == "other_arm" and not others:
-        raise UsageError("this twin has no other arm", evidence=f"arms: {arm}")
-    return others if name == "other_arm" else world.config.arms
+    if name == "e_stop":
+        return world.config.arms
+    return tuple(one for one in world.config.arms if one != arm)
 
 
 def _power(world: TwinWorld, arms: tuple[str, ...], *, on: bool) -> None:
@@ -302,9 +236,8 @@ def _power(world: TwinWorld, arms: tuple[str, ...], *, on: bool) -> None:
 
 def _speak(world: TwinWorld, arm: str, details: Mapping[str, Any]) -> None:
     """Another program's frame: the motors hear it, and so does ours, with their answer."""
-    identifier = int(details.get("identifier", PARAMETER_ID))
+    identifier = details.get("identifier", PARAMETER_ID)
     data = details.get("data", frames.refresh(1))
-    data = bytes.fromhex(data) if isinstance(data, str) else bytes(data)
     adapter: Adapter = world.adapter(arm)
     adapter.extra.append(can.Message(arbitration_id=identifier, data=data, is_extended_id=False))
     answer = world.bank(arm).receive(identifier, data, world.now())
@@ -317,12 +250,6 @@ def _speak(world: TwinWorld, arm: str, details: Mapping[str, Any]) -> None:
 # -- names to things
 
 
-def _known(name: str) -> Fault:
-    if name not in FAULTS:
-        raise UsageError(f"no fault {name!r}", hint=f"one of: {', '.join(FAULTS)}")
-    return FAULTS[name]
-
-
 def _world(target: Target) -> TwinWorld:
     world = target.world if isinstance(target, FaultyBus) else target
     if world is None:
@@ -330,29 +257,13 @@ def _world(target: Target) -> TwinWorld:
     return world
 
 
-def _place(target: Target, arm: str | None) -> tuple[TwinWorld, str]:
-    world = _world(target)
-    if isinstance(target, FaultyBus):
-        arm = arm or target.arm
-    arms = world.config.arms
-    if arm is None and len(arms) == 1:
-        arm = arms[0]
-    if arm not in arms:
-        raise UsageError(
-            "which arm?" if arm is None else f"this twin has no {arm} arm",
-            hint=f"one of: {', '.join(arms)}",
-        )
-    return world, arm
+def _arm_of(target: Target) -> str | None:
+    """The arm that a bus is of; a whole twin names none."""
+    return target.arm if isinstance(target, FaultyBus) else None
 
 
-def _slots(bank: MotorBank, fault: Fault, name: str, joint: str | None) -> tuple[int, ...]:
-    joints = [address.joint for address in bank.addresses]
+def _slots(fault: Fault, joint: str | None) -> tuple[int, ...]:
+    """The motors that it breaks."""
     if fault.at == "arm":
-        if joint is not None:
-            raise UsageError(f"{name} is a trouble of the whole arm", hint="name no joint")
         return ()
-    if joint is None and fault.at == "joint":
-        raise UsageError(f"{name} needs a joint", hint=f"one of: {', '.join(joints)}")
-    if joint is not None and joint not in joints:
-        raise UsageError(f"no joint {joint!r}", hint=f"one of: {', '.join(joints)}")
-    return tuple(i for i, one in enumerate(joints) if joint in (None, one))
+    return tuple(i for i, one in enumerate(JOINTS) if joint in (None, one))

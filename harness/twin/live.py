@@ -29,7 +29,8 @@ from fleet.can.motors import Mode
 from harness.twin.adapter import FaultyBus
 from harness.twin.control import ControlServer
 from harness.twin.doors import Door
-from harness.twin.faults import FAULTS, clear
+from harness.twin.fault_table import FAULTS
+from harness.twin.faults import clear
 from harness.twin.physics import TwinWorld
 from harness.twin.script import Event, Player
 from harness.twin.wire import Recorder, WireBus
@@ -76,10 +77,11 @@ class LiveTwin:
         self.lines = tuple(lines)
         self.slipped_s = 0.0
         self.control: ControlServer | None = None
+        self.tell = tell
+        """Says a line to whoever runs the twin."""
         self.look: Callable[[], None] = lambda: None
         """Called about every `look_s` from the loop: for a view."""
         self.look_s = 0.1
-        self._tell = tell
         self._recorder = recorder
         self._players: list[Player] = []
         self._epoch = time.time() - world.now()
@@ -109,16 +111,6 @@ class LiveTwin:
                 self._recorder.flush()
             self._wait()
 
-    def close(self) -> None:
-        """Let go of every socket and file."""
-        for line in self.lines:
-            for door in line.doors:
-                door.close()
-        if self.control is not None:
-            self.control.close()
-        if self._recorder is not None:
-            self._recorder.close()
-
     # -- time
 
     def _pass_time(self, now: float) -> None:
@@ -136,9 +128,9 @@ class LiveTwin:
         for player in tuple(self._players):
             try:
                 for event in player.play():
-                    self._tell(_told(event))
+                    self.tell(_told(event))
             except PolicyctlError as error:
-                self._tell(f"the script's event did not happen: {error.what}")
+                self.tell(f"the script's event did not happen: {error.what}")
             if player.done:
                 self._players.remove(player)
 
@@ -214,15 +206,15 @@ class LiveTwin:
             case "fault":
                 event = Event(at=0.0, **request["event"])
                 event.happen(self.world)
-                self._tell(_told(event))
+                self.tell(_told(event))
                 return self.state()
             case "clear":
                 clear(self.world, arm=request.get("arm"))
-                self._tell("all is well again")
+                self.tell("all is well again")
                 return self.state()
             case "script":
                 events = [Event.model_validate(event) for event in request["events"]]
-                self._players.append(Player(events, self.world))
+                self.play(events)
                 return {"events": len(events)}
             case "state":
                 return self.state()
@@ -230,7 +222,9 @@ class LiveTwin:
                 raise UsageError(f"no request {other!r}")
 
     def play(self, events: Sequence[Event]) -> None:
-        """Begin a script now."""
+        """Begin a script now. Raises UsageError if one of its events cannot be on this twin."""
+        for event in events:
+            event.check(self.world.config.arms)
         self._players.append(Player(events, self.world))
 
     def state(self) -> dict[str, Any]:
@@ -250,6 +244,7 @@ class LiveTwin:
             "heard": line.heard,
             "said": line.said,
             "refused": line.refused,
+            "replayed": len(line.bus.adapter.replayed),
             "programs": [door.programs for door in line.doors],
             "saves": bank.saves,
             "zeroings": bank.zeroings,
@@ -260,7 +255,7 @@ class LiveTwin:
             "joints": [
                 {
                     "joint": address.joint,
-                    "status": status_name(bank.status[i]),
+                    "status": status_name(bank.status[i]) if bank.powered[i] else "no power",
                     "mode": Mode(bank.mode(i)).name if bank.mode(i) in {*Mode} else bank.mode(i),
                     "q": round(float(q[i]), 5),
                     "dq": round(float(dq[i]), 4),

@@ -13,16 +13,14 @@ Rules
 - FE makes the present position zero and survives power loss; registers survive only if saved,
   which a motor does only while disabled. Flash writes are counted for ever. The turn count does
   not survive: after power-up a motor reads within half a turn of its zero.
-- Feedback carries the quantisation and truncation of the real fields, in the scale of the motor's
-  own PMAX, VMAX, TMAX registers, and the temperatures of harness/twin/heat.py.
+- What a motor makes of a command is in harness/twin/drive.py, what it says in feedback.py.
 
 Units: rad, rad/s, Nm, s, V, °C. Motor position = joint position - zero. Time is handed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -44,14 +42,12 @@ from fleet.can.frames import (
 )
 from fleet.can.motors import OPENARM_MOTORS, TIMEOUT_UNIT_S, Mode, MotorAddress, Register
 from harness.twin import modes, registers
+from harness.twin.drive import Commands, Drive
+from harness.twin.feedback import Feedback, Sense
 from harness.twin.heat import AMBIENT, MOS_LIMIT, Heat
-from harness.twin.modes import Goal, Goals
 from harness.twin.registers import Registers
 
-__all__ = ["AMBIENT", "MotorBank", "Reply"]
-
-Sense = Callable[[], tuple[Array, Array, Array]]
-"""Joint positions [rad], speeds [rad/s] and motor torques [Nm] now, each (N,)."""
+__all__ = ["AMBIENT", "Drive", "MotorBank", "Reply"]
 
 Reply = tuple[int, bytearray, bool]
 """Identifier, data, and whether it is a CAN FD frame."""
@@ -66,19 +62,6 @@ _OFFSETS = {
 }
 _NOBODY = (-1, Mode.MIT)
 _SPECIAL = int(Special.CLEAR_ERROR)
-_EIGHT = np.uint64(8)
-
-
-class Drive(NamedTuple):
-    """What the motors do: kp, kd, kp q_des + kd dq_des + tau_ff in joint positions, each (N,).
-
-    Zeros where torque is off; `goals` of motors in other modes than MIT, None if there are none.
-    """
-
-    kp: Array
-    kd: Array
-    ctrl: Array
-    goals: Goals | None
 
 
 class MotorBank:
@@ -107,27 +90,19 @@ class MotorBank:
         self.watched: tuple[int, ...] = ()
         """Motors with a TIMEOUT set, for which `watch` has to be called."""
         self._sense = sense
-        self._n = n
         self._any_frame_feeds = any_frame_feeds
         self._status = [int(Status.DISABLED)] * n
         self._muted = [False] * n
         self._powered = [True] * n
-        self._obeys = [False] * n
-        self._all_obey = False
         self._fed_at = [0.0] * n
-        self._misread: dict[int, tuple[float, float]] = {}
-        self._readings = 0
-        self._parts = tuple(slice(8 * i, 8 * i + 8) for i in range(n))
-        self._obedient: dict[int, tuple[int, slice]] = {}
-        """By the id they listen on: motors that hear and obey MIT commands."""
-        self._goals: dict[int, Goal] = {}
-        """Of motors that obey in another mode than MIT."""
-        self._commands = bytearray(8 * n)
-        self._feedback = bytearray(8 * n)
-        self._labels = np.zeros(n, np.uint64)
-        self._stale = True
+        self._obedient: dict[int, tuple[int, slice, int, bool]] = {}
+        """By the id they listen on, motors that hear and obey MIT commands: which, its part of all
+        frames, the id it answers on and whether in CAN FD frames."""
         self._heat = Heat([address.type for address in addresses])
         self._peak = np.array([address.type.peak_torque for address in addresses])
+        codec = ArmCodec([address.type.ranges for address in addresses])
+        self._commands = Commands(codec)
+        self._feedback = Feedback(sense, self.zero, self._heat, codec)
         self._registers = [
             Registers(address, self._measured(slot), can_br)
             for slot, address in enumerate(addresses)
@@ -140,11 +115,14 @@ class MotorBank:
         """One frame from the bus at time `now` [s]; the answer, if there is one."""
         obedient = self._obedient.get(identifier)
         if obedient is not None and len(data) == 8 and data[7] < _SPECIAL:
-            slot, part = obedient
-            self._commands[part] = data
-            self.touched = True
+            slot, part, reply_id, fd = obedient
+            self._commands.frames[part] = data
             self._fed_at[slot] = now
-            return self._answer(slot)
+            self.touched = True
+            feedback = self._feedback
+            if feedback.stale:
+                feedback.renew()
+            return reply_id, feedback.data[part], fd
         return self._receive_any(identifier, data, now)
 
     @property
@@ -156,19 +134,12 @@ class MotorBank:
 
     def moved(self) -> None:
         """Physics has advanced: the next feedback must be sensed anew."""
-        self._stale = True
+        self._feedback.stale = True
 
     def drive(self) -> Drive:
         """What the motors do now. Clears `touched`."""
         self.touched = False
-        q, dq, kp, kd, tau = self._codec.decode_mit(self._commands)
-        if self._all_obey:
-            return Drive(kp, kd, kp * (q + self.zero) + kd * dq + tau, None)
-        on = np.array(self._obeys)
-        kp *= on
-        kd *= on
-        ctrl = (kp * (q + self.zero) + kd * dq + tau) * on
-        return Drive(kp, kd, ctrl, modes.joined(self._goals, self.zero) if self._goals else None)
+        return self._commands.drive(self.zero)
 
     def watch(self, now: float) -> None:
         """Trip the watchdog of each motor that has heard nothing for its TIMEOUT."""
@@ -185,7 +156,7 @@ class MotorBank:
             if self._status[slot] == Status.ENABLED:
                 coil = Status.COIL_OVER_TEMPERATURE
                 self.fail(int(slot), coil if too_hot[slot] else Status.MOS_OVER_TEMPERATURE)
-        self._relabel()
+        self._feedback.warmed()
 
     @property
     def coil(self) -> Array:
@@ -205,6 +176,11 @@ class MotorBank:
     def status(self) -> tuple[int, ...]:
         """The status nibble of each motor; a motor without power keeps `disabled`."""
         return tuple(self._status)
+
+    @property
+    def powered(self) -> tuple[bool, ...]:
+        """Which motors have a supply."""
+        return tuple(self._powered)
 
     def mode(self, slot: int) -> int:
         """Register CTRL_MODE."""
@@ -237,7 +213,7 @@ class MotorBank:
     def power_cycle(self) -> None:
         """Supply off and on: torque off, unsaved registers and turn counts lost, faults gone."""
         for on in (False, True):
-            for slot in range(self._n):
+            for slot in range(len(self.addresses)):
                 self.power(slot, on)
 
     def warm(self, slot: int, *, coil: float | None = None, mos: float | None = None) -> None:
@@ -246,7 +222,7 @@ class MotorBank:
             self._heat.coil[slot] = coil
         if mos is not None:
             self._heat.mos[slot] = mos
-        self._relabel()
+        self._feedback.warmed()
 
     def cool(self, slot: int) -> None:
         """Back to the temperature of the room."""
@@ -257,10 +233,7 @@ class MotorBank:
 
         What the motor itself works with stays right.
         """
-        self._misread.pop(slot, None)
-        if offset or noise:
-            self._misread[slot] = (offset, noise)
-        self._stale = True
+        self._feedback.misread(slot, offset, noise)
 
     def registers_of(self, slot: int) -> Registers:
         """A motor's registers, as an engineer's tool reaches them; then call `reload`."""
@@ -290,8 +263,8 @@ class MotorBank:
             code = frames.special_code(data)
             if code is not None:
                 self._special(slot, code)
-            elif self._obeys[slot]:
-                self._commands[self._parts[slot]] = data
+            elif self._commands.obeys[slot]:
+                self._commands.frames[self._commands.parts[slot]] = data
                 self.touched = True
         self._fed_at[slot] = now
         return self._answer(slot)
@@ -304,21 +277,15 @@ class MotorBank:
         if self._status[slot] == Status.ENABLED and ram[Register.CTRL_MODE] == mode:
             goal = modes.decode(mode, data, ram, float(self._peak[slot]))
             if goal is not None:
-                self._goals[slot] = goal
+                self._commands.goals[slot] = goal
                 self.touched = True
         return True
 
     def _answer(self, slot: int) -> Reply:
-        if self._stale:
-            q, dq, tau = self._sense()
-            q = q - self.zero
-            if self._misread:
-                self._readings += 1
-                for wrong, (offset, noise) in self._misread.items():
-                    q[wrong] += offset + (noise if self._readings % 2 else -noise)
-            self._feedback = self._codec.encode_feedback(self._header, q, dq, tau)
-            self._stale = False
-        return self._reply_id[slot], self._feedback[self._parts[slot]], self._fd[slot]
+        feedback = self._feedback
+        if feedback.stale:
+            feedback.renew()
+        return self._reply_id[slot], feedback.data[self._commands.parts[slot]], self._fd[slot]
 
     def _special(self, slot: int, code: Special) -> None:
         status = self._status[slot]
@@ -331,7 +298,7 @@ class MotorBank:
         elif status <= Status.ENABLED:
             on = code is Special.ENABLE
             self._set_status(slot, self._enabled(slot) if on else Status.DISABLED)
-        self._stale = True
+        self._feedback.stale = True
 
     def _enabled(self, slot: int) -> Status:
         """What an enable leads to: a supply out of range is a fault at once."""
@@ -341,37 +308,28 @@ class MotorBank:
         return Status.OVER_VOLTAGE if volts > ram[Register.OV_VALUE] else Status.ENABLED
 
     def _set_status(self, slot: int, status: Status) -> None:
-        ram = self._registers[slot].ram
+        ram, commands = self._registers[slot].ram, self._commands
         mode = ram[Register.CTRL_MODE]
         if not (status == Status.ENABLED == self._status[slot]):
-            part = self._parts[slot]
-            self._commands[part] = self._idle[part]
-            self._goals.pop(slot, None)
-        elif slot in self._goals and self._goals[slot].mode != mode:
-            del self._goals[slot]
+            commands.rest(slot)
+        elif slot in commands.goals and commands.goals[slot].mode != mode:
+            del commands.goals[slot]
         self._status[slot] = int(status)
-        self._obeys[slot] = status == Status.ENABLED and mode == Mode.MIT
+        commands.obeys[slot] = status == Status.ENABLED and mode == Mode.MIT
         self._list_obedient()
-        self._labels[slot] = frames.feedback_header(int(ram[Register.ESC_ID]), status, 0.0, 0.0)
+        self._feedback.label(slot, int(ram[Register.ESC_ID]), status)
         self.touched = True
-        self._relabel()
 
     def _deaf(self, slot: int) -> bool:
         return self._muted[slot] or not self._powered[slot]
 
     def _list_obedient(self) -> None:
-        self._all_obey = all(self._obeys)
+        commands = self._commands
         self._obedient = {
-            identifier: (slot, self._parts[slot])
+            identifier: (slot, commands.parts[slot], self._reply_id[slot], self._fd[slot])
             for identifier, (slot, mode) in self._by_id.items()
-            if mode is Mode.MIT and self._obeys[slot] and not self._deaf(slot)
+            if mode is Mode.MIT and commands.obeys[slot] and not self._deaf(slot)
         }
-
-    def _relabel(self) -> None:
-        heat = self._heat
-        celsius = np.minimum(np.maximum((heat.mos, heat.coil), 0.0), 255.0).astype(np.uint64)
-        self._header = self._labels | celsius[0] << _EIGHT | celsius[1]
-        self._stale = True
 
     def _parameter(self, data: bytes | bytearray, now: float) -> Reply | None:
         slot, mode = self._by_id.get(data[0] | data[1] << 8, _NOBODY)
@@ -422,10 +380,10 @@ class MotorBank:
         self._fd = [held.is_fd for held in self._registers]
         self._coil_limit = np.array([ram[Register.OT_VALUE] for ram in rams])
         self.watched = tuple(i for i, ram in enumerate(rams) if ram[Register.TIMEOUT] > 0)
-        self._codec = ArmCodec(
+        codec = ArmCodec(
             [Ranges(ram[Register.PMAX], ram[Register.VMAX], ram[Register.TMAX]) for ram in rams]
         )
-        none = np.zeros(self._n)
-        self._idle = self._codec.encode_mit(none, none, none, none, none)
-        for slot in range(self._n):
+        self._commands.scale(codec)
+        self._feedback.scale(codec)
+        for slot in range(len(self.addresses)):
             self._set_status(slot, Status(self._status[slot]))

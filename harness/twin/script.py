@@ -4,21 +4,22 @@
     - {at: 4.0, fault: silent, joint: joint4, clear: true}
     - {at: 5.0, fault: motor, joint: joint6, details: {status: 12, coil: 105}}
 
-`at` is in seconds of the twin's time from when the script begins. Names, joints and details are
-those of harness/twin/faults.py; all are checked before anything happens.
+`at` is in seconds of the twin's time from when the script begins. Names, arms, joints and details
+are those of harness/twin/fault_table.py; all are checked before anything happens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 
-from harness.twin.faults import FAULTS, clear, inject
+from harness.twin.fault_table import check
+from harness.twin.faults import clear, inject
 from harness.twin.physics import TwinWorld
-from registry.errors import ConfigError
+from registry.errors import ConfigError, UsageError
 from registry.yaml_file import Strict, read_yaml
 
 
@@ -32,6 +33,17 @@ class Event(Strict):
     clear: bool = False
     details: dict[str, Any] = Field(default_factory=dict)
 
+    def check(self, arms: Sequence[str]) -> None:
+        """Raises UsageError unless it can happen to a twin with these arms."""
+        check(
+            self.fault,
+            arms,
+            arm=self.arm,
+            joint=self.joint,
+            clear=self.clear,
+            details=self.details,
+        )
+
     def happen(self, world: TwinWorld) -> None:
         """Raises UsageError, Refused."""
         if self.clear:
@@ -40,8 +52,11 @@ class Event(Strict):
             inject(world, self.fault, arm=self.arm, joint=self.joint, **self.details)
 
 
-def load_script(path: Path) -> tuple[Event, ...]:
-    """The events of a file, in order of time. Raises ConfigError with file, line and field."""
+def load_script(path: Path, arms: Sequence[str] = ("right",)) -> tuple[Event, ...]:
+    """The events of a file for a twin with these arms, in order of time.
+
+    Raises ConfigError with file, line and field.
+    """
     data, lines = read_yaml(path)
     if not isinstance(data, list):
         raise ConfigError(
@@ -51,20 +66,23 @@ def load_script(path: Path) -> tuple[Event, ...]:
         )
     events = []
     for i, item in enumerate(data):
-        where = f"{path}:{lines.get((i,), 1)}"
         try:
             event = Event.model_validate(item)
         except ValidationError as error:
             first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
+            loc = first["loc"]
+            where = f"{path}:{lines.get((i, *loc[:1]), lines.get((i,), 1))}"
+            field = ".".join(str(part) for part in loc)
             raise ConfigError(f"event {i + 1}: {first['msg']}", where=where, field=field) from None
-        if event.fault not in FAULTS:
+        try:
+            event.check(arms)
+        except UsageError as error:
             raise ConfigError(
-                f"event {i + 1}: no fault {event.fault!r}",
-                where=where,
-                field="fault",
-                hint=f"one of: {', '.join(FAULTS)}",
-            )
+                f"event {i + 1}: {error.what}",
+                where=f"{path}:{lines.get((i,), 1)}",
+                field=error.evidence,
+                hint=error.hint,
+            ) from None
         events.append(event)
     return tuple(sorted(events, key=lambda event: event.at))
 
@@ -82,11 +100,9 @@ class Player:
     def done(self) -> bool:
         return not self._left
 
-    def play(self) -> tuple[Event, ...]:
-        """What is due happens; what happened. Raises UsageError, Refused, and goes on after it."""
-        happened = []
+    def play(self) -> Iterator[Event]:
+        """What is due happens, one by one. Raises UsageError, Refused; the rest is left."""
         while self._left and self._began + self._left[0].at <= self._world.now() + 1e-9:
             event = self._left.pop(0)
             event.happen(self._world)
-            happened.append(event)
-        return tuple(happened)
+            yield event

@@ -21,20 +21,33 @@ from registry.errors import ServiceFailed, UsageError
 
 BACKLOG = 8192
 """Packets kept for a program that is slow; 200 Hz make 3 200 a second."""
+LONGEST_PATH = 107
+"""Bytes that the kernel has for a Unix socket's path."""
 
 
-def listen(path: Path, kind: int) -> socket.socket:
+def listen(path: Path, kind: int, option: str) -> socket.socket:
     """A listening Unix socket that only its owner may open. Raises UsageError, ServiceFailed.
 
-    A file left behind by a process that was killed is replaced; a live one is not.
+    A socket left behind by a process that was killed is replaced; a live one is not, nor a file.
+    `option` is what the user named it by.
     """
+    if len(os.fsencode(path)) > LONGEST_PATH:
+        raise UsageError(
+            f"a socket's path has at most {LONGEST_PATH} bytes",
+            evidence=str(path),
+            hint=f"name a shorter one with {option}",
+        )
     found = socket.socket(socket.AF_UNIX, kind)
     try:
         if path.is_socket() and _answers(path, kind):
             raise UsageError(
                 f"{path} is in use",
                 evidence="another process listens there",
-                hint="end the other twin, or name another channel",
+                hint=f"end the other twin, or name another path with {option}",
+            )
+        if path.exists() and not path.is_socket():
+            raise UsageError(
+                f"{path} is there already, and no socket", hint=f"name another with {option}"
             )
         if path.is_socket():
             path.unlink()
@@ -45,7 +58,9 @@ def listen(path: Path, kind: int) -> socket.socket:
     except OSError as error:
         found.close()
         raise ServiceFailed(
-            f"cannot serve at {path}", evidence=str(error), hint="name a path that can be written"
+            f"cannot serve at {path}",
+            evidence=str(error),
+            hint=f"name a path that can be written with {option}",
         ) from error
     except UsageError:
         found.close()
@@ -97,7 +112,7 @@ class SocketDoor:
         """Raises UsageError if a twin is served there already, ServiceFailed."""
         self.where: Mapping[str, object] = {"interface": "policyctl", "channel": str(path)}
         self._path = path
-        self._listening = listen(path, socket.SOCK_SEQPACKET)
+        self._listening = listen(path, socket.SOCK_SEQPACKET, "--channel")
         self._programs: dict[int, _Program] = {}
         self._state = pack_state(gone=False, blocked=False, refuse=0)
 

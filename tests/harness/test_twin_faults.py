@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import can
 import numpy as np
@@ -51,6 +52,16 @@ def joint_of(name: str) -> str | None:
 def test_every_class_of_the_drivers_table_can_be_made_by_its_own_name() -> None:
     assert {str(kind) for kind in RULES} <= set(FAULTS)
     assert all(str(FAULTS[str(kind)].seen_as) == str(kind) for kind in RULES)
+
+
+def test_the_page_has_the_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "twin.md").read_text()
+    of = {"joint": "one joint", "all": "one joint or all", "arm": "arm"}
+    for name, fault in FAULTS.items():
+        details = ", ".join(f"`{detail}`" for detail in fault.details)
+        row = f"| `{name}` | `{fault.seen_as}` | {of[fault.at]} | {fault.does} | {details} |"
+        assert row in text
+    assert text.count("\n| `") == len(FAULTS), "and no other"
 
 
 @pytest.mark.parametrize(

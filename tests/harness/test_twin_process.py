@@ -10,17 +10,29 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from pathlib import Path
 
 import can
 import numpy as np
 import pytest
 from can.io.canutils import CanutilsLogReader
-from twin_process import COMMAND, TwinProcess, column
+from twin_process import (
+    COMMAND,
+    PATIENT_S,
+    ZERO,
+    TwinProcess,
+    closing_bus,
+    column,
+    eventually,
+    free_port,
+    hold,
+    joined,
+    make,
+    refresh,
+    running,
+)
 
-from fleet.can import frames
 from fleet.can.arm import Arm
 from fleet.can.bus import open_bus
 from fleet.can.faults import ArmFault, FaultKind
@@ -31,54 +43,12 @@ from harness.twin.control import ask
 from registry.errors import ServiceFailed, UsageError
 
 pytestmark = pytest.mark.slow
-ZERO = np.zeros(8)
-PATIENT_S = 0.1
-"""Reply window on a busy machine."""
 
 
 @pytest.fixture
 def twin(tmp_path: Path) -> Iterator[TwinProcess]:
     with TwinProcess(tmp_path) as found:
         yield found
-
-
-def joined(twin: TwinProcess, name: str = "right") -> can.BusABC:
-    return open_bus({"interface": "policyctl", "channel": str(twin.folder / f"{name}.sock")})
-
-
-def refresh(slot: int = 0) -> can.Message:
-    return can.Message(
-        arbitration_id=PARAMETER_ID, data=frames.refresh(slot + 1), is_extended_id=False, is_fd=True
-    )
-
-
-def hold(arm: Arm, seconds: float) -> None:
-    target = arm.state.q
-    end = arm.now() + seconds
-    while arm.now() < end:
-        arm.exchange(target, ZERO, STIFF.kp, STIFF.kd, ZERO)
-        arm.wait(0.005)
-
-
-def running(twin: TwinProcess, name: str = "right") -> Arm:
-    arm = Arm(joined(twin, name), name=name, fd=True, reply_window_s=PATIENT_S, silent_after_s=0.5)
-    arm.connect()
-    arm.enable()
-    hold(arm, 0.1)
-    return arm
-
-
-def make(twin: TwinProcess, fault: str, **event: object) -> None:
-    ask(twin.control, {"do": "fault", "event": {"fault": fault, **event}})
-
-
-def eventually(what: Callable[[], bool], within_s: float = 5.0) -> bool:
-    end = time.monotonic() + within_s
-    while not what():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def test_our_driver_connects_moves_and_lets_go(twin: TwinProcess) -> None:
@@ -94,7 +64,8 @@ def test_our_driver_connects_moves_and_lets_go(twin: TwinProcess) -> None:
     reached = arm.state.q - start
     arm.disconnect()
     assert reached[3] == pytest.approx(0.3, abs=0.05)
-    assert arm.counters.rejected == arm.counters.foreign == arm.counters.missed == 0
+    assert arm.counters.rejected == arm.counters.foreign == arm.counters.send_errors == 0
+    assert arm.counters.received == arm.counters.sent, "late on a busy machine, but none is lost"
     seen = twin.end()
     (state,) = seen["arms"]
     assert column(state, "high")[3] - start[3] == pytest.approx(0.3, abs=0.05), "physics moved"
@@ -149,11 +120,6 @@ def test_ctrl_c_ends_it_with_130_and_says_what_was_seen(twin: TwinProcess) -> No
         joined(twin)
 
 
-def closing_bus(bus: can.BusABC) -> closing[can.BusABC]:
-    bus.close = bus.shutdown  # type: ignore[attr-defined]
-    return closing(bus)  # type: ignore[type-var]
-
-
 def test_a_second_twin_on_the_same_socket_is_refused_and_a_killed_ones_is_replaced(
     tmp_path: Path,
 ) -> None:
@@ -169,6 +135,45 @@ def test_a_second_twin_on_the_same_socket_is_refused_and_a_killed_ones_is_replac
         with TwinProcess(second, interface=shared):
             bus = open_bus({"interface": "policyctl", "channel": str(tmp_path / "shared.sock")})
             bus.shutdown()
+
+
+def test_a_second_twin_on_a_multicast_bus_is_refused(tmp_path: Path) -> None:
+    """The kernel lets both in: each would answer every frame."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    udp = ("--interface", "udp_multicast", "--port", str(free_port()))
+    with TwinProcess(first, interface=udp) as twin:
+        with pytest.raises(AssertionError, match="answers on this bus"):
+            TwinProcess(second, interface=udp)
+        make(twin, "e_stop")
+        with TwinProcess(second, interface=udp):
+            pass  # who has no power does not answer
+
+
+def test_who_breaks_it_is_told_what_stands_and_what_is_left_behind(tmp_path: Path) -> None:
+    with TwinProcess(tmp_path, "--arm", "right", "--arm", "left") as twin:
+
+        def say(*words: str) -> str:
+            done = subprocess.run(
+                [*COMMAND, "twin", "fault", *words, "--control", str(twin.control)],
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            return done.stdout + done.stderr
+
+        stands = say("overload", "--arm", "right", "--joint", "joint2")
+        assert stands == "right: overload joint2; joint2: overload\nleft: no trouble\n"
+        assert say("--clear").startswith("right: no trouble; joint2: overload\n")
+        stands = say("e_stop", "--arm", "right")
+        assert stands == (
+            "right: e_stop; all motors: no power\nleft: no trouble; all motors: no power\n"
+        )
+        assert "which arm" in say("silent", "--joint", "joint2")
+        assert "status cannot be that" in say(
+            "motor", "--arm", "left", "--joint", "joint2", "--detail", "status=99"
+        )
 
 
 def test_programs_on_one_bus_hear_each_other_but_not_themselves(twin: TwinProcess) -> None:
@@ -352,12 +357,6 @@ def test_strangers_reach_it_over_multicast_and_socketcand(tmp_path: Path) -> Non
         assert arm.fault is None
         assert arm.info[0].bit_rate == 1_000_000
         arm.close()
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_socketcand_answers_nonsense_and_goes_on(tmp_path: Path) -> None:

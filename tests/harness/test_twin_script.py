@@ -8,8 +8,10 @@ import pytest
 
 from harness.twin.adapter import FaultyBus
 from harness.twin.physics import TwinConfig, TwinWorld
-from harness.twin.script import Player, load_script
+from harness.twin.script import Event, Player, load_script
 from registry.errors import ConfigError, Refused
+
+GOOD = "- {at: 0, fault: silent, joint: joint1}\n"
 
 
 def written(folder: Path, text: str) -> Path:
@@ -44,9 +46,30 @@ def test_events_happen_in_order_of_time_on_a_lock_step_twin(tmp_path: Path) -> N
     ("text", "says", "where"),
     [
         ("fault: silent\n", "must be a list", ":1"),
-        ("- {at: 0, fault: silent}\n- {at: 1, fault: sabotage}\n", "no fault 'sabotage'", ":2"),
-        ("- {at: 0, fault: silent}\n- {at: -1, fault: silent}\n", "event 2", ":2"),
-        ("- {at: 0, fault: silent, knee: 1}\n", "event 1", "knee"),
+        (GOOD + "- {at: 1, fault: sabotage}\n", "no fault 'sabotage'", ":2"),
+        (GOOD + "- {at: -1, fault: silent}\n", "event 2", ":2: at"),
+        (GOOD + "- at: 1\n  fault: silent\n  knee: 1\n", "event 2", ":4: knee"),
+        (GOOD + "- {at: 1, fault: silent}\n", "event 2: silent needs a joint", ":2"),
+        (GOOD + "- {at: 1, fault: silent, joint: joint9}\n", "no joint 'joint9'", ":2"),
+        (GOOD + "- {at: 1, fault: silent, joint: joint1, arm: left}\n", "no left arm", ":2"),
+        (GOOD + "- {at: 1, fault: dead_bus, joint: joint1}\n", "the whole arm", ":2"),
+        (GOOD + "- {at: 1, fault: other_arm}\n", "no other arm", ":2"),
+        (GOOD + "- {at: 1, fault: e_stop, details: {coil: 3}}\n", "takes no coil", ":2"),
+        (
+            GOOD + "- {at: 1, fault: motor, joint: joint1, details: {status: 99}}\n",
+            "status cannot be that",
+            "overload",
+        ),
+        (
+            GOOD + "- {at: 1, fault: pose, joint: joint1, details: {turns: .nan}}\n",
+            "turns cannot be that",
+            ":2",
+        ),
+        (
+            GOOD + "- {at: 1, fault: silent, clear: true, details: {coil: 3}}\n",
+            "takes no coil to end",
+            ":2",
+        ),
         ("- {at: 0, fault: [\n", "not YAML", ":"),
     ],
 )
@@ -65,8 +88,15 @@ def test_what_cannot_happen_is_told_and_the_rest_goes_on(tmp_path: Path) -> None
     world = TwinWorld(TwinConfig(seed=1))
     player = Player(events, world)
     with pytest.raises(Refused):
-        player.play()
+        list(player.play())
     assert [event.fault for event in player.play()] == ["overload"]
     FaultyBus(world.bus())
-    Player(events[:1], world).play()
+    list(Player(events[:1], world).play())
     assert world.adapter().off
+
+
+@pytest.mark.parametrize("status", [14, "14", "E", "0xe", "overload"])
+def test_a_motor_fault_may_be_named_or_numbered(status: object) -> None:
+    world = TwinWorld(TwinConfig(seed=1))
+    Event(at=0, fault="motor", joint="joint3", details={"status": status}).happen(world)
+    assert world.bank().status[2] == 14

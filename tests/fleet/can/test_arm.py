@@ -313,6 +313,21 @@ def test_an_arm_that_does_not_come_to_rest_is_refused(bus: MeddledBus, arm: Arm)
     assert (caught.value.kind, caught.value.joints) == (FaultKind.UNSETTLED, ("joint4",))
 
 
+def test_an_axis_that_answers_now_and_then_never_settles(world: TwinWorld) -> None:
+    bus = MeddledBus(world)
+    heard = iter(range(10**6))
+
+    def every_other(msg: can.Message) -> can.Message | None:
+        is_register = msg.data[2] == 0x33
+        lost = msg.arbitration_id == 0x12 and not is_register and next(heard) % 2
+        return None if lost else msg
+
+    bus.reply = every_other
+    with pytest.raises(ArmFault, match="answered by every motor") as caught:
+        Arm(bus).connect()
+    assert caught.value.kind is FaultKind.UNSETTLED
+
+
 def test_a_running_arm_is_taken_over_as_it_stands(world: TwinWorld, arm: Arm) -> None:
     arm.connect()
     arm.enable()

@@ -36,13 +36,19 @@ def test_a_bus_without_an_interface_is_a_usage_error(config: dict[str, object]) 
     [
         {"interface": "no_such_interface"},
         {"interface": "socketcan", "channel": "can_that_is_not_there"},
-        {"interface": "udp_multicast", "channel": "not an address", "port": 43999},
+        {"interface": "socketcand", "channel": "can0", "host": "127.0.0.1", "port": 1},
     ],
 )
 def test_a_bus_that_does_not_open_says_which_and_why(config: dict[str, object]) -> None:
     with pytest.raises(ServiceFailed, match=str(config["interface"])) as caught:
         open_bus(config)
     assert caught.value.evidence
+
+
+@pytest.mark.parametrize("group", ["not an address", "192.168.1.2", "::1"])
+def test_a_multicast_bus_needs_a_multicast_group(group: str) -> None:
+    with pytest.raises(UsageError, match="multicast group"):
+        open_bus({"interface": "udp_multicast", "channel": group, "port": 43999})
 
 
 def test_a_tap_sees_both_directions_in_order_and_changes_nothing() -> None:
