@@ -306,7 +306,7 @@ def test_two_arms_each_behind_its_socket(tmp_path: Path) -> None:
 def test_a_script_of_troubles_happens_in_time(twin: TwinProcess) -> None:
     script = twin.folder / "script.yaml"
     script.write_text(
-        "- {at: 0.8, fault: silent, joint: joint4, clear: true}\n"
+        "- {at: 4.0, fault: silent, joint: joint4, clear: true}\n"
         "- {at: 0.2, fault: silent, joint: joint4}\n"
     )
     done = subprocess.run(
