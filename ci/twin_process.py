@@ -74,8 +74,9 @@ def parse_door(text: str) -> tuple[str | None, Where]:
 def live_twin(settings: Settings, tell: Callable[[str], None]) -> Iterator[LiveTwin]:
     """The twin, its doors open; all is closed after. Raises UsageError, ServiceFailed."""
     _check(settings)
+    wanted = _doors(settings)
     with ExitStack() as undo:
-        doors = {arm: _open(settings, i, arm, undo) for i, arm in enumerate(settings.arms)}
+        doors = {arm: [_open(where, undo) for where in wanted[arm]] for arm in settings.arms}
         classic = settings.classic
         if classic is None:
             classic = any(door.classic for mine in doors.values() for door in mine)
@@ -163,22 +164,48 @@ def _line(
     return Line(arm, FaultyBus(bus, world.adapter(arm)), doors, wire)
 
 
-def _open(settings: Settings, index: int, arm: str, undo: ExitStack) -> list[Door]:
-    found = []
-    for only, where in settings.doors:
-        if only not in (None, arm):
-            continue
-        mine = _for_arm(where, arm, index if only is None else 0)
-        door = open_door(mine)
-        undo.callback(door.close)
-        found.append(door)
-    if not found:
-        raise UsageError(
-            f"the {arm} arm has no door",
-            evidence=f"doors: {', '.join(str(only) for only, _ in settings.doors)}",
-            hint=f"add --door {arm}=INTERFACE,…; interfaces: {', '.join(INTERFACES)}",
-        )
+def _doors(settings: Settings) -> dict[str, list[Where]]:
+    """Each arm's doors, every one a bus of its own. Raises UsageError."""
+    found: dict[str, list[Where]] = {}
+    buses: set[tuple[object, ...]] = set()
+    for index, arm in enumerate(settings.arms):
+        mine = found[arm] = [
+            _for_arm(where, arm, index if only is None else 0)
+            for only, where in settings.doors
+            if only in (None, arm)
+        ]
+        if not mine:
+            raise UsageError(
+                f"the {arm} arm has no door",
+                evidence=f"doors: {', '.join(str(only) for only, _ in settings.doors)}",
+                hint=f"add --door {arm}=INTERFACE,…; interfaces: {', '.join(INTERFACES)}",
+            )
+        for where in mine:
+            bus = _bus_of(where)
+            if bus in buses:
+                raise UsageError(
+                    "two doors on one bus would hear each other",
+                    evidence=" ".join(str(part) for part in bus),
+                    hint="give one another channel; between multicast buses it is the port",
+                )
+            buses.add(bus)
     return found
+
+
+def _bus_of(where: Where) -> tuple[object, ...]:
+    """What keeps a door apart from others."""
+    interface, channel, port = where["interface"], str(where.get("channel")), where.get("port")
+    if interface == "udp_multicast":  # on Linux all groups of one port are one bus
+        return interface, "IPv6" if ":" in channel else "IPv4", port
+    if interface == "socketcand":
+        return interface, where.get("host"), port or id(where)
+    return interface, channel
+
+
+def _open(where: Where, undo: ExitStack) -> Door:
+    door = open_door(where)
+    undo.callback(door.close)
+    return door
 
 
 def _for_arm(where: Where, arm: str, index: int) -> dict[str, Any]:

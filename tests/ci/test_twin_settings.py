@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twin_process import free_port
 
 from ci.cli import twin as command
 from ci.twin_process import Settings, live_twin, parse_door
@@ -61,6 +62,32 @@ def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no socket"):
         served(tmp_path)
     assert (tmp_path / "right.sock").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "doors",
+    [
+        ("udp_multicast,port=43999", "udp_multicast,channel=239.1.2.3,port=43999"),
+        ("right=udp_multicast,port=43999", "left=udp_multicast,port=43999"),
+        ("policyctl,channel={folder}/{arm}.sock", "policyctl,channel={folder}/right.sock"),
+        ("socketcand,port=43999", "socketcand,channel=can7,port=43999"),
+    ],
+)
+def test_two_doors_on_one_bus_would_hear_each_other(tmp_path: Path, doors: tuple[str, str]) -> None:
+    named = [door.replace("{folder}", str(tmp_path)) for door in doors]
+    with pytest.raises(UsageError, match="two doors on one bus"):
+        served(tmp_path, *named, arms=("right", "left"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_ipv4_and_an_ipv6_group_on_one_port_are_two_buses(tmp_path: Path) -> None:
+    port = free_port()
+    served(
+        tmp_path,
+        f"right=udp_multicast,port={port}",
+        f"left=udp_multicast,channel=ff11::7079:6367,port={port}",
+        arms=("right", "left"),
+    )
 
 
 def test_two_arms_need_room_for_two_ports(tmp_path: Path) -> None:
