@@ -22,24 +22,29 @@ from fleet.safety import INTERVENTIONS, SafetyState, protect, unobstructed
 Rows = NDArray[np.intp]
 
 
-def protect_ahead(limits: SafetyLimits, state: SafetyState, targets: Array, dt: float) -> Array:
-    """Commands (T,B,J) [rad] of T ticks of dt [s] towards targets (T,B,J) [rad].
+def protect_ahead(
+    limits: SafetyLimits, state: SafetyState, rows: Rows, targets: Array, dt: float
+) -> tuple[Array, SafetyState]:
+    """Commands (T,n,J) [rad] of T ticks of dt [s] of some rows towards targets (T,n,J) [rad].
 
-    Raises ValueError where a row of the state is stopped: it has no target to follow.
+    `state` stays as it is; with them comes what these rows become by it, to be `put` there.
+    Raises ValueError where one of the rows is stopped: it has no target to follow.
     """
-    if state.stopped.any():
+    part = state.take(rows)
+    if part.stopped.any():
         raise ValueError("a stopped row is not protected ahead")
-    step = limits.per_tick(dt)
-    before = state.take(np.arange(len(state.stopped)))
-    at, rest = np.empty_like(targets), np.empty_like(targets)
-    _advance(limits, step, state, targets, dt, at, rest)
-    moved = np.abs(rest - state._checked) @ limits.reach
-    near = np.flatnonzero(~(moved < state._clear).all(axis=(0, 2)))
+    at, rest = targets.copy(), np.empty_like(targets)
+    _advance(limits, limits.per_tick(dt), part, targets, dt, at, rest)
+    moved = np.abs(rest - part._checked) @ limits.reach
+    near = np.flatnonzero(~(moved < part._clear).all(axis=(0, 2)))
     if near.size:
-        left = _leaving(limits, state, near, rest[:, near])
+        left = _leaving(limits, part, near, rest[:, near])
         if left.size:
-            _one_by_one(limits, state, before, left, targets, dt, at)
-    return at
+            alone = state.take(rows[left])
+            for tick, target in enumerate(targets[:, left]):
+                _, at[tick, left], _ = protect(limits, alone, target, None, dt)
+            part.put(left, alone)
+    return at, part
 
 
 def _advance(
@@ -51,7 +56,8 @@ def _advance(
     at: Array,
     rest: Array,
 ) -> None:
-    """Rules 1 to 3 of all ticks: writes commands and where braking from them would end."""
+    """Rules 1 to 3 of all ticks: writes the commands `at` that are not the targets they hold, and
+    where braking from each would end."""
     ticks = len(targets)
     with np.errstate(over="ignore", invalid="ignore"):  # wild targets fail the test below
         speed = targets.copy()
@@ -70,7 +76,6 @@ def _advance(
         within &= np.abs(gain) <= hard
         within &= np.abs(rest - limits.mid) <= far
         within[0] &= np.abs(state._target - state.command) <= behind
-    at[:] = targets
     free = within.all(axis=(0, 2))
     if free.all():
         state.command[:] = state._target[:] = targets[-1]
@@ -88,8 +93,9 @@ def _advance(
     for name, flags in (hits or {}).items():
         part.counts[:, INTERVENTIONS.index(name)] += flags
     if ticks > 1:
-        later, ends = np.empty_like(at[1:, some]), np.empty_like(rest[1:, some])
-        _advance(limits, step, part, targets[1:, some], dt, later, ends)
+        to = targets[1:, some]
+        later, ends = to.copy(), np.empty_like(to)
+        _advance(limits, step, part, to, dt, later, ends)
         at[1:, some], rest[1:, some] = later, ends
     state.put(some, part)
 
@@ -106,22 +112,6 @@ def _leaving(limits: SafetyLimits, state: SafetyState, near: Rows, rest: Array) 
     state._checked[good], state._clear[good] = rest[-1, ~bad], clear[-1, ~bad]
     refused: Rows = near[bad]
     return refused
-
-
-def _one_by_one(
-    limits: SafetyLimits,
-    state: SafetyState,
-    before: SafetyState,
-    rows: Rows,
-    targets: Array,
-    dt: float,
-    at: Array,
-) -> None:
-    """Takes rows tick by tick from where they were."""
-    part = before.take(rows)
-    for tick, target in enumerate(targets[:, rows]):
-        _, at[tick, rows], _ = protect(limits, part, target, None, dt)
-    state.put(rows, part)
 
 
 def watch_ahead(limits: SafetyLimits, state: SafetyState, tau: Array, dt: float) -> bool:

@@ -54,6 +54,7 @@ Rows = npt.NDArray[np.float32]
 Act = Callable[[Rows], Rows]
 
 SERVO_PERIOD_S = 0.004
+_BASE = np.array([0.0, 0.0, BASE_HEIGHT])
 
 
 class BatchEnv:
@@ -189,14 +190,14 @@ class BatchEnv:
         moving = world.qvel[slots, self.scene.box_dof : self.scene.box_dof + 3]
         peaks = self._peaks
         return Truth(
-            position=pose[:, :3] - np.array([0.0, 0.0, BASE_HEIGHT]),
+            position=pose[:, :3] - _BASE,
             yaw=np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z)),
             touch=touching.all(axis=2).any(axis=1),
             rest_z=world.rest_z[slots],
             goal=self._goal[slots],
             joint_speed=peaks.speed[slots] if peaks.watched else joint_speed(world, slots),
             released=~touching.any(axis=(1, 2)),
-            speed=np.linalg.norm(moving, axis=1),
+            speed=np.sqrt(np.add.reduce(moving * moving, axis=1)),
             hand_force=peaks.force[slots],
         )
 
@@ -309,8 +310,10 @@ class BatchEnv:
         """False, and nothing has happened, where the ticks have to be taken one by one."""
         if self._protection.stopped[rows].any():
             return False
-        protection, substeps, last = self._protection.take(rows), self._substeps, len(targets) - 1
-        commands = protect_ahead(self._limits, protection, targets, self._tick_s)
+        substeps, last = self._substeps, len(targets) - 1
+        commands, protection = protect_ahead(
+            self._limits, self._protection, rows, targets, self._tick_s
+        )
         ctrl = self._ctrl[: len(rows)]
         ctrl[:, :, self.scene.ctrl] = (self.world.kp[rows] * commands).transpose(1, 0, 2)
         before = self.world.snapshot(rows)

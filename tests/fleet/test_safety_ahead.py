@@ -42,16 +42,19 @@ def test_protected_ahead_is_protected_tick_by_tick(seed: int, arms: str, batch: 
     start = np.tile(STARTS[arms], (batch, 1))
     together, alone = SafetyState(limits, start), SafetyState(limits, start)
     sizes = rng.choice([0.0, 0.002, 0.01, 0.03, 0.2], size=batch)
-    before = start
+    before, rows = start, rng.permutation(batch)
     for after in walk(rng, start, 30, sizes):
         targets = np.stack([interpolate(before, after, k, TICKS) for k in range(1, TICKS + 1)])
         before = after
         if rng.random() < 0.1:
             targets[rng.integers(TICKS), rng.integers(batch), 0] = np.nan
-        commands = protect_ahead(limits, together, targets, DT)
+        commands, part = protect_ahead(limits, together, rows, targets, DT)
+        together.put(rows, part)
         for command, target in zip(commands, targets, strict=True):
-            protect(limits, alone, target, None, DT)
-            assert command.tobytes() == alone.command.tobytes()
+            whole = np.empty_like(target)
+            whole[rows] = target
+            protect(limits, alone, whole, None, DT)
+            assert command.tobytes() == alone.command[rows].tobytes()
         for name in TOLD:
             np.testing.assert_array_equal(getattr(together, name), getattr(alone, name), name)
 
@@ -60,9 +63,10 @@ def test_every_way_to_be_held_back_is_met_by_such_walks() -> None:
     """The property above is worth what its walks meet."""
     rng, limits = np.random.default_rng(5), LIMITS["openarm-v2-bimanual"]
     start = np.tile(STARTS["openarm-v2-bimanual"], (12, 1))
-    state = SafetyState(limits, start)
+    state, rows = SafetyState(limits, start), np.arange(12)
     for after in walk(rng, start, 60, np.repeat([0.002, 0.03, 0.2], 4)):
-        protect_ahead(limits, state, np.repeat(after[None], TICKS, axis=0), DT)
+        targets = np.repeat(after[None], TICKS, axis=0)
+        state.put(rows, protect_ahead(limits, state, rows, targets, DT)[1])
     met = {name for row in range(12) for name in state.counted(row)}
     wanted = {"joint_limit", "velocity", "acceleration", "workspace", "self_collision"}
     assert wanted <= met
@@ -73,7 +77,8 @@ def test_a_stopped_row_is_not_protected_ahead() -> None:
     state = SafetyState(limits, np.tile(START, (2, 1)))
     state.stop(np.array([1]))
     with pytest.raises(ValueError, match="stopped row"):
-        protect_ahead(limits, state, np.tile(START, (TICKS, 2, 1)), DT)
+        protect_ahead(limits, state, np.arange(2), np.tile(START, (TICKS, 2, 1)), DT)
+    protect_ahead(limits, state, np.array([0]), np.tile(START, (TICKS, 1, 1)), DT)
 
 
 @settings(max_examples=60, deadline=None)
