@@ -49,6 +49,10 @@ class _Link:
     sign: float
 
 
+_PAIRS = (slice(1, 3), slice(2, None, -2), slice(0, 2))
+"""The two columns that a turn about each axis mixes, as a view: (y, z), (z, x), (x, y)."""
+
+
 def _nonzero(vector: Iterable[float]) -> tuple[tuple[int, float], ...]:
     return tuple((i, float(x)) for i, x in enumerate(vector) if x != 0.0)
 
@@ -63,6 +67,8 @@ class ArmKinematics:
         self._links = links
         self._turns = tuple((k.offset, (k.axis + 1) % 3, (k.axis + 2) % 3, k.sign) for k in links)
         self._tcp = _nonzero(TCP_OFFSET)
+        self._pairs = tuple(_PAIRS[link.axis] for link in links)
+        self._signs: Array = np.array([link.sign for link in links])[:, None, None]
         self._model = model
         self._data = mujoco.MjData(model)
         self._qpos: Array = self._data.qpos
@@ -146,26 +152,30 @@ class ArmKinematics:
 
     def _chain(
         self, q: Array, *, with_joints: bool
-    ) -> tuple[list[tuple[Array, Array]], Array, list[Array]]:
-        """q (7,B) -> joint (origin, axis) pairs, TCP (3,B), columns of the hand's rotation."""
-        cosines, sines = np.cos(q), np.sin(q)
+    ) -> tuple[list[tuple[Array, Array]], Array, Array]:
+        """q (7,B) -> joint (origin, axis) pairs, TCP (3,B), columns (3,3,B) of the hand's rotation.
+
+        A joint turns two columns of it, which are taken as one array: half the calls.
+        """
+        turns = np.stack((np.sin(q), -np.sin(q)), axis=1)
+        turns *= self._signs
+        cosines = np.cos(q)
         batch = q.shape[1]
-        identity = np.eye(3)
-        columns: list[Array] = [np.repeat(identity[:, i : i + 1], batch, axis=1) for i in range(3)]
+        columns: Array = np.zeros((3, 3, batch))
+        columns[[0, 1, 2], [0, 1, 2]] = 1.0
         position: Array = np.zeros((3, batch))
         joints: list[tuple[Array, Array]] = []
-        for link, c, s in zip(self._links, cosines, sines, strict=True):
+        for link, pair, c, turn in zip(self._links, self._pairs, cosines, turns, strict=True):
             for i, length in link.offset:
-                position = position + columns[i] * length
+                position += columns[i] * length
             if with_joints:
-                joints.append((position, columns[link.axis] * link.sign))
-            u, v = (link.axis + 1) % 3, (link.axis + 2) % 3
-            turn = s * link.sign
-            a, b = columns[u], columns[v]
-            columns[u] = a * c + b * turn
-            columns[v] = b * c - a * turn
+                joints.append((position.copy(), columns[link.axis] * link.sign))
+            turned = columns[pair]
+            crossed = turned[::-1] * turn[:, None]
+            turned *= c
+            turned += crossed
         for i, length in self._tcp:
-            position = position + columns[i] * length
+            position += columns[i] * length
         return joints, position, columns
 
     def _hand(self, cosines: list[float], sines: list[float]) -> tuple[float, ...]:

@@ -57,6 +57,8 @@ CLASS_A = frozenset({"contact_force", "protection_failure", "workspace_breach"})
 STOPPING = CLASS_A | {"torque"}
 """Interventions after which a row stays stopped."""
 
+_BY_ROW = ("command", "velocity", "stopped", "counts", "_target", "_checked", "_clear")
+"""What `SafetyState` remembers of each row, the row first."""
 FAR = 1e3
 """[rad] targets are cut to this first, so that arithmetic on them cannot overflow."""
 EMPTY: Mapping[str, Counts] = {}
@@ -85,14 +87,18 @@ class SafetyState:
         self._checked: Array = np.empty((batch, joints))
         self._clear: Array = np.empty((batch, len(limits.arms)))
         self._load: Array = np.zeros((2, batch, joints))
+        self._any_stopped = False
+        self._allocate(batch, joints)
+        self.reset(limits, slice(None), q)
+
+    def _allocate(self, batch: int, joints: int) -> None:
+        """Memory that a tick works in."""
         self._room: Array = np.empty((3, batch, joints))
         self._bites: Flags = np.empty((3, batch, joints), dtype=np.bool_)
         self._change: Array = np.empty((2, batch, joints))
-        self._any_stopped = False
         self._quick: Array = np.empty((4, batch, joints))
         self._parts = (*self._quick, *self._load, *self._change)
         """Views of the above, made once: a tick has no time to make them."""
-        self.reset(limits, slice(None), q)
 
     def reset(self, limits: SafetyLimits, rows: slice | NDArray[np.intp], q: Array) -> None:
         """Rows begin anew at rest at q (rows, J) [rad]; counts and stops are cleared."""
@@ -115,6 +121,23 @@ class SafetyState:
         """Let rows move again; a person at the arm decides this."""
         self.stopped[rows] = False
         self._load[:, rows] = 0.0
+        self._any_stopped = bool(self.stopped.any())
+
+    def take(self, rows: NDArray[np.intp]) -> SafetyState:
+        """A state of its own of these rows."""
+        part = SafetyState.__new__(SafetyState)
+        for name in _BY_ROW:
+            setattr(part, name, getattr(self, name)[rows])
+        part._load = self._load[:, rows]
+        part._allocate(*part.command.shape)
+        part._any_stopped = bool(part.stopped.any())
+        return part
+
+    def put(self, rows: NDArray[np.intp], part: SafetyState) -> None:
+        """These rows become those of a part."""
+        for name in _BY_ROW:
+            getattr(self, name)[rows] = getattr(part, name)
+        self._load[:, rows] = part._load
         self._any_stopped = bool(self.stopped.any())
 
     def counted(self, row: int = 0) -> dict[str, int]:
@@ -147,7 +170,22 @@ def protect(
     """
     step = limits.per_tick(dt)
     events = _watch(limits, step, state, measured) if measured is not None else None
+    at, speed, rest, hits = unobstructed(limits, step, state, target, dt)
+    moved = np.abs(rest - state._checked) @ limits.reach
+    if np.count_nonzero(moved < state._clear) < moved.size:
+        at, speed, hits = _keep_inside(limits, step, state, (at, speed, rest, hits), moved, dt)
+    if hits is None:
+        state._target[:] = target
+    state.command[:] = at
+    state.velocity[:] = speed
+    return state, state.command, _count(state, hits, events)
 
+
+def unobstructed(
+    limits: SafetyLimits, step: TickLimits, state: SafetyState, target: Array, dt: float
+) -> tuple[Array, Array, Array, dict[str, Flags] | None]:
+    """Rules 1 to 3: position, velocity, and where braking from there would end; and the rows that
+    each rule changed, None where none did."""
     quick = state._quick
     speed, gain, lag, off, *_ = state._parts
     with np.errstate(over="ignore", invalid="ignore"):  # wild targets fail the test below
@@ -160,26 +198,16 @@ def protect(
         np.subtract(speed, state.velocity, out=gain)
         np.subtract(state._target, state.command, out=lag)
         np.subtract(rest, limits.mid, out=off)
-    at = target
-    hits = None
-    within = np.count_nonzero(np.abs(quick) <= step.quick)
-    if state._any_stopped or within < quick.size:
-        at, limited, hits = _restrict(limits, step, state, target, dt)
-        if len(target) > 1:
-            # a row that nothing restricts is what it would be alone, whatever its mates need
-            free = np.all(np.abs(quick) <= step.quick, axis=(0, 2)) & ~state.stopped
-            at[free], limited[free], state._target[free] = target[free], speed[free], target[free]
-            hits = {name: flags & ~free for name, flags in hits.items()}
-        speed = limited
-        rest = at + speed * np.abs(speed) * limits.stop
-    moved = np.abs(rest - state._checked) @ limits.reach
-    if np.count_nonzero(moved < state._clear) < moved.size:
-        at, speed, hits = _keep_inside(limits, step, state, (at, speed, rest, hits), moved, dt)
-    if hits is None:
-        state._target[:] = target
-    state.command[:] = at
-    state.velocity[:] = speed
-    return state, state.command, _count(state, hits, events)
+    within = np.abs(quick) <= step.quick
+    if not state._any_stopped and np.count_nonzero(within) == quick.size:
+        return target, speed, rest, None
+    at, limited, hits = _restrict(limits, step, state, target, dt)
+    if len(target) > 1:
+        # a row that nothing restricts is what it would be alone, whatever its mates need
+        free = np.all(within, axis=(0, 2)) & ~state.stopped
+        at[free], limited[free], state._target[free] = target[free], speed[free], target[free]
+        hits = {name: flags & ~free for name, flags in hits.items()}
+    return at, limited, at + limited * np.abs(limited) * limits.stop, hits
 
 
 def _restrict(

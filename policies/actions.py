@@ -12,6 +12,7 @@ the same answer twice.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,14 @@ class ActionState:
     """(B, J) last command [rad]."""
 
 
+@cache
+def _numbers(values: tuple[float, ...]) -> Floats:
+    """(J,) of a contract, made once; nobody writes to it."""
+    found = np.array(values)
+    found.flags.writeable = False
+    return found
+
+
 def start(contract: Contract, q: Floats) -> ActionState:
     """The state at the start of an attempt: the command is where the arm is, (B, J)."""
     return ActionState(np.clip(q, contract.action.low, contract.action.high))
@@ -39,20 +48,21 @@ def shape(
 ) -> tuple[ActionState, Floats, npt.NDArray[np.bool_], dict[str, npt.NDArray[np.int64]]]:
     """Next state, command (B, J) [rad], faults (B,), and interventions by name (B,)."""
     action = contract.action
-    limit, low, high = np.array(action.limit), np.array(action.low), np.array(action.high)
+    limit, low, high = _numbers(action.limit), _numbers(action.low), _numbers(action.high)
     output = raw.astype(np.float64)
     finite = np.asarray(np.isfinite(output).all(axis=1))
-    output = np.where(finite[:, None], output, 0.0)
+    if not finite.all():
+        output[~finite] = 0.0
     last = state.command
     delta = (
         output * limit
         if action.space == "delta"
         else low + 0.5 * (output + 1.0) * (high - low) - last
     )
-    delta = np.where(finite[:, None], delta, 0.0)
-    limited = np.clip(delta, -limit, limit)
+    delta[~finite] = 0.0
+    limited = np.minimum(np.maximum(delta, -limit), limit)
     smooth = last + action.ema_alpha * limited
-    command = np.clip(smooth, low, high)
+    command = np.minimum(np.maximum(smooth, low), high)
     interventions = {
         "delta": np.count_nonzero(limited != delta, axis=1),
         "range": np.count_nonzero(command != smooth, axis=1),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 from registry.grid_gate import GridGate, Regression, Term, require
@@ -98,7 +99,7 @@ class TrialGate:
             "max_void_fraction": self.max_void_fraction,
         }
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return digest_of(self.to_json())
 
@@ -144,7 +145,7 @@ class Weights:
             "promote_rates": list(self.promote_rates),
         }
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return digest_of(self.to_json())
 
@@ -226,7 +227,7 @@ class CanaryGate:
             "weights": self.weights.to_json(),
         }
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return digest_of(self.to_json())
 
@@ -283,7 +284,7 @@ class Gates:
         suites = {name: suite.to_json() for name, suite in self.suites.items()}
         return data | ({"suites": suites} if suites else {})
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return digest_of(self.to_json())
 

@@ -190,7 +190,7 @@ class GridGate:
             fields["regression"] = Regression(**fields["regression"])
         return GridGate(**fields)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         return digest_of(self.to_json())
 

@@ -21,6 +21,7 @@ Digests are written `sha256:` and 64 lower-case hexadecimal digits. Sizes are by
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -36,8 +37,15 @@ _REF = re.compile(r"(?:(?P<policy>[a-z][a-z0-9-]*)(?:[ /@]|\s+))?v(?P<number>[1-
 
 
 def canonical(value: Any) -> bytes:
-    """RFC 8785 bytes of a JSON value: one value, one spelling (tuples are arrays)."""
-    return rfc8785.dumps(_plain(value))
+    """RFC 8785 bytes of a JSON value: one value, one spelling (tuples are arrays).
+
+    Nearly all values here are spelled alike by the standard library, twenty times as fast; the few
+    that are not, and whatever is no JSON value, go the long way.
+    """
+    try:
+        return _ENCODER.encode(_simple(value)).encode()
+    except (_Odd, UnicodeEncodeError):
+        return rfc8785.dumps(_plain(value))
 
 
 def digest_bytes(data: bytes) -> str:
@@ -270,6 +278,39 @@ def _check_bytes(digest: str, size: int) -> None:
         raise ValueError(f"not a digest: {digest!r}")
     if size < 0:
         raise ValueError(f"negative size: {size}")
+
+
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":"), check_circular=False
+)
+_EXACT = 2**53 - 1
+"""The largest integer that a JSON number holds, by RFC 8785."""
+
+
+class _Odd(Exception):  # noqa: N818 - no error: `canonical` takes the long way
+    """A value that the standard library may spell in another way."""
+
+
+def _simple(value: Any) -> Any:
+    """`_plain`, of values that RFC 8785 spells as the standard library does. Raises _Odd.
+
+    Keys are ASCII (others sort by UTF-16), integers exact, and floats whole or of a size that
+    Python, too, writes without an exponent.
+    """
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return value
+    if kind is float and value.is_integer():
+        value, kind = int(value), int
+    if (kind is int and -_EXACT <= value <= _EXACT) or (kind is float and 1e-4 <= abs(value) < 1e9):
+        return value
+    if kind is list or kind is tuple:
+        return [_simple(item) for item in value]
+    if isinstance(value, Mapping):
+        if not all(type(key) is str and key.isascii() for key in value):
+            raise _Odd
+        return {key: _simple(item) for key, item in value.items()}
+    raise _Odd
 
 
 def _plain(value: Any) -> Any:

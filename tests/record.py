@@ -10,10 +10,12 @@ import json
 import random
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from registry.assignments import Assignment
 from registry.attempts import AttemptReport
 from registry.backends import Settings, write_settings
 from registry.evidence import GridEvidence, Subject, TrialEvidence
@@ -21,7 +23,7 @@ from registry.gates import CanaryGate, Gates, GridGate, TrialGate
 from registry.home import Home
 from registry.interleave import side
 from registry.record.actors import Actor
-from registry.rollouts import Observed
+from registry.rollouts import Observed, step
 from registry.service import Registry, RolloutRecord
 from registry.stages import Stage
 from registry.statistics.grid import order_digest
@@ -132,14 +134,19 @@ class Record:
     def next_report(self, robot: str, outcome: str, **changes: Any) -> AttemptReport | None:
         """The attempt that `robot` runs next under its assignment; None where it runs none."""
         told = self.registry.assignment(robot)
-        if told is None or told.candidate is None:
+        return None if told is None else self._next(told, outcome, changes)
+
+    def _next(
+        self, told: Assignment, outcome: str, changes: Mapping[str, Any]
+    ) -> AttemptReport | None:
+        if told.candidate is None:
             return None
-        index = self._indices.get((robot, told.salt), 0)
-        drawn = side(told.salt, robot, "lift", index, told.fraction)
+        index = self._indices.get((told.robot, told.salt), 0)
+        drawn = side(told.salt, told.robot, "lift", index, told.fraction)
         version = told.candidate if drawn == "candidate" else told.baseline
         fields: dict[str, Any] = {
-            "robot": robot,
-            "number": self._numbers.get(robot, 0) + 1,
+            "robot": told.robot,
+            "number": self._numbers.get(told.robot, 0) + 1,
             "policy": told.policy,
             "version": version,
             "side": drawn,
@@ -155,29 +162,33 @@ class Record:
 
     def attempt(self, robot: str, outcome: str, **changes: Any) -> AttemptReport | None:
         """Runs and reports the next attempt."""
-        report = self.next_report(robot, outcome, **changes)
-        if report is None:
-            return None
-        assert self.registry.ingest(robot, [report]) == report.number
-        self._numbers[robot] = report.number
         told = self.registry.assignment(robot)
-        assert told is not None
-        self._indices[robot, told.salt] = report.index + 1
+        report = None if told is None else self._next(told, outcome, changes)
+        if told is not None and report is not None:
+            self._report(told, report)
         return report
+
+    def _report(self, told: Assignment, report: AttemptReport) -> None:
+        assert self.registry.ingest(told.robot, [report]) == report.number
+        self._numbers[told.robot] = report.number
+        self._indices[told.robot, told.salt] = report.index + 1
 
     def round(self, rates: Mapping[int, float]) -> None:
         """Every robot that takes part runs one attempt."""
         for robot in self.registry.robots():
-            seen = self.next_report(robot.name, "success")
-            if seen is not None:
+            told = self.registry.assignment(robot.name)
+            seen = None if told is None else self._next(told, "success", {})
+            if told is not None and seen is not None:
                 good = self.random.random() < rates[seen.version]
-                self.attempt(robot.name, "success" if good else "failure")
+                self._report(told, seen if good else replace(seen, outcome="failure"))
 
     def observe(self, identity: str) -> RolloutRecord:
-        """What the controller does: snapshot, verdict, one step."""
+        """What the controller does: snapshot, verdict, and a step where that leads to one."""
         record = self.registry.rollout(identity)
         evidence = self.registry.canary_evidence(identity)
         event = Observed(evidence, judge(record.rollout.gate, evidence))
+        if step(record.rollout, event, self.clock.now()) == (record.rollout, ()):
+            return record
         return self.registry.advance(identity, record.revision, event)[0]
 
     def play(self, identity: str, rates: Mapping[int, float], rounds: int = 400) -> RolloutRecord:

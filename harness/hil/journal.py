@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import rfc8785
-
 from registry.errors import Corrupt, Refused
 from registry.storage import disk_error, disk_errors, sync_folder
+from registry.versions import canonical
 
 GENESIS: Final = "0" * 64
 RESERVE_BYTES: Final = 16 * 1024
@@ -44,8 +43,8 @@ class Record:
 
 def _line(previous: str, n: int, t: float, kind: str, data: Mapping[str, Any]) -> tuple[str, bytes]:
     body: dict[str, Any] = {"n": n, "t": t, "kind": kind, "data": data}
-    digest = hashlib.sha256(previous.encode() + rfc8785.dumps(body)).hexdigest()
-    return digest, rfc8785.dumps({**body, "hash": digest}) + b"\n"
+    digest = hashlib.sha256(previous.encode() + canonical(body)).hexdigest()
+    return digest, canonical({**body, "hash": digest}) + b"\n"
 
 
 def read(raw: bytes, where: str) -> tuple[tuple[Record, ...], int]:

@@ -89,7 +89,8 @@ class Courses:
         flags, lift = self._flags, truth.lift
         self._lift[rows] = np.maximum(self._lift[rows], lift)
         self._speed[rows] = np.maximum(self._speed[rows], truth.joint_speed)
-        self._distance[rows] = np.linalg.norm(truth.position - truth.goal[:, :3], axis=1)
+        way = truth.position - truth.goal[:, :3]
+        self._distance[rows] = np.sqrt(np.add.reduce(way * way, axis=1))
         self._force[rows] = np.maximum(self._force[rows], truth.hand_force)
         flags["grasped"][rows] |= truth.touch & (lift > _GRASPED_LIFT)
         flags["lost"][rows] |= truth.released & (lift > _GRASPED_LIFT)

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from fleet.kinematics import ArmKinematics, load_arms
 from fleet.limits import CONTACT_MAX_IN_SIM, SafetyLimits
 from fleet.safety import INTERVENTIONS, Measured, SafetyState, interpolate, protect
+from fleet.safety_ahead import protect_ahead, watch_ahead
 from harness.sim import seeds
 from harness.sim.course import Courses
 from harness.sim.episode import Change, EpisodeRecord, EpisodeSpec
@@ -53,6 +54,7 @@ Rows = npt.NDArray[np.float32]
 Act = Callable[[Rows], Rows]
 
 SERVO_PERIOD_S = 0.004
+_BASE = np.array([0.0, 0.0, BASE_HEIGHT])
 
 
 class BatchEnv:
@@ -118,6 +120,7 @@ class BatchEnv:
         start = np.concatenate([as_arm(side, right) for side in self.contract.arms])
         self._protection = SafetyState(self._limits, np.tile(start, (size, 1)))
         self._no_gravity = np.zeros((size, joints))
+        self._ctrl = np.zeros((size, self._ticks, self.scene.model.nu))
 
     def reset(self, slots: Sequence[int], specs: Sequence[EpisodeSpec]) -> None:
         """Start one episode in each slot."""
@@ -187,14 +190,14 @@ class BatchEnv:
         moving = world.qvel[slots, self.scene.box_dof : self.scene.box_dof + 3]
         peaks = self._peaks
         return Truth(
-            position=pose[:, :3] - np.array([0.0, 0.0, BASE_HEIGHT]),
+            position=pose[:, :3] - _BASE,
             yaw=np.arctan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z)),
             touch=touching.all(axis=2).any(axis=1),
             rest_z=world.rest_z[slots],
             goal=self._goal[slots],
             joint_speed=peaks.speed[slots] if peaks.watched else joint_speed(world, slots),
             released=~touching.any(axis=(1, 2)),
-            speed=np.linalg.norm(moving, axis=1),
+            speed=np.sqrt(np.add.reduce(moving * moving, axis=1)),
             hand_force=peaks.force[slots],
         )
 
@@ -274,16 +277,25 @@ class BatchEnv:
     def _move(self, rows: Ints) -> None:
         """Servo ticks of one policy step, through protection.
 
-        Protection runs on every slot, at rest in those that are not stepped: its rows are
-        independent, and a whole batch costs less than picking rows out of it.
+        Nobody looks between the ticks as a rule, so their commands are known before the first:
+        physics runs them in one go. Where it turns out that protection would have stopped an arm
+        on the way, or that physics fail, everything is as it was and goes tick by tick.
         """
-        world, ticks = self.world, self._ticks
-        start, to, earlier, lag = self.signals.arriving(rows, self._courses.step[rows])
+        targets = self._targets(rows)
         self._protection.counts[rows] = 0
         self._peaks.begin(rows)
-        goal = self._protection.command.copy()
-        loads = Measured(np.empty_like(self._no_gravity), self._no_gravity)
-        motors, gains = (rows[:, None], self.scene.ctrl), world.kp[rows]
+        tau = np.take(self.world.force, self.scene.ctrl, axis=1)
+        if self.on_tick is not None or not self._move_at_once(rows, targets, tau):
+            self._move_by_ticks(rows, targets, tau)
+        self.world.check(rows)
+        counts = self._protection.counts[rows]
+        self._courses.count(rows, dict(zip(INTERVENTIONS, counts.T, strict=True)))
+
+    def _targets(self, rows: Ints) -> Floats:
+        """(T, n, J): what the servo is told at each tick of this policy step [rad]."""
+        start, to, earlier, lag = self.signals.arriving(rows, self._courses.step[rows])
+        ticks = self._ticks
+        targets = np.empty((ticks, *to.shape))
         for tick in range(1, ticks + 1):
             target = interpolate(start, to, tick, ticks)
             if earlier is not None:
@@ -291,17 +303,52 @@ class BatchEnv:
                 after = start + (to - start) * ((tick - lag) / ticks)[:, None]
                 late = np.where((tick <= lag)[:, None], before, after)
                 target = np.where((lag > 0)[:, None], late, target)  # others keep their bits
+            targets[tick - 1] = target
+        return targets
+
+    def _move_at_once(self, rows: Ints, targets: Floats, tau: Floats) -> bool:
+        """False, and nothing has happened, where the ticks have to be taken one by one."""
+        if self._protection.stopped[rows].any():
+            return False
+        substeps, last = self._substeps, len(targets) - 1
+        commands, protection = protect_ahead(
+            self._limits, self._protection, rows, targets, self._tick_s
+        )
+        ctrl = self._ctrl[: len(rows)]
+        ctrl[:, :, self.scene.ctrl] = (self.world.kp[rows] * commands).transpose(1, 0, 2)
+        before = self.world.snapshot(rows)
+        found = self.world.roll(rows, np.repeat(ctrl, substeps, axis=1), self._peaks.fields)
+        if found is not None:
+            ends = {name: values[:, substeps - 1 :: substeps] for name, values in found.items()}
+            felt = np.empty((len(targets), *targets.shape[1:]))
+            felt[0] = tau[rows]
+            felt[1:] = ends["actuator_force"][:, :last, self.scene.ctrl].transpose(1, 0, 2)
+            if watch_ahead(self._limits, protection, felt, self._tick_s):
+                self._protection.put(rows, protection)
+                self._peaks.saw(rows, ends)
+                return True
+        self.world.restore(rows, before)
+        return False
+
+    def _move_by_ticks(self, rows: Ints, targets: Floats, tau: Floats) -> None:
+        """The same as a robot does it: told, protected and looked at, tick after tick.
+
+        Protection runs on every slot, at rest in those that are not stepped: its rows are
+        independent.
+        """
+        world = self.world
+        goal = self._protection.command.copy()
+        loads = Measured(tau, self._no_gravity)
+        motors, gains = (rows[:, None], self.scene.ctrl), world.kp[rows]
+        for target in targets:
             goal[rows] = target
-            np.take(world.force, self.scene.ctrl, axis=1, out=loads.tau)
             _, command, _ = protect(self._limits, self._protection, goal, loads, self._tick_s)
             world.ctrl[motors] = gains * command[rows]
             world.step(rows, self._substeps)
+            np.take(world.force, self.scene.ctrl, axis=1, out=loads.tau)
             self._peaks.look(world, rows)
             if self.on_tick is not None:
                 self.on_tick()
-        world.check(rows)
-        counts = self._protection.counts[rows]
-        self._courses.count(rows, dict(zip(INTERVENTIONS, counts.T, strict=True)))
 
     def _judge(self, rows: Ints) -> Bools:
         truth = self.truth(rows)

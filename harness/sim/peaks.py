@@ -6,6 +6,9 @@ at this rate: the speed from its motors, the force at its wrist.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,20 +21,26 @@ Ints = npt.NDArray[np.intp]
 
 def joint_speed(world: World, rows: Ints) -> Floats:
     """(n,) fastest arm joint now, grippers left out [rad/s]."""
-    return np.asarray(np.abs(world.qvel[rows[:, None], world.scene.arm_dof]).max(axis=1))
+    return _fastest(world.scene, world.qvel[rows])
 
 
-def hand_force(world: World, rows: Ints) -> Floats:
-    """(n,) largest net force of object and table on one hand now [N]."""
-    on_others = world.sensors[rows[:, None, None, None], world.scene.force].sum(axis=2)
-    return np.asarray(np.linalg.norm(on_others, axis=2).max(axis=1))
+def _fastest(scene: Scene, qvel: Floats) -> Floats:
+    return np.asarray(np.abs(qvel[..., scene.arm_dof]).max(axis=-1))
+
+
+def _strongest(scene: Scene, sensors: Floats) -> Floats:
+    """Largest net force of object and table on one hand [N]."""
+    on_others = sensors[..., scene.force].sum(axis=-2)
+    return np.asarray(np.linalg.norm(on_others, axis=-1).max(axis=-1))
 
 
 class Peaks:
     """Largest values in each of `size` scenes since `begin`."""
 
     def __init__(self, scene: Scene, size: int) -> None:
-        self.watched = bool(scene.force.size)
+        self._scene, self.watched = scene, bool(scene.force.size)
+        self.fields = ("actuator_force", *(("qvel", "sensordata") if self.watched else ()))
+        """What physics has to record of each step: the motors' torques in any case."""
         self.speed, self.force = np.zeros(size), np.zeros(size)
 
     def begin(self, rows: Ints) -> None:
@@ -40,5 +49,15 @@ class Peaks:
     def look(self, world: World, rows: Ints) -> None:
         """One servo tick has passed."""
         if self.watched:
-            self.speed[rows] = np.maximum(self.speed[rows], joint_speed(world, rows))
-            self.force[rows] = np.maximum(self.force[rows], hand_force(world, rows))
+            self._see(rows, _fastest(self._scene, world.qvel[rows]), world.sensors[rows])
+
+    def saw(self, rows: Ints, ticks: Mapping[str, Any]) -> None:
+        """Servo ticks have passed, with `fields` (n, ticks, …) after each."""
+        if self.watched:
+            for tick in range(ticks["qvel"].shape[1]):
+                speed = _fastest(self._scene, ticks["qvel"][:, tick])
+                self._see(rows, speed, ticks["sensordata"][:, tick])
+
+    def _see(self, rows: Ints, speed: Floats, sensors: Floats) -> None:
+        self.speed[rows] = np.maximum(self.speed[rows], speed)
+        self.force[rows] = np.maximum(self.force[rows], _strongest(self._scene, sensors))

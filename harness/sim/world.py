@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import mujoco
@@ -119,11 +119,38 @@ class World:
 
     def step(self, rows: Ints, steps: int) -> None:
         """Physics steps of these scenes; those that blow up are marked `unstable`."""
-        ids = None if len(rows) == self.size else rows  # all of them need no check of ids
         try:
-            self.batch.step(ids=ids, nstep=steps)
+            self.batch.step(ids=self._ids(rows), nstep=steps)
         except SimulationError:
             self.unstable[rows] |= self.batch.status[rows] != 0
+
+    def roll(self, rows: Ints, ctrl: Floats, fields: Sequence[str]) -> dict[str, Any] | None:
+        """Physics steps of these scenes with ctrl (n, steps, nu): the fields as they were after
+        each, (n, steps, …), as `step` one by one would have left them.
+
+        None where physics fail or warn in any of them: `step` goes on after a warning, this does
+        not, so the scenes have to be restored and stepped.
+        """
+        warned = np.array(self.batch.warning)
+        try:
+            found: dict[str, Any] = self.batch.rollout(
+                ctrl.shape[1], ctrl, record=fields, ids=self._ids(rows)
+            )
+        except SimulationError:
+            return None
+        return found if np.array_equal(warned, self.batch.warning) else None
+
+    def snapshot(self, rows: Ints) -> tuple[Floats, Any]:
+        """What `restore` needs to bring these scenes back."""
+        return self.batch.state[rows], self.batch.warning[rows]
+
+    def restore(self, rows: Ints, snapshot: tuple[Floats, Any]) -> None:
+        """State and warnings as they were; derived fields follow with the next step."""
+        self.batch.state[rows], self.batch.warning[rows] = snapshot
+
+    def _ids(self, rows: Ints) -> Ints | None:
+        """All of them need no check of ids."""
+        return None if len(rows) == self.size else rows
 
     def check(self, rows: Ints) -> None:
         """MuJoCo resets a state that is not finite and goes on; its warning counter tells."""

@@ -79,6 +79,26 @@ def log_fail(population: int, s0: int, drawn: int, successes: int, edition: int 
     return _log_e(population, s0 + 1, below(population, s0, edition), drawn, successes)
 
 
+def log_pass_each(
+    population: int, s0: NDArray[np.int64], drawn: int, successes: int, edition: int = EDITION
+) -> Array:
+    """`log_pass` of each of s0 (n,)."""
+    if edition == 1:
+        return np.array([log_pass(population, int(s), drawn, successes, edition) for s in s0])
+    mixture = _shifted_each(population, s0, PASS_BETS, 1)
+    return _log_es(population, s0, mixture, np.array([drawn]), np.array([successes]))
+
+
+def log_fail_each(
+    population: int, s0: NDArray[np.int64], drawn: int, successes: int, edition: int = EDITION
+) -> Array:
+    """`log_fail` of each of s0 (n,)."""
+    if edition == 1:
+        return np.array([log_fail(population, int(s), drawn, successes, edition) for s in s0])
+    mixture = _shifted_each(population, s0, FAIL_BETS, -1)
+    return _log_es(population, s0 + 1, mixture, np.array([drawn]), np.array([successes]))
+
+
 def decide(
     population: int,
     threshold: float,
@@ -173,11 +193,19 @@ def _even(alternatives: NDArray[np.int64]) -> Mixture:
 
 def _shifted(population: int, s0: int, bets: tuple[tuple[float, float], ...], side: int) -> Mixture:
     """Shifted from the rate half-way between s0 and s0 + 1, each on its own side of it."""
+    alternatives, weights = _shifted_each(population, np.array([s0]), bets, side)
+    return alternatives[:, 0], weights
+
+
+def _shifted_each(
+    population: int, s0: NDArray[np.int64], bets: tuple[tuple[float, float], ...], side: int
+) -> Mixture:
+    """The same for each of s0 (n,): alternatives (bets, n)."""
     odds = (s0 + 0.5) / (population - s0 - 0.5)
-    rates = (odds * exp(side * shift) for shift, _ in bets)
-    found = [round(population * rate / (1 + rate)) for rate in rates]
+    rates = odds * np.array([exp(side * shift) for shift, _ in bets])[:, None]
+    found = np.rint(population * rates / (1 + rates)).astype(np.int64)
     low, high = (s0 + 1, population) if side > 0 else (0, s0)
-    return np.clip(np.array(found), low, high), np.log([weight for _, weight in bets])
+    return np.clip(found, low, high), np.log([weight for _, weight in bets])
 
 
 @lru_cache(maxsize=32)
@@ -220,15 +248,20 @@ def _log_h(
 
 def _log_es(
     population: int,
-    null: int,
+    null: int | NDArray[np.int64],
     mixture: Mixture,
     drawn: NDArray[np.int64],
     successes: NDArray[np.int64],
 ) -> Array:
-    """ln E after each of `drawn` with `successes`; −inf where the null is impossible."""
+    """ln E after each of `drawn` with `successes`; −inf where the null is impossible.
+
+    One null with its alternatives (m,) for all, or as many as there are looks with (m, n) of them.
+    """
     alternatives, weights = mixture
-    at_null = _log_h(population, np.array(null), drawn, successes)
-    logs = _log_h(population, alternatives[:, None], drawn, successes) + weights[:, None]
+    if alternatives.ndim == 1:
+        alternatives = alternatives[:, None]
+    at_null = _log_h(population, np.asarray(null), drawn, successes)
+    logs = _log_h(population, alternatives, drawn, successes) + weights[:, None]
     top = logs.max(axis=0)
     usable = np.isfinite(at_null) & np.isfinite(top)
     offset = np.where(usable, top, 0.0)

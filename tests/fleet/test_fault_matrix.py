@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 from fault_bench import LOOPS, SEEN_WITHIN_S, TROUBLES, Bench
-from hypothesis import given, settings
+from fuzzing import examples, fuzz
 from hypothesis import strategies as st
 
 from fleet.can.faults import RULES, Condition, FaultKind
@@ -66,10 +66,10 @@ def test_after_an_e_stop_nothing_that_was_queued_moves_the_arm() -> None:
 ACTS = (*LOOPS, *TROUBLES, "recover")
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from(ACTS), min_size=2, max_size=8))
-def test_no_sequence_of_faults_and_repairs_sends_an_unsafe_frame(acts: list[str]) -> None:
-    sequence(Bench(), acts)
+@examples(few=12, many=100)
+def test_no_sequence_of_faults_and_repairs_sends_an_unsafe_frame(number: int) -> None:
+    acts = st.lists(st.sampled_from(ACTS), min_size=2, max_size=8)
+    fuzz(number, lambda acts: sequence(Bench(), acts), acts)
 
 
 def sequence(bench: Bench, acts: list[str]) -> None:

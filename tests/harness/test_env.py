@@ -9,6 +9,7 @@ from sim_policies import ExpertPolicy, contract, world
 from harness.sim import seeds
 from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeSpec
+from harness.sim.gym_env import contract_for
 from harness.sim.randomization import changes
 from harness.sim.runner import play
 from harness.tasks.box_grasp import BOX_GRASP
@@ -193,3 +194,39 @@ def test_shape_and_size_make_the_objects_geometry_and_inertia_in_any_order() -> 
         half = found.geom_size[box.box_geom] ** 2
         inertia = 0.2 / 3 * np.array([half[1] + half[2], half[0] + half[2], half[0] + half[1]])
         np.testing.assert_allclose(np.sort(found.body_inertia[box.box_body]), np.sort(inertia))
+
+
+def thrashing(seen: np.ndarray) -> np.ndarray:
+    """Drives each joint hard here and there, as its observation says: into whatever is there."""
+    joints = np.arange(1, 9)
+    way = np.sin(seen.sum(axis=1, keepdims=True) * joints * 3.7)
+    return (1.7 * np.tanh(2.5 * way)).astype(np.float32)
+
+
+@pytest.mark.parametrize("task", ["box-grasp", "pick-place"])
+def test_a_step_at_once_is_its_ticks_one_by_one(task: str) -> None:
+    """Whoever watches each tick makes the servo go tick by tick; no bit may tell."""
+    made = contract_for(task)
+    records = []
+    for watched in (False, True):
+        env = BatchEnv(made, 8)
+        env.on_tick = (lambda: None) if watched else None
+        todo = [EpisodeSpec(CELL, i, world(latency=0.006 * (i % 3)), task) for i in range(10)]
+        records.append(list(play(env, thrashing, todo)))
+    assert records[0] == records[1]
+    modes = {record.failure_mode for record in records[0]}
+    assert modes & {"collision", "overspeed"}, "nothing went wrong on the way"
+
+
+def test_physics_that_fail_within_a_step_leave_the_other_scenes_alone() -> None:
+    alone = []
+    for watched in (False, True):
+        env = BatchEnv(contract(), 3)
+        env.on_tick = (lambda: None) if watched else None
+        env.reset([0, 1, 2], specs(3))
+        env.world.qvel[1, env.scene.box_dof] = 1e12
+        done = env.step([0, 1, 2], np.zeros((3, 8), dtype=np.float32))
+        assert done.tolist() == [False, True, False]
+        assert env.record(1).failure_mode == "unstable"
+        alone.append([env.record(slot) for slot in range(3)])
+    assert alone[0] == alone[1]

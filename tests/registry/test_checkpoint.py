@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import header_of, noise, with_length, write_checkpoint, write_tensors
+from fuzzing import examples, fuzz
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from record import POLICY, Record
@@ -112,9 +113,13 @@ PARTS = [b"cos\nsystem\n", b"(", b"X\1\0\0\0a", b"U\1a", b"R", b"t", b"}", b"b",
          b"I1\n", b"\x95\0\0\0\0\0\0\0\0", b"\x94", b"!", b")"]  # fmt: skip
 
 
-@settings(max_examples=4000, deadline=None)
-@given(st.lists(st.sampled_from(PARTS), max_size=25).map(b"".join))
-def test_whatever_makes_python_call_something_is_said_to_be_a_pickle(content: bytes) -> None:
+@examples(few=500, many=4000)
+def test_whatever_makes_python_call_something_is_said_to_be_a_pickle(number: int) -> None:
+    contents = st.lists(st.sampled_from(PARTS), max_size=25).map(b"".join)
+    fuzz(number, an_acting_pickle_is_seen, contents)
+
+
+def an_acting_pickle_is_seen(content: bytes) -> None:
     """Opcodes at random, also without an end: Python's own unpickler says what they do."""
     calls = []
 

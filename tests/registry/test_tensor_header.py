@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from checkpoints import with_length
+from fuzzing import examples, fuzz
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, deserialize
@@ -80,11 +81,7 @@ WORDS = [b'"', b"{", b"}", b"[", b"]", b",", b":", b"0", b"-0", b"-1", b"1.0", b
          b"\xef\xbb\xbf", b"\0", b"\t", b"\x0b", b"[" * 200, b"//", b"'"]  # fmt: skip
 
 
-@settings(max_examples=3000, deadline=None)
-@given(files(), st.data())
-def test_spoiled_headers_are_refused_by_both_or_neither(
-    content: bytes, data: st.DataObject
-) -> None:
+def spoil(content: bytes, data: st.DataObject) -> None:
     """The JSON is cut, doubled and written over at random; its length says so, or does not."""
     length = int.from_bytes(content[:8], "little")
     text, rest = bytearray(content[8 : 8 + length]), content[8 + length :]
@@ -99,9 +96,12 @@ def test_spoiled_headers_are_refused_by_both_or_neither(
     agree(spoiled)
 
 
-@settings(max_examples=1500, deadline=None)
-@given(files(), st.data())
-def test_moved_and_resized_tensors_are_refused_by_both(content: bytes, data: st.DataObject) -> None:
+@examples(few=300, many=3000)
+def test_spoiled_headers_are_refused_by_both_or_neither(number: int) -> None:
+    fuzz(number, spoil, files(), st.data())
+
+
+def move(content: bytes, data: st.DataObject) -> None:
     """Holes, overlaps, other shapes and types: the JSON stays sound, what it says does not."""
     length = int.from_bytes(content[:8], "little")
     header, rest = json.loads(content[8 : 8 + length]), content[8 + length :]
@@ -120,6 +120,11 @@ def test_moved_and_resized_tensors_are_refused_by_both(content: bytes, data: st.
     else:
         rest = rest[: data.draw(st.integers(0, len(rest)))] + data.draw(st.binary(max_size=3))
     agree(with_length(json.dumps(header).encode()) + rest)
+
+
+@examples(few=200, many=1500)
+def test_moved_and_resized_tensors_are_refused_by_both(number: int) -> None:
+    fuzz(number, move, files(), st.data())
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,7 +1,8 @@
 """Versions are what their bytes are; names of versions are read strictly."""
 
 import pytest
-from hypothesis import given
+import rfc8785
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from registry.errors import UsageError
@@ -100,3 +101,28 @@ def test_a_printed_version_is_read_back(number: int, policy: str) -> None:
 def test_canonical_json_has_one_spelling() -> None:
     assert canonical({"b": (1, 2.0), "a": None}) == b'{"a":null,"b":[1,2]}'
     assert digest_of([1, 2]) == digest_of((1.0, 2.0))
+
+
+KEYS = st.text(max_size=4)
+NUMBERS = st.integers(-(2**53), 2**53) | st.floats() | st.sampled_from([0.0001, 1e-5, 1e16, 1e21])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.text(max_size=6) | NUMBERS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+@example({"\ue000": 1, "\U00010000": 2})
+@example({"a": -0.0, "b": 1e22, "c": 2.0**53, "d": "\x7f\x1f\u2028\ud800"})
+@example([2**53, -(2**53) + 1, float("nan")])
+def test_canonical_json_is_that_of_rfc_8785(value: object) -> None:
+    """Ours is quick where both spell alike, and the library's own wherever they might not."""
+
+    def said(write: object) -> object:
+        try:
+            return write(value)  # type: ignore[operator]
+        except rfc8785.CanonicalizationError as error:
+            return type(error)
+
+    assert said(canonical) == said(rfc8785.dumps)

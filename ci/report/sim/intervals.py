@@ -9,13 +9,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import log
 
+import numpy as np
+import numpy.typing as npt
+
 from registry.statistics.cells import interval
-from registry.statistics.grid import EDITION, log_fail, log_pass
+from registry.statistics.grid import EDITION, log_fail_each, log_pass_each
+
+Totals = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 COVERAGE = 0.95
+_AT_ONCE = 1024
+"""Totals of the full run that are tested in one sweep."""
 
 
 @lru_cache(maxsize=65536)
@@ -43,8 +52,22 @@ def full_run(
         raise ValueError(f"{successes} successes in {drawn} draws of {population}")
     decides = log(2 / (1 - coverage))
     low, high = successes, population - (drawn - successes)
-    while low < high and log_pass(population, low, drawn, successes, edition) >= decides:
-        low += 1
-    while high > low and log_fail(population, high - 1, drawn, successes, edition) >= decides:
-        high -= 1
+
+    def too_low(totals: Totals) -> Flags:
+        return log_pass_each(population, totals, drawn, successes, edition) >= decides
+
+    def too_high(totals: Totals) -> Flags:
+        return log_fail_each(population, totals - 1, drawn, successes, edition) >= decides
+
+    low += _leading(too_low, np.arange(low, high))
+    high -= _leading(too_high, np.arange(high, low, -1))
     return low / population, high / population
+
+
+def _leading(ruled_out: Callable[[Totals], Flags], totals: Totals) -> int:
+    """How many totals are ruled out before the first that is not."""
+    for begin in range(0, totals.size, _AT_ONCE):
+        flags = ruled_out(totals[begin : begin + _AT_ONCE])
+        if not flags.all():
+            return begin + int(np.argmin(flags))
+    return totals.size

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from math import log
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.report.sim.intervals import clopper_pearson, full_run
+from ci.report.sim.intervals import COVERAGE, clopper_pearson, full_run
+from registry.statistics.grid import log_fail, log_pass
 
 
 def test_exact_intervals_have_their_known_values() -> None:
@@ -36,3 +39,23 @@ def test_bounds_of_the_full_run_hold_at_every_look() -> None:
                 break
     assert missed <= 9  # 4 would be the 5 % that is promised
     assert full_run(120, 120, 77) == (77 / 120, 77 / 120)
+
+
+@given(st.integers(2, 1500), st.sampled_from([1, 2]), st.data())
+def test_bounds_of_the_full_run_end_at_the_first_total_that_the_gate_would_not_rule_out(
+    population: int, edition: int, data: st.DataObject
+) -> None:
+    drawn = data.draw(st.integers(0, population))
+    successes = data.draw(st.integers(0, drawn))
+    decides = log(2 / (1 - COVERAGE))
+    low, high = full_run(population, drawn, successes, edition=edition)
+    first, last = round(low * population), round(high * population)
+    assert successes <= first <= last <= population - (drawn - successes)
+    told = (drawn, successes, edition)
+    for total in {successes, (successes + first) // 2, first - 1} & set(range(successes, first)):
+        assert log_pass(population, total, *told) >= decides
+    assert first == last or log_pass(population, first, *told) < decides
+    most = population - (drawn - successes)
+    for total in {most, (most + last) // 2 + 1, last + 1} & set(range(last + 1, most + 1)):
+        assert log_fail(population, total - 1, *told) >= decides
+    assert first == last or log_fail(population, last - 1, *told) < decides
