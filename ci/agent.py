@@ -1,7 +1,8 @@
 """`policyctl-agent ROBOT.yaml`: the program of one robot, and where its parts are put together.
 
 It keeps all it must not lose in one folder (`--state`, by default `<home>/agents/<robot>`): the
-attempts (spool.db), the versions it holds, and on twins what the frame monitor saw (monitor.json).
+attempts (spool.db), the versions it holds, its key and the keyring that it believes
+(`fleet.agent.identity`), and on twins what the frame monitor saw (monitor.json).
 One SIGTERM or ctrl-C: the running attempt is finished, then it ends. A second one: protective stop.
 """
 
@@ -56,6 +57,7 @@ def command(
 ) -> None:
     """Run the agent of one robot until it is told to stop."""
     from ci.rig import build_rig
+    from fleet.agent.identity import Identity
     from fleet.agent.link import LocalLink
     from fleet.agent.spool import Spool
     from fleet.agent.supervisor import Supervisor, Work
@@ -85,7 +87,11 @@ def command(
                 poll_s=poll,
             )
             updater = Updater(folder / "versions", link, config.class_)
-            supervisor = Supervisor(work, link, spool, updater, attempts.run, extra=attempts.status)
+            identity = Identity(folder)
+            supervisor = Supervisor(
+                work, link, spool, updater, attempts.run, extra=attempts.status,
+                keyring=identity.keyring, seal=identity.seal,
+            )  # fmt: skip
             gc.collect()
             gc.freeze()  # what lives now lives as long as the agent
             narrate(f"{config.robot}: ready, {len(spool.recovered)} attempt(s) recovered")

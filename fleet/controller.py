@@ -45,6 +45,7 @@ class Controller:
         Raises only what listing them raises.
         """
         moved = 0
+        self._renew()
         for record in self._registry.rollouts(open_only=True):
             if not record.rollout.open:
                 continue  # waits for its turn, which the registry gives it
@@ -56,6 +57,15 @@ class Controller:
             else:
                 self._told.pop(record.id, None)
         return moved
+
+    def _renew(self) -> None:
+        """Signs what robots were told, where there is trust; without its key they are told so."""
+        try:
+            self._registry.renew_assignments()
+        except PolicyctlError as error:
+            self._tell("assignments", f"assignments wait for a signature: {_line(error)}")
+        else:
+            self._told.pop("assignments", None)
 
     def loop(
         self, stop: Stop, poll_s: float = POLL_S, now: Callable[[], float] = time.time

@@ -44,6 +44,7 @@ from registry.record.model import (
     RobotRecord,
     RolloutRecord,
     Search,
+    StatementRecord,
     VerdictRecord,
     VersionRecord,
 )
@@ -56,6 +57,9 @@ from registry.record.verdicts import Verdicts
 from registry.record.versions import Versions
 from registry.rollouts import Abort, Event, Pause, Resume
 from registry.stages import Stage
+from registry.trust.authority import Trust, open_trust
+from registry.trust.files import FOLDER
+from registry.trust.keyring import PublicKey
 from registry.verdicts import Verdict
 from registry.versions import Manifest, Provenance, VersionRef
 
@@ -84,11 +88,13 @@ class Registry:
         mirror: BlobStore | None = None,
         *,
         archives: bool = True,
+        trust: Trust | None = None,
     ) -> None:
         self.actor = actor
         self.blobs = blobs
         self._ledger = ledger
-        desk = Desk(ledger, blobs, clock, actor, cache)
+        desk = Desk(ledger, blobs, clock, actor, cache, trust)
+        self.trust = trust
         self._versions = Versions(desk)
         self._registrar = Registrar(desk, self._versions, archives=archives)
         self._collector = Collector(desk)
@@ -121,6 +127,7 @@ class Registry:
             cache,
             mirror,
             archives=settings_of(home).archives != "forbid",
+            trust=open_trust(home.root / FOLDER),
         )
 
     def close(self) -> None:
@@ -263,6 +270,10 @@ class Registry:
     def verdicts(self, ref: VersionRef) -> list[VerdictRecord]:
         return self._verdicts.of(ref)
 
+    def statements(self, ref: VersionRef) -> list[StatementRecord]:
+        """What was signed about a version; `doubts` says whether it holds."""
+        return self._verdicts.statements(ref)
+
     def cached_result(self, key: str) -> dict[str, Any] | None:
         return self._verdicts.cached_result(key)
 
@@ -336,15 +347,23 @@ class Registry:
     # Fleet
 
     def enrol_robot(
-        self, name: str, robot_class: str, info: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        robot_class: str,
+        info: Mapping[str, Any] | None = None,
+        key: PublicKey | None = None,
     ) -> RobotRecord:
-        return self._robots.enrol(name, robot_class, info or {})
+        return self._robots.enrol(name, robot_class, info or {}, key)
 
     def robots(self) -> list[RobotRecord]:
         return self._robots.all()
 
     def assignment(self, robot: str) -> Assignment | None:
         return self._robots.assignment(robot)
+
+    def renew_assignments(self) -> int:
+        """See `Robots.renew`."""
+        return self._robots.renew()
 
     def heartbeat(
         self, robot: str, running: int | None, generation: int, status: Mapping[str, Any]
@@ -400,7 +419,13 @@ class Registry:
             return fleet_at(connection, when, policy)
 
     def verify_audit(self, known: Head | None = None) -> Head:
-        """Recomputes the audit's hash chain and returns its newest event. Raises Corrupt."""
+        """Recomputes the audit's hash chain and returns its newest event. Raises Corrupt.
+
+        With trust it is also held against the head that the keyring was begun with.
+        """
+        if self.trust is not None and (since := self.trust.keyring.since):
+            with self._ledger.read() as connection:
+                audit.check_chain(connection, Head.parse(since))
         with self._ledger.read() as connection:
             return audit.check_chain(connection, known)
 

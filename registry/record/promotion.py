@@ -4,6 +4,9 @@ The ladder is `registry.stages.check_promotion`; here it is asked with the newes
 given under today's gates, and its answer gets the version's name, the gate's numbers and the next
 command. A refusal changes nothing.
 
+Where trust is set up a version climbs only with a publisher's registration and the runners'
+verdicts signed as they stand, each judged again (`registry.record.statements`).
+
 Counts begin anew with each rollout, and each has its own chance of a false promotion. So a version
 whose earlier rollout has shown any candidate episode tries again by a recorded override only.
 """
@@ -20,10 +23,10 @@ from registry.ledger.tables import attempts, rollouts
 from registry.record.desk import Desk
 from registry.record.model import RolloutRecord, VersionRecord
 from registry.record.rollouts import Rollouts, open_row, rollout_record, rollout_row
-from registry.record.verdicts import explain_gate, read_verdicts
+from registry.record.verdicts import explain_gate, read_verdicts, require_signed
 from registry.record.versions import Versions, read_manifest, read_version
 from registry.rollouts import Opened, Phase, Rollout, step
-from registry.stages import Stage, check_promotion, command_of
+from registry.stages import GATES_BELOW, Stage, check_promotion, command_of
 from registry.verdicts import Outcome
 from registry.versions import VersionRef
 
@@ -61,6 +64,8 @@ class Promotion:
         with self._desk.ledger.write() as connection:
             record = read_version(connection, ref)
             self._check_ladder(connection, record, stage, gate, override)
+            if self._desk.trust is not None and stage is not Stage.FLEET:
+                require_signed(connection, self._desk.trust, record, GATES_BELOW[stage])
             if stage is Stage.FLEET:
                 return self._confirm(connection, record)
             if stage is not Stage.CANARY:
