@@ -24,7 +24,9 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+from trusted import Keys
 
+from fleet.agent.identity import Identity
 from fleet.agent.link import Link, LocalLink, OutOfContact
 from fleet.agent.spool import Result, Spool
 from fleet.agent.supervisor import Supervisor, Work
@@ -319,10 +321,19 @@ class Robot:
     """
 
     def __init__(
-        self, name: str, folder: Path, link: Link, clock: Clock, *, seed: int = 0, **work: Any
+        self,
+        name: str,
+        folder: Path,
+        link: Link,
+        clock: Clock,
+        *,
+        seed: int = 0,
+        identity: Identity | None = None,
+        **work: Any,
     ) -> None:
         self.name = name
         self.clock = clock
+        self.identity = identity or Identity(folder / name)
         self.weather = Weather(random=random.Random(seed))
         self.link = SpoiledLink(link, self.weather)
         self.kill_at = ""
@@ -347,6 +358,8 @@ class Robot:
             self._run,
             now=self.clock.now,
             monotonic=self.clock.now,
+            keyring=self.identity.keyring,
+            seal=self.identity.seal,
         )
 
     def die(self) -> None:
@@ -414,11 +427,18 @@ class Fleet:
     """A real registry and controller, and scripted robots that talk to it through the weather."""
 
     def __init__(
-        self, folder: Path, robots: int = 12, gate: CanaryGate = CHEAP, seed: int = 0, **work: Any
+        self,
+        folder: Path,
+        robots: int = 12,
+        gate: CanaryGate = CHEAP,
+        seed: int = 0,
+        trust: bool = False,
+        **work: Any,
     ) -> None:
         self.folder = folder
         self.gate = gate
         self.clock = Clock()
+        self.keys = Keys(Home(folder / "home")) if trust else None
         self.registry = Registry.open(
             Home(folder / "home"), Actor("world"), create=True, clock=self.clock
         )
@@ -427,7 +447,11 @@ class Fleet:
         self.robots = {}
         for index in range(1, robots + 1):
             name = f"robot-{index:02d}"
-            self.registry.enrol_robot(name, ROBOT_CLASS.name, {"role": "robot"})
+            identity = Identity(folder / name)
+            key = identity.make_key() if trust else None
+            self.registry.enrol_robot(name, ROBOT_CLASS.name, {"role": "robot"}, key)
+            if self.keys is not None:
+                identity.believe(self.keys.keyring)
             link = LocalLink(self.registry)
             self.robots[name] = Robot(name, folder, link, self.clock, seed=seed, **work)
 

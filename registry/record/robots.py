@@ -124,7 +124,9 @@ class Robots:
     def assignment(self, robot: str) -> Assignment | None:
         """The newest document of a robot; None when it was never assigned anything."""
         with self._desk.ledger.read() as connection:
-            found = connection.execute(_newest().where(assignments.c.robot == robot)).first()
+            mine = _with_renewal().where(assignments.c.robot == robot)
+            newest = mine.order_by(assignments.c.generation.desc()).limit(1)
+            found = connection.execute(newest).first()
             if found is None:
                 require_robot(connection, robot)
                 return None
@@ -269,6 +271,20 @@ class Robots:
         self.assign(connection, policy, only(robot, number, generation), None)
 
 
+def _with_renewal() -> Any:
+    return select(
+        assignments,
+        renewals.c.document.label("renewed"),
+        renewals.c.envelope.label("renewed_envelope"),
+    ).outerjoin(
+        renewals,
+        and_(
+            renewals.c.robot == assignments.c.robot,
+            renewals.c.generation == assignments.c.generation,
+        ),
+    )
+
+
 def _newest() -> Any:
     """The newest assignment of each robot, beside its renewal."""
     last = (
@@ -277,23 +293,12 @@ def _newest() -> Any:
         .subquery()
     )
     return (
-        select(
-            assignments,
-            renewals.c.document.label("renewed"),
-            renewals.c.envelope.label("renewed_envelope"),
-        )
+        _with_renewal()
         .join(
             last,
             and_(
                 last.c.robot == assignments.c.robot,
                 last.c.generation == assignments.c.generation,
-            ),
-        )
-        .outerjoin(
-            renewals,
-            and_(
-                renewals.c.robot == assignments.c.robot,
-                renewals.c.generation == assignments.c.generation,
             ),
         )
         .order_by(assignments.c.robot)

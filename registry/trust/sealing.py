@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from securesystemslib.dsse import Envelope as Dsse
@@ -84,6 +85,7 @@ def open_sealed(
     return said, keyid
 
 
+@lru_cache(maxsize=1024)
 def as_key(key: PublicKey) -> Key:
     return Key.from_dict(key.keyid, key.to_json())
 
