@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
-from tuf.api.metadata import Root, TargetFile, Targets
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
-from registry.errors import NotFound, Pending, Refused
+from registry.errors import Corrupt, NotFound, Pending, Refused
 from registry.trust.repository import (
     DAY,
     ROOT,
@@ -94,6 +95,24 @@ class Approvals:
                 return
             raise self._pending(ref, name)
 
+    def check(self, ref: VersionRef, manifest: bytes) -> None:
+        """What `approve` would raise, without a signature or a draft."""
+        name = self.repository.bin_of(target_name(ref))
+        published = self.repository.targets(name).signed.targets.get(target_name(ref))
+        if published is not None:
+            self._same(ref, published, target_file(ref, manifest, {}))
+            return
+        role = self.repository.root().signed.roles[TARGETS]
+        keys = [self.repository.root().signed.keys[keyid] for keyid in role.keyids]
+        have = sum(self.repository.signers.has(key) for key in keys)
+        if have < role.threshold:
+            raise Pending(
+                f"{ref} would wait for {role.threshold - have} more signature(s)",
+                evidence=f"{have} of the {len(keys)} approvers' keys are at hand, "
+                f"{role.threshold} must sign",
+                hint=f"promote it, then an approver runs `policyctl approve '{ref}' --key KEY`",
+            )
+
     def is_published(self, ref: VersionRef, manifest: bytes) -> bool:
         name = self.repository.bin_of(target_name(ref))
         found = self.repository.targets(name).signed.targets.get(target_name(ref))
@@ -121,6 +140,38 @@ class Approvals:
                 )
             self.repository.publish()
             return self.repository.missing()
+
+    def place_of(self, ref: VersionRef) -> str:
+        """The bin of a version."""
+        return self.repository.bin_of(target_name(ref))
+
+    def add(self, carried: Mapping[str, Metadata[Any]]) -> int:
+        """Takes over the signatures of drafts that were signed elsewhere, and publishes.
+
+        All are known here before the first signature is taken.
+        """
+        with self.repository.changing():
+            for role, draft in carried.items():
+                self.repository.require_draft(role, draft)
+            taken = sum(self.repository.merge(*one) for one in carried.items())
+            self.repository.publish()
+            return taken
+
+    def strangers(self, rightful: Mapping[str, TargetFile]) -> list[str]:
+        """What is approved and is not what the ledger says: a thief's, or a damaged file's."""
+        lines = []
+        for name in self.repository.bins():
+            try:
+                found = self.repository.targets(name).signed.targets
+            except Corrupt as forged:
+                lines.append(f"forged: {name} ({forged.evidence})")
+                continue
+            lines += [
+                f"stranger: {path} sha256:{info.hashes['sha256']}"
+                for path, info in sorted(found.items())
+                if path not in rightful or info.hashes != rightful[path].hashes
+            ]
+        return lines
 
     def withdraw(self, refs: Iterable[VersionRef]) -> list[str]:
         """Takes versions back; the bins whose change still waits for signatures."""
@@ -158,6 +209,18 @@ class Approvals:
                     evidence="; ".join(map(_lacks, lacking)),
                     hint="an approver runs `policyctl trust sign --key KEY`",
                 )
+
+    def changes(self) -> list[str]:
+        """What the drafts would change, a line each: what a signature stands for."""
+        lines = []
+        for role, draft in self.repository.drafts().items():
+            if isinstance(draft.signed, Root):
+                lines += _root_changes(self.repository.root().signed, draft.signed)
+                continue
+            assert isinstance(draft.signed, Targets)
+            before = self.repository.targets(role).signed.targets
+            lines += _target_changes(before, draft.signed.targets)
+        return lines or (["new signatures, no change"] if self.repository.drafts() else [])
 
     def status(self) -> Status:
         repository = self.repository
@@ -228,6 +291,41 @@ class Approvals:
             evidence="; ".join(map(_lacks, lacking)),
             hint=f"an approver runs `policyctl approve '{ref}' --key KEY`; then promote it again",
         )
+
+
+def _target_changes(before: Mapping[str, TargetFile], after: Mapping[str, TargetFile]) -> list[str]:
+    lines = [
+        f"+ {path} sha256:{info.hashes['sha256']}"
+        for path, info in sorted(after.items())
+        if before.get(path) != info
+    ]
+    return lines + [f"- {path}" for path in sorted(before.keys() - after.keys())]
+
+
+def _root_changes(before: Root, after: Root) -> list[str]:
+    lines = []
+    for role, name in (("root", ROOT), ("approver", TARGETS), ("online", TIMESTAMP)):
+        old, new = before.roles[name], after.roles[name]
+        lines += [f"+ key {keyid} as {role}" for keyid in new.keyids if keyid not in old.keyids]
+        lines += [f"- key {keyid} as {role}" for keyid in old.keyids if keyid not in new.keyids]
+        if old.threshold != new.threshold:
+            lines.append(f"  {role} needs {new.threshold} signatures, not {old.threshold}")
+    return lines
+
+
+def contents(metadata: Metadata[Any]) -> list[str]:
+    """All that a draft says, for a person who signs it where the repository is not."""
+    signed = metadata.signed
+    lines = [f"{signed.type} version {signed.version}, expires {signed.expires.date()}"]
+    if isinstance(signed, Root):
+        for name, role in sorted(signed.roles.items()):
+            lines.append(f"{name}: {role.threshold} of {', '.join(role.keyids)}")
+    elif isinstance(signed, Targets):
+        lines += _target_changes({}, signed.targets)
+        if signed.delegations is not None and signed.delegations.succinct_roles is not None:
+            role = signed.delegations.succinct_roles
+            lines.append(f"approvers: {role.threshold} of {', '.join(role.keyids)}")
+    return lines
 
 
 def _lacks(one: Missing) -> str:

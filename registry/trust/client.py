@@ -41,6 +41,15 @@ class Stale(Refused):
     code = "stale"
 
 
+def check_root(root: bytes) -> None:
+    """Raises Corrupt where the bytes are no root metadata that its own keys signed."""
+    with _understood(0.0):
+        found = Metadata[Root].from_bytes(root)
+        if not isinstance(found.signed, Root):
+            raise exceptions.RepositoryError("this is no root")
+        found.signed.verify_delegate(Root.type, found.signed_bytes, found.signatures)
+
+
 class TrustClient:
     """Metadata in `folder/metadata`, small targets in `folder/targets`.
 

@@ -122,7 +122,6 @@ def download(source: Source, url: str, info: TargetFile, path: Path) -> int:
             os.ftruncate(handle, 0)
             came += _fill(source, url, info, handle)
         if not _fits(info, part):
-            part.unlink(missing_ok=True)
             raise Corrupt(
                 "bytes are not what was approved",
                 evidence=f"{info.path}: {os.fstat(handle).st_size} bytes from {url}",
@@ -131,6 +130,9 @@ def download(source: Source, url: str, info: TargetFile, path: Path) -> int:
             os.fsync(handle)
             part.replace(path)
             sync_folder(path.parent)
+    except Corrupt:
+        part.unlink(missing_ok=True)
+        raise
     finally:
         os.close(handle)
     return came
@@ -151,7 +153,6 @@ def _fill(source: Source, url: str, info: TargetFile, handle: int) -> int:
                 size += len(data)
                 came += len(data)
                 if size > info.length:
-                    os.ftruncate(handle, 0)
                     raise Corrupt(
                         "more bytes than announced",
                         evidence=f"{info.path}: over {info.length} bytes from {url}",

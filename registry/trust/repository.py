@@ -4,7 +4,7 @@
                  timestamp.json
     drafts/      new metadata of a role that still lacks signatures
     targets/     small files robots read besides versions, by their sha256
-    keys/, signers.json   see `registry.trust.signers`
+    keys/, places.json   see `registry.trust.signers`
 
 A version is the target `POLICY/vN.json`, whose bytes are its manifest, so that its sha256 is the
 version's digest. Targets lie in 32 hash bins (TAP 15): a robot reads the one that it needs.
@@ -222,15 +222,20 @@ class Repository:
             ) from failed
         return True
 
-    def merge(self, role: str, signed_elsewhere: Meta) -> int:
-        """Takes over the good signatures of a copy of a draft; how many. Raises NotFound."""
+    def require_draft(self, role: str, signed_elsewhere: Meta) -> Meta:
+        """The draft that this is a copy of. Raises NotFound."""
         draft = self.draft(role)
         if draft is None or draft.signed_bytes != signed_elsewhere.signed_bytes:
             raise NotFound(
                 f"no draft of {role} like that waits here",
                 evidence="it was published, dropped or changed since the copy was made",
-                hint="copy the draft again: `policyctl trust status` names the file",
+                hint="copy the draft again: `policyctl trust status` says what waits",
             )
+        return draft
+
+    def merge(self, role: str, signed_elsewhere: Meta) -> int:
+        """Takes over the good signatures of a copy of a draft; how many. Raises NotFound."""
+        draft = self.require_draft(role, signed_elsewhere)
         taken = 0
         for key in self._unsigned(role, draft):
             signature = signed_elsewhere.signatures.get(key.keyid)

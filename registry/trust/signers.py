@@ -1,6 +1,6 @@
 """The private keys at hand: those kept with the home, those whose place it knows, those just named.
 
-`signers.json` maps a key's name to where it is kept. `home:NAME` is the file `keys/NAME` of the
+`places.json` maps a key's name to where it is kept. `home:NAME` is the file `keys/NAME` of the
 same folder, so that a home can be moved; every other place is a URI of `registry.trust.keys`. A key
 that is nowhere at hand is no error here: its owner signs elsewhere (`policyctl trust sign`).
 """
@@ -33,13 +33,13 @@ class Signers:
 
     def places(self) -> dict[str, str]:
         """Where the home knows keys to be, by key name."""
-        path = self._folder / "signers.json"
+        path = self._folder / "places.json"
         try:
             said = json.loads(path.read_bytes())
         except FileNotFoundError:
             return {}
         except ValueError as wrong:
-            raise Corrupt("signers.json cannot be read", evidence=f"{path}: {wrong}") from wrong
+            raise Corrupt("places.json cannot be read", evidence=f"{path}: {wrong}") from wrong
         return {str(name): str(place) for name, place in said.items()}
 
     def make(self, name: str) -> Key:
@@ -48,18 +48,25 @@ class Signers:
         self.remember(key, HOME + name)
         return key
 
+    def make_next(self) -> Key:
+        """A new key in the home under the next free name."""
+        number = 2
+        while (self.keys / f"home-{number}.pem").exists():
+            number += 1
+        return self.make(f"home-{number}.pem")
+
     def remember(self, key: Key, place: str) -> None:
         said = self.places() | {key.keyid: place}
         with disk_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self._folder / "signers.json", json.dumps(said, indent=2).encode())
+            write_whole(self._folder / "places.json", json.dumps(said, indent=2).encode())
 
     def forget(self, keyids: Iterable[str]) -> None:
         """The home no longer looks for these keys; their files stay where they are."""
         gone = set(keyids)
         said = {name: place for name, place in self.places().items() if name not in gone}
         with disk_errors(self._folder):
-            write_whole(self._folder / "signers.json", json.dumps(said, indent=2).encode())
+            write_whole(self._folder / "places.json", json.dumps(said, indent=2).encode())
 
     def of(self, key: Key) -> Signer | None:
         """The signer of a key that is at hand, else None. Raises what `keys.signer` does."""
