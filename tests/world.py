@@ -26,6 +26,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from trusted import Keys
 
+from fleet.agent.admission import Admission
 from fleet.agent.identity import Identity
 from fleet.agent.link import Link, LocalLink, OutOfContact
 from fleet.agent.spool import Result, Spool
@@ -204,6 +205,10 @@ class Table:
         for begin in range(0, len(data), 1000):
             yield data[begin : begin + 1000]
 
+    def published(self, path: str) -> Iterator[bytes]:
+        raise NotFound("trust is not set up", evidence=path)
+        yield b""
+
     def report(self, robot: str, attempts: Sequence[AttemptReport]) -> int:
         stored = self.attempts.setdefault(robot, {})
         for attempt in attempts:
@@ -237,6 +242,7 @@ class Weather:
     refuse_reports: bool = False
     serve_old_documents: bool = False
     corrupt: set[str] = field(default_factory=set)
+    trust_files: dict[str, bytes] = field(default_factory=dict)  # served instead of the real ones
     random: random.Random = field(default_factory=lambda: random.Random(0))
 
 
@@ -266,6 +272,13 @@ class SpoiledLink:
                 yield bytes([piece[0] ^ 1]) + piece[1:]
             else:
                 yield piece
+
+    def published(self, path: str) -> Iterator[bytes]:
+        self._must_be_up()
+        if path in self.weather.trust_files:
+            yield self.weather.trust_files[path]
+            return
+        yield from self.inner.published(path)
 
     def report(self, robot: str, attempts: Sequence[AttemptReport]) -> int:
         self._must_be_up()
@@ -348,7 +361,11 @@ class Robot:
         """A new agent on what is on disk."""
         self.spool = Spool(self._folder / "spool.db", self.name)
         self.updater = Updater(
-            self._folder / "versions", self.link, ROBOT_CLASS, load=load_scripted
+            self._folder / "versions",
+            self.link,
+            ROBOT_CLASS,
+            load=load_scripted,
+            admission=Admission(self._folder / "trust", self.link, self.clock),
         )
         self.supervisor = Supervisor(
             Work(robot=self.name, task=TASK, judge="coin/1", stratum=TASK, **self._work),
@@ -358,8 +375,7 @@ class Robot:
             self._run,
             now=self.clock.now,
             monotonic=self.clock.now,
-            keyring=self.identity.keyring,
-            seal=self.identity.seal,
+            identity=self.identity,
         )
 
     def die(self) -> None:

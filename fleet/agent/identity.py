@@ -1,7 +1,8 @@
 """Who a robot is to others, and whom it believes: two files in its state folder.
 
     robot.pem      its private key, made at its enrolment; it never leaves the robot
-    keyring.json   the keys it believes, given at its enrolment; a newer one replaces it
+    keyring.json   the keys it believes, given at its enrolment; a newer one that approvers signed
+                   replaces it (`fleet.agent.admission`)
 
 Without a keyring the robot believes the registry, as before trust was set up; without a key its
 reports are not signed. A keyring of a lower number never replaces one of a higher.
@@ -9,6 +10,7 @@ reports are not signed. A keyring of a lower number never replaces one of a high
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +26,11 @@ KEY, KEYRING = "robot.pem", "keyring.json"
 
 
 class Identity:
-    def __init__(self, folder: Path) -> None:
+    """`source` answers the newest keyring that approvers signed, or None where there is none."""
+
+    def __init__(self, folder: Path, source: Callable[[], bytes | None] = lambda: None) -> None:
         self._folder = folder
+        self._source = source
         self._seen: tuple[int, int] | None = None
         self._keyring: Keyring | None = None
         self._signer: Signer | None = None
@@ -53,6 +58,15 @@ class Identity:
                 self._keyring = found
         self._seen = seen
         return self._keyring
+
+    def refresh(self) -> None:
+        """Believes what the source shows, where it is newer. Raises what the source does."""
+        try:
+            found = self._source()
+        except NotFound:
+            return  # a repository without a keyring
+        if found is not None:
+            self.believe(parse_keyring(found, "the approved keyring.json"))
 
     def believe(self, keyring: Keyring) -> bool:
         """Takes a keyring that somebody vouches for; False where a newer one is held."""

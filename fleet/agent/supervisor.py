@@ -31,6 +31,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fleet.agent.identity import Identity
 from fleet.agent.link import Link, OutOfContact
 from fleet.agent.orders import Orders
 from fleet.agent.spool import Opening, Result, Spool
@@ -40,12 +41,12 @@ from registry.assignments import Assignment
 from registry.attempts import AttemptReport
 from registry.errors import PolicyctlError
 from registry.interleave import side as side_of
-from registry.trust.keyring import Keyring
 
 OUTSIDE = -1
 """The segment of attempts outside a comparison."""
 
 REPORT_BATCH = 64
+KEYRING_S = 30.0
 RETRY_FIRST_S = 1.0
 RETRY_LAST_S = 60.0
 
@@ -111,8 +112,7 @@ class Supervisor:
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         extra: Callable[[], Mapping[str, Any]] = dict,
-        keyring: Callable[[], Keyring | None] = lambda: None,
-        seal: Callable[[AttemptReport], AttemptReport] = lambda report: report,
+        identity: Identity | None = None,
     ) -> None:
         self._work = work
         self._link = link
@@ -122,8 +122,11 @@ class Supervisor:
         self._now = now
         self._monotonic = monotonic
         self._extra = extra
-        self._seal = seal
-        self.orders = Orders(work.robot, spool, monotonic, keyring)
+        self._identity = identity
+        believed = identity.keyring if identity else lambda: None
+        self.orders = Orders(work.robot, spool, monotonic, believed)
+        self._keyring_at = float("-inf")
+        self._trust_problem = ""
         self._prepared: Prepared | None = None
         self._failed: Assignment | None = None
         self._problem = ""
@@ -151,6 +154,7 @@ class Supervisor:
 
     def tick(self) -> bool:
         """One round; True when an attempt was opened."""
+        self._learn_keys()
         self._poll()
         self._prepare()
         self._report()
@@ -166,6 +170,21 @@ class Supervisor:
         return self._work.max_attempts is not None and self.attempts >= self._work.max_attempts
 
     # -- what to run -----------------------------------------------------------------------------
+
+    def _learn_keys(self) -> None:
+        """Now and then, and between attempts only: whose signatures count."""
+        if self._identity is None or self._monotonic() - self._keyring_at < KEYRING_S:
+            return
+        self._keyring_at = self._monotonic()
+        try:
+            self._identity.refresh()
+        except PolicyctlError as error:
+            self._trust_problem = f"{error.what} ({error.evidence})"
+        else:
+            self._trust_problem = ""
+
+    def _sealed(self, report: AttemptReport) -> AttemptReport:
+        return self._identity.seal(report) if self._identity else report
 
     def _poll(self) -> None:
         self._polled_at = self._monotonic()
@@ -321,7 +340,7 @@ class Supervisor:
             self._spool.acknowledge(self._link.report(self._work.robot, []))
             self._acquainted = True
         while batch := self._spool.unreported(REPORT_BATCH):
-            stored = self._link.report(self._work.robot, [self._seal(one) for one in batch])
+            stored = self._link.report(self._work.robot, [self._sealed(one) for one in batch])
             self._spool.acknowledge(stored)
             if stored < batch[-1].number:
                 return
@@ -349,6 +368,7 @@ class Supervisor:
             "problem": self._problem,
             "report_refused": self._report_refused,
             "refused": list(self.orders.refused),
+            "trust_problem": self._trust_problem,
             "open_attempt": self._open,
             "attempts": self._spool.last_number,
             "unreported": self._spool.waiting,

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.trust.files import TrustFolder
+from registry.trust.files import SignerEntry, TrustFolder
 from registry.trust.keyring import Keyring, PublicKey
+from registry.trust.opening import HomeApprovals
+from registry.trust.publishing import Publishing
 
 if TYPE_CHECKING:
     from registry.assignments import Assignment
@@ -26,11 +28,13 @@ class Trust:
         signer: Callable[[str], Signer],
         has_signer: Callable[[str], bool],
         propose: Callable[[Keyring], bool],
+        folder: TrustFolder,
     ) -> None:
         self._keyring = keyring
         self._signer = signer
         self._has_signer = has_signer
         self._propose = propose
+        self._folder = folder
         self._held: dict[str, tuple[Keyring, Signer]] = {}
 
     @property
@@ -60,13 +64,30 @@ class Trust:
 
     def add_robot(self, name: str, key: PublicKey) -> bool:
         """Lists a robot's key; False where that waits for the approvers."""
-        changed = self.keyring.with_robot(name, key)
-        return changed is self.keyring or self._propose(changed)
+        newest = self.proposed() or self.keyring
+        changed = newest.with_robot(name, key)
+        if changed is newest:
+            return newest is self.keyring
+        return self.propose(changed)
+
+    def propose(self, keyring: Keyring) -> bool:
+        """Makes a changed keyring the home's; False where that waits for the approvers."""
+        return self._propose(keyring)
+
+    def proposed(self) -> Keyring | None:
+        """The keyring that waits."""
+        return self._folder.proposed()
+
+    def use(self, role: str, place: str, keyid: str) -> None:
+        """From now on this machine signs with that key in a role."""
+        entry = SignerEntry(place, keyid)
+        self._folder.write_signers({**self._folder.signers(), role: entry})
 
 
-def open_trust(root: Path) -> Trust | None:
+def open_trust(root: Path, approvals: HomeApprovals) -> Trust | None:
     """The trust of a home's folder, or None where none was set up."""
     folder = TrustFolder(root)
     if not folder.exists:
         return None
-    return Trust(folder.keyring, folder.signer, folder.has_signer, folder.propose)
+    propose = Publishing(folder, approvals).propose
+    return Trust(folder.keyring, folder.signer, folder.has_signer, propose, folder)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FOLDER = "trust"
 KEYRING, NEXT, SIGNERS, KEYS = "keyring.json", "keyring.next.json", "signers.json", "keys"
 VARIABLE = "POLICYCTL_SIGNER_"
+HOME = "home:"
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class TrustFolder:
         key = next((one for one in keyring.of_role(role) if one.keyid == entry.keyid), None)
         if key is None:
             raise self._wrong(role, entry.keyid, keyring)
-        return signer(entry.uri, as_key(key))
+        return signer(self._resolved(entry.uri), as_key(key))
 
     def _of_environment(self, role: str, uri: str, keyring: Keyring) -> Signer:
         """A file or variable says itself which key it is; of a service the role's only key is."""
@@ -175,6 +176,12 @@ class TrustFolder:
             evidence=f"key {keyid[:12]}… may act as {roles}",
             hint="have it listed in the keyring, or name another in signers.json",
         )
+
+    def _resolved(self, uri: str) -> str:
+        """`home:NAME` is a key of this folder, wherever the home was moved to."""
+        if uri.startswith(HOME):
+            return f"file:{self.root / KEYS / uri.removeprefix(HOME)}"
+        return uri
 
     def own(self, name: str) -> Path:
         """Where a private key of this home is kept."""
