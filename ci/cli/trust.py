@@ -207,7 +207,7 @@ def harden(
             from registry.trust.sealing import public_of
 
             keys = [public_of(public_key(file)) for file in approvers]
-            registry.trust.propose(hardened(registry.trust.keyring, keys))
+            registry.trust.propose(hardened(registry.trust.newest, keys))
         _told(approvals, {"published": done}, "the new keys decide")
 
 
@@ -280,6 +280,8 @@ def add(files: tuple[Path, ...]) -> None:
 @yes_option
 def drop(yes: bool) -> None:
     """Drop whatever waits for signatures. What is published stays as it is."""
+    from registry.trust.files import TrustFolder
+
     with open_registry() as registry:
         registry.actor.require("trust")
         approvals = _open(registry)
@@ -288,6 +290,7 @@ def drop(yes: bool) -> None:
         confirm("Drop this?", yes)
         with approvals.repository.changing():
             dropped = approvals.repository.drop_drafts()
+        TrustFolder(registry.approvals.folder).drop_proposed()
         registry.note_trust("trust_drop", "trust", {"dropped": dropped})
     emit({"dropped": dropped}, f"dropped: {', '.join(dropped) or 'nothing waited'}")
 
@@ -436,7 +439,7 @@ def _replace_in_keyring(
     from registry.trust.roles import WORKING, replaced
     from registry.trust.sealing import public_of
 
-    keyring = trust.keyring
+    keyring = trust.newest
     places = approvals.repository.signers.places()
     for one in changed:
         named = ("approver",) if one.role == "approver" else WORKING if one.role == "online" else ()
@@ -448,7 +451,7 @@ def _replace_in_keyring(
     if stolen:
         for keyid in {one.old for one in changed if keyring.roles_of(one.old)}:
             keyring = keyring.without(keyid)
-    if keyring is not trust.keyring:
+    if keyring != trust.newest:
         trust.propose(keyring)
 
 

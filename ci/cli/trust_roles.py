@@ -1,4 +1,4 @@
-"""`policyctl trust roles|grant|revoke`: which keys may publish, judge and direct (docs/trust.md)."""
+"""`policyctl trust roles|grant|revoke`: which keys may publish, judge and direct."""
 
 from __future__ import annotations
 
@@ -67,9 +67,8 @@ def grant(role: str, public: Path, place: str | None, yes: bool) -> None:
         confirm(f"Let {key.keyid[:12]}… act as {role}?", yes)
         if place is not None:
             trust.use(role, place, key.keyid)
-        _change(
-            registry, trust, trust.keyring.with_key(role, key), f"trust_grant {role}", key.keyid
-        )
+        changed = trust.newest.with_key(role, key)
+        _change(registry, trust, changed, f"trust_grant {role}", key.keyid)
 
 
 @click.command("revoke")
@@ -84,7 +83,7 @@ def revoke(keyid: str, stolen: bool, yes: bool) -> None:
     with open_registry() as registry:
         registry.actor.require("trust")
         trust = _trust(registry)
-        keyring = trust.keyring
+        keyring = trust.newest
         found = [one.keyid for one in keyring.keys if keyid and one.keyid.startswith(keyid)]
         if len(found) != 1:
             raise NotFound(
@@ -111,7 +110,7 @@ def _trust(registry: Registry) -> Trust:
 
 
 def _change(registry: Registry, trust: Trust, keyring: Keyring, action: str, keyid: str) -> None:
-    if keyring is trust.keyring:
+    if keyring == trust.newest:
         emit({"changed": False, "number": keyring.number}, "nothing to change")
         return
     taken = trust.propose(keyring)

@@ -64,11 +64,16 @@ class Trust:
 
     def add_robot(self, name: str, key: PublicKey) -> bool:
         """Lists a robot's key; False where that waits for the approvers."""
-        newest = self.proposed() or self.keyring
+        newest = self.newest
         changed = newest.with_robot(name, key)
         if changed is newest:
             return newest is self.keyring
         return self.propose(changed)
+
+    @property
+    def newest(self) -> Keyring:
+        """What a change begins with: the keyring that waits, or else the one that holds."""
+        return self.proposed() or self.keyring
 
     def propose(self, keyring: Keyring) -> bool:
         """Makes a changed keyring the home's; False where that waits for the approvers."""

@@ -107,6 +107,10 @@ class TrustFolder:
             write_whole(self.root / NEXT, keyring.canonical())
         return False
 
+    def drop_proposed(self) -> None:
+        with disk_errors(self.root):
+            (self.root / NEXT).unlink(missing_ok=True)
+
     # Signers
 
     def signers(self) -> Mapping[str, SignerEntry]:

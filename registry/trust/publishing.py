@@ -2,8 +2,8 @@
 
 - A changed keyring is published as the target `keyring.json`, signed like any approval. Before the
   home is hardened that happens at once, and the home takes it first, so that a kill in between is
-  repaired by `settle`. Afterwards it is laid down as a draft, and becomes the home's own when enough
-  approvers have signed.
+  repaired by `settle`. Afterwards it is laid down as a draft, and becomes the home's own when
+  enough approvers have signed.
 - Without a repository (a home whose keyring was made by hand) the folder alone decides.
 """
 
@@ -21,7 +21,7 @@ class Publishing:
         self._approvals = approvals
 
     def propose(self, keyring: Keyring) -> bool:
-        """Makes a changed keyring the home's and the robots'; False where it waits for approvers."""
+        """Makes a changed keyring the home's and the robots'; False where that waits."""
         taken = self._folder.propose(keyring)
         if not self._approvals.on:
             return taken
