@@ -32,10 +32,13 @@ def command() -> None:
     """Whose signatures robots believe."""
 
 
-def _open(registry: Registry, places: tuple[str, ...] = ()) -> Approvals:
+def _open(registry: Registry, places: tuple[str, ...] = (), *, new: bool = False) -> Approvals:
+    """The home's approvals with these keys at hand. Raises NotFound where trust is not set up."""
     from registry.trust.opening import HomeApprovals
 
     home = registry.approvals
+    if not new:
+        home.require()
     return HomeApprovals(home.folder.parent, home.clock, places).open()
 
 
@@ -54,7 +57,7 @@ def init(place: str | None, public: Path | None) -> None:
     with open_registry() as registry:
         registry.actor.require("trust")
         running = registry.approvable()
-        approvals = _open(registry, () if place is None else (place,))
+        approvals = _open(registry, () if place is None else (place,), new=True)
         key = None
         if place is not None:
             key = public_key(public) if public else signer(place).public_key
