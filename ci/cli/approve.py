@@ -29,6 +29,7 @@ def command(version: str, policy: str | None, places: tuple[str, ...], yes: bool
         registry.actor.require("trust")
         record = registry.version(version_ref(registry, version, policy))
         home = registry.approvals
+        home.require()
         approvals = HomeApprovals(home.folder.parent, home.clock, places).open()
         for line in approvals.changes():
             narrate(line)

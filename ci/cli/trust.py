@@ -16,7 +16,6 @@ from registry.errors import Pending, UsageError
 if TYPE_CHECKING:
     from registry.service import Registry
     from registry.trust.approvals import Approvals
-    from registry.trust.authority import Trust
     from registry.trust.keys import Key
 
 key_option = click.option(
@@ -38,10 +37,13 @@ for one in (roles, grant, revoke):
     command.add_command(one)
 
 
-def _open(registry: Registry, places: tuple[str, ...] = ()) -> Approvals:
+def _open(registry: Registry, places: tuple[str, ...] = (), *, new: bool = False) -> Approvals:
+    """The home's approvals with these keys at hand. Raises NotFound where trust is not set up."""
     from registry.trust.opening import HomeApprovals
 
     home = registry.approvals
+    if not new:
+        home.require()
     return HomeApprovals(home.folder.parent, home.clock, places).open()
 
 
@@ -60,7 +62,7 @@ def init(place: str | None, public: Path | None) -> None:
     with open_registry() as registry:
         registry.actor.require("trust")
         running = registry.approvable()
-        approvals = _open(registry, () if place is None else (place,))
+        approvals = _open(registry, () if place is None else (place,), new=True)
         key = None
         if place is not None:
             key = public_key(public) if public else signer(place).public_key
@@ -427,32 +429,50 @@ def _end_of_keys(
 ) -> None:
     detail = {one.role: {"old": one.old, "new": one.new.keyid} for one in changed}
     registry.note_trust(action, changed[0].old, {"keys": detail, "published": done})
-    if registry.trust is not None:
-        _replace_in_keyring(registry.trust, approvals, changed, stolen=action == "trust_recover")
+    stolen = changed[0].old if action == "trust_recover" else None
+    _replace_in_keyring(registry, approvals, changed, stolen=stolen)
     _told(approvals, {"keys": detail, "published": done}, f"{word}: {', '.join(detail)}")
 
 
 def _replace_in_keyring(
-    trust: Trust, approvals: Approvals, changed: list[Any], *, stolen: bool
+    registry: Registry, approvals: Approvals, changed: list[Any], *, stolen: str | None
 ) -> None:
-    """The home's key also publishes, judges and directs, an approver's also approves keyrings."""
+    """An approver's key also approves keyrings; the home's may publish, judge and direct, too.
+
+    A stolen key (its whole name) is taken out of the keyring at once. One that is only replaced
+    goes on in its other roles where approvers would have to sign that: nobody stole it.
+    """
+    from registry.trust.publishing import Publishing
     from registry.trust.roles import WORKING, replaced
     from registry.trust.sealing import public_of
 
-    keyring = trust.newest
+    trust = registry.trust
+    if trust is None:
+        return
+    keyring = before = trust.newest
     places = approvals.repository.signers.places()
     for one in changed:
-        named = ("approver",) if one.role == "approver" else WORKING if one.role == "online" else ()
-        for role in named:
-            if role in WORKING and one.old in keyring.roles[role] and one.new.keyid in places:
+        mine = stolen is None or one.old == stolen
+        named = ["approver"] if one.role == "approver" else []
+        if one.role == "online" and mine and (stolen or not keyring.hardened):
+            named = list(WORKING)
+        acts = [role for role in WORKING if one.old in keyring.roles[role]]
+        if one.role == "online" and acts and not named and mine:
+            narrate(
+                f"{one.old[:12]}… still acts as {', '.join(acts)}; to end that: "
+                "policyctl trust grant ROLE KEY.pub, then policyctl trust revoke KEY"
+            )
+        for role in set(named) & set(acts):
+            if one.new.keyid in places:
                 trust.use(role, places[one.new.keyid], one.new.keyid)
-        new = public_of(one.new)
-        keyring = replaced(keyring, one.old, new, named, stolen=False)
-    if stolen:
-        for keyid in {one.old for one in changed if keyring.roles_of(one.old)}:
-            keyring = keyring.without(keyid)
-    if keyring != trust.newest:
-        trust.propose(keyring)
+        keyring = replaced(keyring, one.old, public_of(one.new), named, stolen=False)
+    if stolen is not None and keyring.roles_of(stolen):
+        keyring = keyring.without(stolen)
+    if keyring != before:
+        from registry.trust.files import TrustFolder
+
+        folder = TrustFolder(registry.approvals.folder)
+        Publishing(folder, registry.approvals).propose(keyring, approvals)
 
 
 def _told(approvals: Approvals, data: dict[str, Any], text: str) -> None:

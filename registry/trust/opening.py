@@ -37,6 +37,15 @@ class HomeApprovals:
     def on(self) -> bool:
         return (self.folder / "metadata" / "timestamp.json").is_file()
 
+    def require(self) -> None:
+        """Raises NotFound where trust is not set up."""
+        if not self.on:
+            raise NotFound(
+                "this home has no trust set up",
+                evidence=f"no metadata in {self.folder}",
+                hint="run `policyctl trust init`",
+            )
+
     def open(self) -> Approvals:
         from registry.trust.approvals import Approvals
         from registry.trust.repository import Repository

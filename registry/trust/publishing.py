@@ -9,10 +9,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from registry.errors import Pending
 from registry.trust.files import KEYRING, TrustFolder
 from registry.trust.keyring import Keyring
 from registry.trust.opening import HomeApprovals
+
+if TYPE_CHECKING:
+    from registry.trust.approvals import Approvals
 
 
 class Publishing:
@@ -20,13 +25,16 @@ class Publishing:
         self._folder = folder
         self._approvals = approvals
 
-    def propose(self, keyring: Keyring) -> bool:
-        """Makes a changed keyring the home's and the robots'; False where that waits."""
+    def propose(self, keyring: Keyring, opened: Approvals | None = None) -> bool:
+        """Makes a changed keyring the home's and the robots'; False where that waits.
+
+        `opened` are approvals with further keys at hand.
+        """
         taken = self._folder.propose(keyring)
         if not self._approvals.on:
             return taken
         try:
-            self._approvals.open().put_file(KEYRING, keyring.canonical())
+            (opened or self._approvals.open()).put_file(KEYRING, keyring.canonical())
         except Pending:
             return taken
         self._folder.write_keyring(keyring)
