@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +13,10 @@ from ci.cli.bytes import BytesLine, amount
 from ci.cli.output import emit
 from ci.cli.refs import policy_option, version_json, version_ref
 from registry.errors import UsageError
+
+if TYPE_CHECKING:
+    from registry.bundle import Sign
+    from registry.service import Registry
 
 
 @click.command("export")
@@ -21,15 +27,23 @@ def command(version: str, file: Path, policy: str | None) -> None:
     """Write VERSION with all its files and its provenance to FILE.
 
     The same version makes the same bytes. `policyctl import FILE` registers it elsewhere under the
-    same digest.
+    same digest. Where trust is set up a publisher's key signs it.
     """
     if not file.parent.is_dir():
         raise UsageError(f"there is no folder {file.parent}", hint="make it first")
     with open_registry() as registry:
         record = registry.version(version_ref(registry, version, policy))
         with BytesLine("written", registry.manifest(record.ref).size) as line:
-            size = registry.export(record.ref, file, progress=line.add)
+            size = registry.export(record.ref, file, _signing(registry), line.add)
     emit(
         {**version_json(record), "file": str(file), "bytes": size},
         f"{record} is in {file} ({amount(size)})",
     )
+
+
+def _signing(registry: Registry) -> Sign | None:
+    if registry.trust is None:
+        return None
+    from registry.trust.bundles import sign_bundle
+
+    return partial(sign_bundle, registry.trust)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from ci.cli.register import check_checkpoint
 from registry.errors import Refused
 
 if TYPE_CHECKING:
-    from registry.bundle import Content
+    from registry.bundle import Content, Verify
     from registry.service import Registration, Registry
 
 
@@ -25,7 +26,8 @@ def command(file: Path) -> None:
     """Register the version in FILE. It keeps its digest and gets this registry's next number.
 
     Its files pass the same checks as any checkpoint's. Verdicts do not travel: this site's gates
-    judge for themselves.
+    judge for themselves. Where trust is set up, a publisher of this site's keyring must have signed
+    it.
     """
     from registry.bundle import open_bundle
     from registry.home import find_home
@@ -34,7 +36,7 @@ def command(file: Path) -> None:
     with (
         open_registry(create=True) as registry,
         BytesLine("read", file.stat().st_size) as line,
-        open_bundle(file, scratch, progress=line.add) as (content, folder),
+        open_bundle(file, scratch, _verifying(registry), line.add) as (content, folder),
     ):
         done = _register(registry, content, folder)
     said = "is" if done.created else "is already"
@@ -49,6 +51,14 @@ def command(file: Path) -> None:
         },
         f"{file} ({signed}) {said} [bold]{done.version}[/], {amount(done.written)} of it new",
     )
+
+
+def _verifying(registry: Registry) -> Verify | None:
+    if registry.trust is None:
+        return None
+    from registry.trust.bundles import verify_bundle
+
+    return partial(verify_bundle, registry.trust)
 
 
 def _register(registry: Registry, content: Content, folder: Path) -> Registration:

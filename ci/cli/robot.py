@@ -12,6 +12,7 @@ from ci.cli.output import emit, narrate
 from registry.errors import Refused, UsageError
 
 if TYPE_CHECKING:
+    from fleet.agent.identity import Identity
     from registry.service import Registry
     from registry.trust.keyring import PublicKey
 
@@ -54,6 +55,8 @@ def enrol(files: tuple[Path, ...], key: Path | None) -> None:
             info = {"role": config.role, "arms": [arm.name for arm in config.arms]}
             public = _key_of(registry, config.robot, key)
             robot = registry.enrol_robot(config.robot, config.robot_class, info, public)
+            if registry.trust is not None and key is None:
+                _identity(config.robot).believe(registry.trust.keyring)
             enrolled.append(
                 {
                     "robot": robot.name,
@@ -77,7 +80,7 @@ def enrol(files: tuple[Path, ...], key: Path | None) -> None:
 
 
 def _key_of(registry: Registry, robot: str, given: Path | None) -> PublicKey | None:
-    """The robot's public key, where there is trust; on this machine it also gets the keyring."""
+    """The robot's public key, where there is trust; made here unless it was made on the robot."""
     if registry.trust is None:
         if given is not None:
             raise UsageError("this home has no trust set up", hint="leave --key out")
@@ -87,13 +90,14 @@ def _key_of(registry: Registry, robot: str, given: Path | None) -> PublicKey | N
 
     if given is not None:
         return public_of(public_key(given))
+    return _identity(robot).make_key()
+
+
+def _identity(robot: str) -> Identity:
     from fleet.agent.identity import Identity
     from registry.home import find_home
 
-    identity = Identity(find_home(home_option()).root / "agents" / robot)
-    key = identity.make_key()
-    identity.believe(registry.trust.keyring)
-    return key
+    return Identity(find_home(home_option()).root / "agents" / robot)
 
 
 def _is_listed(registry: Registry, key: PublicKey) -> bool:
