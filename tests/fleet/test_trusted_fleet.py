@@ -175,3 +175,26 @@ def test_expired_approvals_stop_nothing_that_runs(fleet: Fleet) -> None:
     assert fleet.registry.keep_trust() == []  # a server is there again
     better = fleet.release(1.0)
     settle(fleet, better, Phase.DONE)
+
+
+def test_a_server_keeps_the_signatures_fresh(fleet: Fleet) -> None:
+    turn_on(fleet)
+    repository = trust(fleet).open().repository
+    first = repository.timestamp().signed.version
+    fleet.controller.keep_trust(fleet.clock.now())
+    assert repository.timestamp().signed.version == first
+    for _ in range(3):
+        fleet.clock.passes(0.7 * 86400)
+        fleet.controller.keep_trust(fleet.clock.now())
+        assert repository.timestamp().signed.expires.timestamp() > fleet.clock.now()
+    assert repository.timestamp().signed.version == first + 3
+
+
+def test_a_server_without_the_online_key_says_so_once(fleet: Fleet) -> None:
+    turn_on(fleet)
+    (fleet.folder / "home" / "trust" / "keys" / "home.pem").unlink()
+    for _ in range(3):
+        fleet.clock.passes(86400)
+        fleet.controller.keep_trust(fleet.clock.now())
+    assert [line for line in fleet.said if line.startswith("trust: ")] == fleet.said
+    assert len(fleet.said) == 1
