@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 @click.command("import")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def command(file: Path) -> None:
+@click.option(
+    "--signed-by",
+    "trusted",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="KEY.pub",
+    multiple=True,
+    help="Take it only if one of these keys has signed it.",
+)
+def command(file: Path, trusted: tuple[Path, ...]) -> None:
     """Register the version in FILE. It keeps its digest and gets this registry's next number.
 
     Its files pass the same checks as any checkpoint's. Verdicts do not travel: this site's gates
@@ -30,20 +38,28 @@ def command(file: Path) -> None:
     from registry.bundle import open_bundle
     from registry.home import find_home
 
+    verify = None
+    if trusted:
+        from registry.trust.bundles import signed_by
+        from registry.trust.keys import public_key
+
+        verify = signed_by([public_key(one) for one in trusted])
     scratch = find_home(home_option(), must_exist=False).cache
     with (
         open_registry(create=True) as registry,
         BytesLine("read", file.stat().st_size) as line,
-        open_bundle(file, scratch, progress=line.add) as (content, folder),
+        open_bundle(file, scratch, verify, line.add) as (content, folder),
     ):
         done = _register(registry, content, folder)
     said = "is" if done.created else "is already"
-    signed = "signed" if content.signed else "not signed"
+    checked = "signed, by whom was not asked" if content.signed else "not signed"
+    signed = "signed as asked" if trusted else checked
     emit(
         {
             **version_json(done.version),
             "created": done.created,
             "signed": content.signed,
+            "signature_checked": bool(trusted),
             "stored_bytes": done.written,
             "next": f"policyctl gate run sim v{done.version.number} --policy {done.version.policy}",
         },
