@@ -173,8 +173,11 @@ class Repository:
         self.publish()
         dropped = sorted(self.drafts())
         for role in dropped:
-            self._draft_path(role).unlink(missing_ok=True)
+            self.drop_draft(role)
         return dropped
+
+    def drop_draft(self, role: str) -> None:
+        self._draft_path(role).unlink(missing_ok=True)
 
     def successor(self, metadata: Meta, role: str) -> Meta:
         """The same content as the next version, unsigned, with its whole life before it."""
