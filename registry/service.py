@@ -338,7 +338,9 @@ class Registry:
 
     def abort(self, policy: str, reason: str, *, now: bool = False) -> RolloutRecord:
         """`now`: running episodes of the candidate stop at once."""
-        return self._rollouts.act(policy, "stop", Abort(reason, now), "abort")
+        aborted = self._rollouts.act(policy, "stop", Abort(reason, now), "abort")
+        self._approving.withdraw_ended(policy)
+        return aborted
 
     def rollback(
         self,

@@ -414,7 +414,7 @@ def _replacements(
     if fresh is None:
         raise UsageError(
             "an offline key is replaced by one that its owner made",
-            hint="policyctl trust key FILE, then --new FILE.pub",
+            hint="they make it (`policyctl trust key FILE`); name its public file with --new",
         )
     return [Replacement(role, old, fresh) for role, old in roles]
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from registry.errors import NotFound
+from registry.errors import NotFound, PolicyctlError
 from registry.record.desk import Desk
 from registry.record.model import Search
 from registry.record.promotion import approvable
 from registry.record.rollouts import Rollouts
 from registry.record.versions import Versions
+from registry.rollouts import TERMINAL, Phase
 from registry.stages import ENDS, Stage
 from registry.trust.opening import HomeApprovals
 from registry.versions import VersionRef
@@ -58,7 +59,7 @@ class Approving:
         known = [
             one.ref
             for one in self._versions.find(Search())
-            if one.stage in (Stage.CANARY, Stage.FLEET) or one.ref in waiting
+            if one.stage in _RUNS or one.ref in waiting
         ]
         with self._desk.ledger.read() as connection:
             return {ref: approvable(connection, ref) for ref in known}
@@ -69,16 +70,41 @@ class Approving:
         if not self.on:
             return []
         self.home.freshen()
-        waits = self.home.withdraw(self._ended(None))
+        waits = self._withdraw(None)
         return [waits] if waits else []
 
     def withdraw_ended(self, policy: str) -> None:
-        """Takes back what was rolled back; the audit says where that has to wait."""
+        """Takes back what was rolled back or aborted; the audit says where that has to wait."""
         if not self.on:
             return
-        if waits := self.home.withdraw(self._ended(policy)):
+        if waits := self._withdraw(policy):
             with self._desk.ledger.write() as connection:
                 self._desk.note(connection, "withdrawal_waits", policy, policy=policy, reason=waits)
 
+    def _withdraw(self, policy: str | None) -> str:
+        """Inside one write of the ledger: a promotion approves in its own, so that a version that
+        just climbs again is seen before or after, never in between."""
+        try:
+            if not self.home.approved(self._ended(policy)):
+                return ""
+        except PolicyctlError as error:
+            return f"{error.what} ({error.evidence})"
+        with self._desk.ledger.write():
+            return self.home.withdraw(self._ended(policy))
+
     def _ended(self, policy: str | None) -> list[VersionRef]:
-        return [one.ref for one in self._versions.find(Search(policy)) if one.stage in ENDS]
+        """Versions at an end of the ladder, and those whose last rollout ended without them
+        reaching the fleet."""
+        last = {
+            VersionRef(one.rollout.policy, one.rollout.candidate): one.rollout.phase
+            for one in self._rollouts.all(policy)
+        }
+        return [
+            one.ref
+            for one in self._versions.find(Search(policy))
+            if one.stage in ENDS or (last.get(one.ref) in _FAILED and one.stage not in _RUNS)
+        ]
+
+
+_FAILED = TERMINAL - {Phase.DONE}
+_RUNS = (Stage.CANARY, Stage.FLEET)

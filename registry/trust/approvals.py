@@ -80,6 +80,7 @@ class Approvals:
             published = self.repository.targets(name).signed.targets.get(info.path)
             if published is not None:
                 self._same(ref, published, info)
+                self._keep(name, published)
                 return
 
             def add(targets: Targets) -> None:
@@ -117,6 +118,20 @@ class Approvals:
         name = self.repository.bin_of(target_name(ref))
         found = self.repository.targets(name).signed.targets.get(target_name(ref))
         return found is not None and "sha256:" + found.hashes["sha256"] == digest_bytes(manifest)
+
+    def _keep(self, name: str, info: TargetFile) -> None:
+        """Gives up a withdrawal of this target that still waits for signatures."""
+        draft = self.repository.draft(name)
+        if draft is None or info.path in draft.signed.targets:
+            return
+
+        def restore(targets: Targets) -> None:
+            targets.targets[info.path] = info
+
+        self.repository.change(name, restore)
+        again = self.repository.draft(name)
+        if again and again.signed.targets == self.repository.targets(name).signed.targets:
+            self.repository.drop_draft(name)
 
     def sign(self, ref: VersionRef | None = None) -> list[Missing]:
         """Signs what waits (for one version: its bin) with the keys at hand; what still lacks."""
@@ -173,29 +188,41 @@ class Approvals:
             ]
         return lines
 
+    def approved(self, refs: Iterable[VersionRef]) -> list[VersionRef]:
+        """Which of these are published targets."""
+        bins: dict[str, Mapping[str, TargetFile]] = {}
+        found = []
+        for ref in refs:
+            name = self.place_of(ref)
+            if name not in bins:
+                bins[name] = self.repository.targets(name).signed.targets
+            if target_name(ref) in bins[name]:
+                found.append(ref)
+        return found
+
     def withdraw(self, refs: Iterable[VersionRef]) -> list[str]:
-        """Takes versions back; the bins whose change still waits for signatures."""
+        """Takes published versions back; the bins whose change still waits for signatures.
+
+        A version that is not published, but waits to be, is left alone: somebody asks for it again.
+        """
         with self.repository.changing():
             self.repository.publish()
-            succinct = {self.repository.bin_of(target_name(ref)): set[str]() for ref in refs}
-            for ref in refs:
-                succinct[self.repository.bin_of(target_name(ref))].add(target_name(ref))
-            changed = False
-            for name, gone in succinct.items():
-                newest = self.repository.draft(name) or self.repository.targets(name)
-                if not gone & newest.signed.targets.keys():
-                    continue
-
-                def remove(targets: Targets, gone: set[str] = gone) -> None:
-                    for one in gone:
-                        targets.targets.pop(one, None)
-
-                self.repository.change(name, remove)
-                changed = True
-            if changed:
+            gone: dict[str, set[str]] = {}
+            for ref in self.approved(refs):
+                gone.setdefault(self.place_of(ref), set()).add(target_name(ref))
+            for name, targets in gone.items():
+                self._remove(name, targets)
+            if gone:
                 self.repository.sign()
                 self.repository.publish()
-            return [one.role for one in self.repository.missing() if one.role in succinct]
+            return [one.role for one in self.repository.missing() if one.role in gone]
+
+    def _remove(self, name: str, gone: set[str]) -> None:
+        def edit(targets: Targets) -> None:
+            for one in gone:
+                targets.targets.pop(one, None)
+
+        self.repository.change(name, edit)
 
     def put_file(self, name: str, content: bytes) -> None:
         """Publishes a small file beside the versions (`keyring.json`). Raises Pending."""

@@ -30,8 +30,8 @@ from tuf.ngclient import Updater, UpdaterConfig
 from registry.errors import Corrupt, NotFound, PolicyctlError, Refused, ServiceFailed
 from registry.ports import Clock, SystemClock
 from registry.trust.fetcher import MetadataFetcher, Source, download
+from registry.trust.online import ISSUED
 
-ISSUED = "x-policyctl-issued"
 METADATA, TARGETS = "metadata/", "targets/"
 
 

@@ -65,6 +65,10 @@ class HomeApprovals:
         else:
             self.open().approve(ref, manifest, gates)
 
+    def approved(self, refs: Iterable[VersionRef]) -> list[VersionRef]:
+        """Which of these robots may install now."""
+        return self.open().approved(refs) if self.on else []
+
     def withdraw(self, refs: Iterable[VersionRef]) -> str:
         """Takes versions back; what keeps that from being done now, in words, or "".
 

@@ -36,7 +36,6 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
     Key,
     Metadata,
-    MetaFile,
     Root,
     RootVerificationResult,
     Snapshot,
@@ -51,6 +50,7 @@ from tuf.api.serialization import DeserializationError
 from registry.errors import Corrupt, NotFound, ServiceFailed
 from registry.ports import Clock, SystemClock
 from registry.storage import disk_errors, write_whole
+from registry.trust.online import online_signed
 from registry.trust.signers import Signers
 
 ROOT, TARGETS, SNAPSHOT, TIMESTAMP = Root.type, Targets.type, Snapshot.type, Timestamp.type
@@ -59,7 +59,6 @@ BIN_BITS = 5
 DAY = 86_400.0
 LIFE_S = {ROOT: 365 * DAY, TARGETS: 365 * DAY, SNAPSHOT: 7 * DAY, TIMESTAMP: DAY}
 Meta: TypeAlias = Metadata[Any]
-ISSUED = "x-policyctl-issued"
 KEPT = 3  # versions of each role that a robot in the middle of a refresh may still ask for
 
 
@@ -122,9 +121,13 @@ class Repository:
             ) from forged
         return found
 
-    def version(self, role: str) -> int:
-        """The highest version that was ever published of a role."""
-        return self._newest(role)
+    def version(self, role: str, none: int | None = None) -> int:
+        """The highest version that was ever published of a role; `none`, if given, before that."""
+        return self._newest(role, none)
+
+    def data(self, role: str) -> bytes:
+        """The newest published bytes of a role, as they are."""
+        return (self.folder / "metadata" / f"{self._newest(role)}.{role}.json").read_bytes()
 
     def timestamp(self) -> Metadata[Timestamp]:
         return self._parse(self.folder / "metadata" / "timestamp.json")
@@ -138,14 +141,15 @@ class Repository:
         return self._clock.now()
 
     def bins(self) -> list[str]:
-        succinct = self._succinct(self.targets().signed)
+        succinct = self.succinct(self.targets().signed)
         return list(succinct.get_roles())
 
     def bin_of(self, target: str) -> str:
-        return self._succinct(self.targets().signed).get_role_for_target(target)
+        return self.succinct(self.targets().signed).get_role_for_target(target)
 
     @staticmethod
-    def _succinct(targets: Targets) -> SuccinctRoles:
+    def succinct(targets: Targets) -> SuccinctRoles:
+        """How the bins are delegated."""
         assert targets.delegations is not None
         assert targets.delegations.succinct_roles is not None
         return targets.delegations.succinct_roles
@@ -169,8 +173,11 @@ class Repository:
         self.publish()
         dropped = sorted(self.drafts())
         for role in dropped:
-            self._draft_path(role).unlink(missing_ok=True)
+            self.drop_draft(role)
         return dropped
+
+    def drop_draft(self, role: str) -> None:
+        self._draft_path(role).unlink(missing_ok=True)
 
     def successor(self, metadata: Meta, role: str) -> Meta:
         """The same content as the next version, unsigned, with its whole life before it."""
@@ -299,7 +306,7 @@ class Repository:
     def _publish(self, ready: dict[str, Meta]) -> None:
         root = ready.get(ROOT) or self.root()
         assert isinstance(root.signed, Root)
-        online = self._online_signed(root.signed, ready)
+        online = online_signed(self, root.signed, ready)
         order = [role for role in ready if role != ROOT] + [ROOT] * (ROOT in ready)
         with disk_errors(self.folder):
             for role in order:
@@ -309,45 +316,6 @@ class Repository:
             for role in ready:
                 self._draft_path(role).unlink(missing_ok=True)
             self._prune()
-
-    def _online_signed(self, root: Root, ready: dict[str, Meta]) -> dict[str, Meta]:
-        """Snapshot and timestamp of what is published and `ready` together."""
-        top = ready.get(TARGETS) or self.targets()
-        assert isinstance(top.signed, Targets)
-        meta = {}
-        for role in (TARGETS, *self._succinct(top.signed).get_roles()):
-            data = ready[role].to_bytes() if role in ready else self._bytes(role)
-            version = ready[role].signed.version if role in ready else self._newest(role)
-            meta[f"{role}.json"] = MetaFile.from_data(version, data, ["sha256"])
-        snapshot = Metadata(
-            Snapshot(
-                version=self._newest(SNAPSHOT, 0) + 1, expires=self.expiry(SNAPSHOT), meta=meta
-            )
-        )
-        self._sign_online(root, SNAPSHOT, snapshot)
-        about = MetaFile.from_data(snapshot.signed.version, snapshot.to_bytes(), ["sha256"])
-        before = self.timestamp().signed.version if self.exists else 0
-        timestamp = Metadata(
-            Timestamp(
-                version=before + 1,
-                expires=self.expiry(TIMESTAMP),
-                snapshot_meta=about,
-                unrecognized_fields={ISSUED: int(self._clock.now())},
-            )
-        )
-        self._sign_online(root, TIMESTAMP, timestamp)
-        return {SNAPSHOT: snapshot, TIMESTAMP: timestamp}
-
-    def _sign_online(self, root: Root, role: str, metadata: Meta) -> None:
-        keys = [root.get_key(keyid) for keyid in root.roles[role].keyids]
-        for key in keys:
-            self.sign_with(metadata, key)
-        if not root.get_verification_result(role, metadata.signed_bytes, metadata.signatures):
-            raise NotFound(
-                "the online key is not here: nothing was published",
-                evidence=f"{role} is signed by {', '.join(one.keyid[:12] + '…' for one in keys)}",
-                hint="run it where the key is, or name its place with --key",
-            )
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -397,9 +365,6 @@ class Repository:
                 hint="run `policyctl trust init`",
             )
         return max(found, default=none or 0)
-
-    def _bytes(self, role: str) -> bytes:
-        return (self.folder / "metadata" / f"{self._newest(role)}.{role}.json").read_bytes()
 
     def _read(self, role: str, version: int) -> Meta:
         return self._parse(self.folder / "metadata" / f"{version}.{role}.json")

@@ -7,11 +7,12 @@ that is nowhere at hand is no error here: its owner signs elsewhere (`policyctl 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from registry.errors import Corrupt, PolicyctlError, ServiceFailed
+from registry.errors import Corrupt, NotFound, PolicyctlError, ServiceFailed
 from registry.storage import disk_errors, write_whole
 from registry.trust.keys import Key, Signer, new_key, signer
 
@@ -69,12 +70,15 @@ class Signers:
             write_whole(self._folder / "places.json", json.dumps(said, indent=2).encode())
 
     def of(self, key: Key) -> Signer | None:
-        """The signer of a key that is at hand, else None. Raises what `keys.signer` does."""
+        """The signer of a key that is at hand, else None: also where the home knows a place and
+        the key is not there any longer. Raises what `keys.signer` does.
+        """
         if key.keyid in self._made:
             return self._made[key.keyid]
         found = self._among_named(key)
         if found is None and (place := self.places().get(key.keyid)):
-            found = signer(self._resolved(place), key)
+            with contextlib.suppress(NotFound):
+                found = signer(self._resolved(place), key)
         if found is not None:
             self._made[key.keyid] = found
         return found

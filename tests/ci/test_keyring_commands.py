@@ -6,12 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from contract_data import contract_json
 from said import Said
 from world import judge_hil, judge_sim, write_checkpoint
 
 from ci.cli.main import main
 from fleet.agent.identity import Identity
+from policies.contract import parse_contract
+from policies.formats.native import Network, save
 from registry.errors import NotAllowed
 from registry.home import Home
 from registry.service import Actor, Registry
@@ -216,3 +220,31 @@ def test_a_stolen_home_key_is_replaced_in_every_role_with_one_command(
         made = tmp_path / "made-0"
         assert not registry.register(made, "box-grasp").created
         assert registry.doubts(ref) == []
+
+
+def test_a_bundle_is_signed_by_the_homes_publisher_and_taken_from_one_that_is_listed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zeros = np.zeros(8, dtype=np.float32)
+    layer = (np.ones((8, 11), dtype=np.float32), zeros)
+    mean, std = np.zeros(11, dtype=np.float32), np.ones(11, dtype=np.float32)
+    save(tmp_path / "native", parse_contract(contract_json()), Network((layer,), mean, std))
+    done(run("register", "native", "--policy", "box-grasp"))
+    done(run("export", "v1", "bare"))
+    signer = done(run("trust", "init"))["key"]
+    assert done(run("export", "v1", "signed", "--policy", "box-grasp"))["signed_by"] == [signer]
+    there = tmp_path / "there"
+    there.mkdir()
+    monkeypatch.chdir(there)
+    done(run("init"))
+    done(run("trust", "init"))
+    assert run("import", "../bare").status == 7
+    assert run("import", "../signed").status == 7
+    from registry.trust.keys import public_key, public_pem
+
+    pem = public_pem(public_key(tmp_path / ".policyctl" / "trust" / "keys" / "home.pem"))
+    (there / "their.pub").write_bytes(pem)
+    done(run("trust", "grant", "publisher", "their.pub", "--yes"))
+    taken = done(run("import", "../signed"))
+    assert taken["created"]
+    assert taken["signature_checked"]

@@ -75,12 +75,7 @@ def test_where_approvers_must_sign_promotion_waits_and_changes_nothing(
     fleet: Fleet, tmp_path: Path
 ) -> None:
     turn_on(fleet)
-    keys = [new_key(tmp_path / f"key-{n}.pem") for n in range(6)]
-    repository = trust(fleet).open().repository
-    ceremony.harden(repository, keys[:3], 2, keys[3:], 2)
-    places = [f"file:{tmp_path / f'key-{n}.pem'}" for n in range(6)]
-    with_keys = HomeApprovals(fleet.folder / "home", fleet.clock, places)
-    with_keys.open().sign()
+    with_keys = harden(fleet, tmp_path)
     ref = fleet.register(1.0)
     fleet.judge_sim(ref)
     fleet.judge_hil(ref)
@@ -112,6 +107,58 @@ def test_where_approvers_must_sign_promotion_waits_and_changes_nothing(
     with_keys.open().sign()
     assert approved(fleet) == ("box-grasp/v1.json",)
     assert fleet.registry.keep_trust() == []
+
+
+def harden(fleet: Fleet, folder: Path) -> HomeApprovals:
+    """Two of three for root and approvals; the answer holds all their keys."""
+    keys = [new_key(folder / f"key-{n}.pem") for n in range(6)]
+    ceremony.harden(trust(fleet).open().repository, keys[:3], 2, keys[3:], 2)
+    places = [f"file:{folder / f'key-{n}.pem'}" for n in range(6)]
+    with_keys = HomeApprovals(fleet.folder / "home", fleet.clock, places)
+    with_keys.open().sign()
+    return with_keys
+
+
+def test_an_aborted_version_is_taken_back_too(fleet: Fleet) -> None:
+    turn_on(fleet)
+    good = fleet.release(1.0)
+    settle(fleet, good, Phase.DONE)
+    fleet.release(0.9)
+    assert len(approved(fleet)) == 2
+    fleet.registry.abort(POLICY, "not today")
+    assert approved(fleet) == ("box-grasp/v1.json",)
+
+
+def test_a_second_try_that_waits_for_approvers_is_left_to_them(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    """A rolled back version is promoted again by an override; the server lets its draft be."""
+    turn_on(fleet)
+    good = fleet.release(1.0)
+    settle(fleet, good, Phase.DONE)
+    bad = fleet.release(0.3)
+    settle(fleet, bad, Phase.ROLLED_BACK)
+    with_keys = harden(fleet, tmp_path)
+    for _ in range(2):
+        with pytest.raises(Pending):
+            fleet.registry.promote(bad, Stage.CANARY, fleet.gate, override="the camera was dirty")
+        assert fleet.registry.keep_trust() == []
+    with_keys.open().sign(bad)
+    fleet.registry.promote(bad, Stage.CANARY, fleet.gate, override="the camera was dirty")
+    assert "box-grasp/v2.json" in approved(fleet)
+
+
+def test_a_second_try_gives_up_a_withdrawal_that_waits(fleet: Fleet, tmp_path: Path) -> None:
+    turn_on(fleet)
+    good = fleet.release(1.0)
+    settle(fleet, good, Phase.DONE)
+    bad = fleet.release(0.3)
+    harden(fleet, tmp_path)
+    settle(fleet, bad, Phase.ROLLED_BACK)
+    assert trust(fleet).open().status().pending
+    fleet.registry.promote(bad, Stage.CANARY, fleet.gate, override="the camera was dirty")
+    assert trust(fleet).open().status().drafts == ()
+    assert "box-grasp/v2.json" in approved(fleet)
 
 
 def test_an_order_alone_installs_nothing(fleet: Fleet) -> None:
@@ -175,3 +222,26 @@ def test_expired_approvals_stop_nothing_that_runs(fleet: Fleet) -> None:
     assert fleet.registry.keep_trust() == []  # a server is there again
     better = fleet.release(1.0)
     settle(fleet, better, Phase.DONE)
+
+
+def test_a_server_keeps_the_signatures_fresh(fleet: Fleet) -> None:
+    turn_on(fleet)
+    repository = trust(fleet).open().repository
+    first = repository.timestamp().signed.version
+    fleet.controller.keep_trust(fleet.clock.now())
+    assert repository.timestamp().signed.version == first
+    for _ in range(3):
+        fleet.clock.passes(0.7 * 86400)
+        fleet.controller.keep_trust(fleet.clock.now())
+        assert repository.timestamp().signed.expires.timestamp() > fleet.clock.now()
+    assert repository.timestamp().signed.version == first + 3
+
+
+def test_a_server_without_the_online_key_says_so_once(fleet: Fleet) -> None:
+    turn_on(fleet)
+    (fleet.folder / "home" / "trust" / "keys" / "home.pem").unlink()
+    for _ in range(3):
+        fleet.clock.passes(86400)
+        fleet.controller.keep_trust(fleet.clock.now())
+    assert [line for line in fleet.said if line.startswith("trust: ")] == fleet.said
+    assert len(fleet.said) == 1

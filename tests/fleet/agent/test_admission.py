@@ -62,6 +62,14 @@ def test_without_trust_everything_is_as_before(tmp_path: Path) -> None:
     Bench(tmp_path).admit(7)
 
 
+def test_without_an_anchor_what_is_here_loads_out_of_contact(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.weather.down = True
+    bench.admit(7, here=True)
+    with pytest.raises(OutOfContact):
+        bench.admit(7)
+
+
 def test_trust_that_is_turned_on_holds_from_then_on(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.admit(7)

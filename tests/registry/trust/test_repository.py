@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from registry.errors import Corrupt, NotFound, Pending, Refused, UsageError
 from registry.trust import ceremony
 from registry.trust.approvals import Approvals
 from registry.trust.keys import new_key
+from registry.trust.opening import HomeApprovals
 
 
 @pytest.fixture
@@ -341,3 +343,43 @@ def test_a_key_kept_elsewhere_signs_for_the_home(tmp_path: Path, monkeypatch: An
     vault.approve(1)
     assert not (vault.folder / "keys").exists()
     assert sees(robot(vault, tmp_path / "robot"), 1)
+
+
+# -- served and shared -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "keys/home.pem", "metadata/../keys/home.pem", "/etc/passwd", "metadata/", "metadata",
+        "places.json", "drafts/root.json", "metadata/.hidden", "targets/..", "metadata/a/b", "",
+    ],
+)  # fmt: skip
+def test_robots_are_served_what_is_published_and_nothing_else(tmp_path: Path, path: str) -> None:
+    vault = Vault(tmp_path).init()
+    home = HomeApprovals(tmp_path, vault.clock)
+    assert home.published("metadata/timestamp.json")
+    (vault.folder / "metadata" / ".hidden").write_text("x")
+    with pytest.raises(NotFound):
+        home.published(path)
+
+
+def test_many_approve_at_once_and_none_is_lost(vault: Vault, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(vault.approve, range(1, 25)))
+    assert len(vault.approvals.status().approved) == 24
+    assert sees(robot(vault, tmp_path / "robot"), 24)
+
+
+def test_a_robot_may_read_while_others_approve(vault: Vault, tmp_path: Path) -> None:
+    """What is published never changes under a reader, and timestamp.json changes at once."""
+    vault.approve(1)
+    client = robot(vault, tmp_path / "robot")
+    with ThreadPoolExecutor(1) as pool:
+        approving = pool.submit(lambda: [vault.approve(number) for number in range(2, 14)])
+        looks = 0
+        while not approving.done() or not looks:
+            assert sees(client, 1)
+            looks += 1
+        approving.result()
+    assert sees(client, 13)
