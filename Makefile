@@ -13,7 +13,7 @@ WORKERS ?= 2
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo test quick check fix bench build lock clean
+.PHONY: demo test quick check fix bench conformance build lock clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -53,6 +53,14 @@ fix: $(VENV)/.dev  ## repair what a tool can
 
 bench: $(VENV)/.dev  ## every benchmark; fails where a floor is missed
 	@status=0; for b in benchmarks/*.py; do echo "# $$b" >&2; $(BIN)/python $$b || status=1; done; exit $$status
+
+conformance: $(VENV)/.dev  ## the public TUF suite; SUITE=DIR is a checkout of tuf-conformance
+	@test -d "$(SUITE)/tuf_conformance" || { echo "SUITE=DIR must name a checkout of" \
+	  "https://github.com/theupdateframework/tuf-conformance"; exit 2; }
+	@command -v faketime >/dev/null || { echo "the suite needs faketime: apt-get install faketime"; exit 2; }
+	$(BIN)/pytest $(abspath $(SUITE))/tuf_conformance -rfExX -p no:cacheprovider \
+	  -c $(abspath $(SUITE))/pyproject.toml --rootdir $(abspath $(SUITE)) \
+	  --entrypoint "$(abspath $(BIN))/python $(abspath tests/conformance/tuf_client.py)"
 
 build: $(VENV)/.dev  ## the wheel, tried in an environment of its own without any extra
 	rm -rf dist

@@ -1,7 +1,8 @@
 """`policyctl-agent ROBOT.yaml`: the program of one robot, and where its parts are put together.
 
 It keeps all it must not lose in one folder (`--state`, by default `<home>/agents/<robot>`): the
-attempts (spool.db), the versions it holds, and on twins what the frame monitor saw (monitor.json).
+attempts (spool.db), the versions it holds, its key and the keyring that it believes
+(`fleet.agent.identity`), and on twins what the frame monitor saw (monitor.json).
 One SIGTERM or ctrl-C: the running attempt is finished, then it ends. A second one: protective stop.
 """
 
@@ -50,12 +51,24 @@ TASK = "box-grasp"
     type=click.FloatRange(min=0.02),
     help="Seconds between two looks at the assignment.",
 )
+@click.option(
+    "--trust-root",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The root.json this robot shall believe; else the first that the registry shows it.",
+)
 @click.option("--max-attempts", type=click.IntRange(min=0), help="End after so many attempts.")
 def command(
-    file: Path, home: Path | None, state: Path | None, poll: float, max_attempts: int | None
+    file: Path,
+    home: Path | None,
+    state: Path | None,
+    poll: float,
+    trust_root: Path | None,
+    max_attempts: int | None,
 ) -> None:
     """Run the agent of one robot until it is told to stop."""
     from ci.rig import build_rig
+    from fleet.agent.admission import Admission
+    from fleet.agent.identity import Identity
     from fleet.agent.link import LocalLink
     from fleet.agent.spool import Spool
     from fleet.agent.supervisor import Supervisor, Work
@@ -84,8 +97,14 @@ def command(
                 max_attempts=max_attempts,
                 poll_s=poll,
             )
-            updater = Updater(folder / "versions", link, config.class_)
-            supervisor = Supervisor(work, link, spool, updater, attempts.run, extra=attempts.status)
+            admission = Admission(folder / "trust", link)
+            if trust_root is not None:
+                admission.believe(trust_root.read_bytes())
+            updater = Updater(folder / "versions", link, config.class_, admission=admission)
+            identity = Identity(folder, lambda: admission.file("keyring.json"))
+            supervisor = Supervisor(
+                work, link, spool, updater, attempts.run, extra=attempts.status, identity=identity
+            )
             gc.collect()
             gc.freeze()  # what lives now lives as long as the agent
             narrate(f"{config.robot}: ready, {len(spool.recovered)} attempt(s) recovered")

@@ -28,6 +28,7 @@ from registry.service import Registry, RolloutRecord
 from registry.verdicts import Verdict, judge
 
 POLL_S = 1.0
+TRUST_S = 60.0  # between two looks at signatures that expire and approvals to take back
 
 
 class Controller:
@@ -38,6 +39,7 @@ class Controller:
         self._say = say
         self._verdicts: dict[str, Verdict] = {}
         self._told: dict[str, str] = {}
+        self._trust_at = float("-inf")
 
     def reconcile(self, now: float) -> int:
         """One round over the open rollouts; how many it moved.
@@ -45,6 +47,7 @@ class Controller:
         Raises only what listing them raises.
         """
         moved = 0
+        self._renew()
         for record in self._registry.rollouts(open_only=True):
             if not record.rollout.open:
                 continue  # waits for its turn, which the registry gives it
@@ -57,6 +60,15 @@ class Controller:
                 self._told.pop(record.id, None)
         return moved
 
+    def _renew(self) -> None:
+        """Signs what robots were told, where there is trust; without its key they are told so."""
+        try:
+            self._registry.renew_assignments()
+        except PolicyctlError as error:
+            self._tell("assignments", f"assignments wait for a signature: {_line(error)}")
+        else:
+            self._told.pop("assignments", None)
+
     def loop(
         self, stop: Stop, poll_s: float = POLL_S, now: Callable[[], float] = time.time
     ) -> None:
@@ -68,7 +80,22 @@ class Controller:
                 self._tell("", f"{_line(error)}; trying again")
             else:
                 self._told.pop("", None)
+            self.keep_trust(now())
             stop.wait(poll_s)
+
+    def keep_trust(self, now: float) -> None:
+        """Once a minute what the registry does for trust; what it cannot do is told."""
+        if abs(now - self._trust_at) < TRUST_S:
+            return
+        self._trust_at = now
+        try:
+            said = "; ".join(self._registry.keep_trust())
+        except Exception as error:  # noqa: BLE001 rollouts are watched all the same
+            said = _line(error)
+        if said:
+            self._tell("trust", f"trust: {said}")
+        else:
+            self._told.pop("trust", None)
 
     def _tell(self, about: str, line: str) -> None:
         if self._told.get(about) != line:

@@ -10,16 +10,21 @@
 A document of a higher generation replaces one of a lower; never the other way round. `stop` says
 how a running episode of a version that is no longer named ends: "" lets it end, "now" stops it.
 `issued_at` is seconds since the epoch by the registry's clock.
+
+Where trust is set up the director signs it (`envelope`), and signs it again with a later
+`issued_at` while a candidate is to go on: the permission to run one ends `max_offline_s` after
+that. Everything but `issued_at` are its *terms*. Robots name their digest in what they report, so
+that nobody can tell later of another draw, another ratio or other versions than they ran under.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
-from registry.versions import canonical, digest_bytes
+from registry.versions import canonical, digest_bytes, digest_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Assignment:
     stop: str = ""
     max_offline_attempts: int = 8  # a candidate ends after so many attempts out of contact,
     max_offline_s: float = 600.0  # or after so long; the baseline never expires
+    envelope: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -78,3 +84,17 @@ class Assignment:
     @property
     def digest(self) -> str:
         return digest_bytes(canonical(self.to_json()))
+
+    @property
+    def terms(self) -> str:
+        """The digest of what it says, whenever it was said."""
+        return terms_of(self.to_json())
+
+    def renews(self, other: Assignment) -> bool:
+        """The same terms, issued later."""
+        return self.issued_at > other.issued_at and self == replace(other, issued_at=self.issued_at)
+
+
+def terms_of(document: Mapping[str, Any]) -> str:
+    """The terms of a document as it was written, also by an older program."""
+    return digest_of({key: value for key, value in document.items() if key != "issued_at"})

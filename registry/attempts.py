@@ -4,13 +4,15 @@
 this stratum in this segment from 0 and decides the side. An attempt is opened durably before
 motion; one that was opened and never closed is reported as failure `agent_lost`. A `void` attempt
 is a rig fault, judged without knowing the side. Times are seconds: `opened_at` since the epoch by
-the robot's clock (simulated time on a twin), `duration_s` from opening to outcome.
+the robot's clock (simulated time on a twin), `duration_s` from opening to outcome. `terms` are
+those of the assignment it ran under (`registry.assignments`), empty from robots that do not know
+them. Where trust is set up the robot signs its reports (`envelope`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 OUTCOMES: tuple[str, ...] = ("success", "failure", "void")
@@ -38,6 +40,8 @@ class AttemptReport:
     interventions: Mapping[str, int] = field(default_factory=dict)
     safety_events: tuple[str, ...] = ()
     scene: Mapping[str, Any] = field(default_factory=dict)
+    terms: str = ""
+    envelope: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
@@ -48,8 +52,11 @@ class AttemptReport:
             raise ValueError(f"attempt number {self.number}, index {self.index}: from 1, from 0")
 
     def to_json(self) -> dict[str, Any]:
-        data = asdict(self)
+        data = {one.name: getattr(self, one.name) for one in fields(self) if one.compare}
+        data["interventions"], data["scene"] = dict(self.interventions), dict(self.scene)
         data["safety_events"] = list(self.safety_events)
+        if not self.terms:
+            del data["terms"]
         return data
 
     @staticmethod

@@ -6,12 +6,15 @@
     ├── GateFailed                     3  evidence shows the version is not good enough
     ├── Inconclusive                   4  evidence does not decide yet
     ├── Refused                        5  ladder, state or lock says no
-    │   └── Conflict                   5  somebody else changed the record first
+    │   ├── Conflict                   5  somebody else changed the record first
+    │   └── NotSigned                  5  trust is set up, and this has no signature
     ├── NotFound                       6  no such policy, version, robot, rollout, blob
     ├── NotAllowed                     7  the actor's role may not do this
+    │   └── WrongSigner                7  the key that signed it may not do this
     ├── Pending                        8  waits for a person or a signature
     ├── ServiceFailed                  9  rig, robot, store or service failed
     │   └── Corrupt                    9  stored bytes do not match their digest
+    │       └── Forged                 9  what is there is not what was signed
     └── Interrupted                  130  ctrl-C; the arm is safe, the record is whole
 
 An error is three lines, printed to stderr: *what* went wrong, the *evidence* for it, and a *hint*
@@ -89,6 +92,12 @@ class Conflict(Refused):
     code = "conflict"
 
 
+class NotSigned(Refused):
+    """A home with trust takes nothing unsigned."""
+
+    code = "not_signed"
+
+
 class NotFound(PolicyctlError):
     exit_status = 6
     code = "not_found"
@@ -97,6 +106,12 @@ class NotFound(PolicyctlError):
 class NotAllowed(PolicyctlError):
     exit_status = 7
     code = "not_allowed"
+
+
+class WrongSigner(NotAllowed):
+    """Signed, by a key that the keyring does not list for it."""
+
+    code = "wrong_signer"
 
 
 class Pending(PolicyctlError):
@@ -111,6 +126,12 @@ class ServiceFailed(PolicyctlError):
 
 class Corrupt(ServiceFailed):
     code = "corrupt"
+
+
+class Forged(Corrupt):
+    """A signature does not fit, or signed and stored say different things."""
+
+    code = "forged"
 
 
 class Interrupted(PolicyctlError):

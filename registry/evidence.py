@@ -258,6 +258,10 @@ class CanaryEvidence:
     `outstanding` counts candidate attempts that were opened and are not closed though their time
     is up (their block was overtaken, or their robot fell silent); an attempt still inside its
     horizon is not outstanding. `class_a_events` counts class A safety events of candidate attempts.
+
+    Where robots sign their attempts, `attempts_root` is the Merkle root (`registry.trust.merkle`)
+    of the signed reports that were counted, by robot and number, and `reports` says which: the
+    numbers of each robot, as ranges ("3-7,9").
     """
 
     subject: Subject
@@ -272,6 +276,8 @@ class CanaryEvidence:
     outstanding: int = 0
     class_a_events: int = 0
     weights_digest: str = ""
+    attempts_root: str = ""
+    reports: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.outstanding, self.class_a_events) < 0:
@@ -298,7 +304,11 @@ class CanaryEvidence:
             "outstanding": self.outstanding,
             "class_a_events": self.class_a_events,
             "weights_digest": self.weights_digest,
-        }
+        } | (
+            {"attempts_root": self.attempts_root, "reports": dict(self.reports)}
+            if self.attempts_root
+            else {}
+        )
 
     @property
     def digest(self) -> str:
@@ -337,7 +347,8 @@ def evidence_from_json(data: Mapping[str, Any]) -> Evidence:
         )
         for segment in fields["segments"]
     )
-    return CanaryEvidence(**{**fields, "segments": segments})
+    reports = tuple(sorted(fields.get("reports", {}).items()))
+    return CanaryEvidence(**{**fields, "segments": segments, "reports": reports})
 
 
 def _common(evidence: Evidence, kind: str) -> dict[str, Any]:

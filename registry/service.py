@@ -27,6 +27,7 @@ from registry.home import Home, no_registry
 from registry.ports import BlobStore, Clock, Ledger, SystemClock
 from registry.record import audit
 from registry.record.actors import Actor
+from registry.record.approving import Approving
 from registry.record.attempts import Attempts
 from registry.record.audit import AuditEvent, Head
 from registry.record.collection import GRACE_S, Collected, Collector
@@ -44,6 +45,7 @@ from registry.record.model import (
     RobotRecord,
     RolloutRecord,
     Search,
+    StatementRecord,
     VerdictRecord,
     VersionRecord,
 )
@@ -54,8 +56,12 @@ from registry.record.robots import Robots
 from registry.record.rollouts import Advanced, Rollouts
 from registry.record.verdicts import Verdicts
 from registry.record.versions import Versions
-from registry.rollouts import Abort, Event, Pause, Resume
+from registry.rollouts import TERMINAL, Abort, Event, Pause, Resume
 from registry.stages import Stage
+from registry.trust.authority import Trust, open_trust
+from registry.trust.files import FOLDER
+from registry.trust.keyring import PublicKey
+from registry.trust.opening import HomeApprovals
 from registry.verdicts import Verdict
 from registry.versions import Manifest, Provenance, VersionRef
 
@@ -84,11 +90,14 @@ class Registry:
         mirror: BlobStore | None = None,
         *,
         archives: bool = True,
+        trust: Trust | None = None,
+        approvals: HomeApprovals | None = None,
     ) -> None:
         self.actor = actor
         self.blobs = blobs
         self._ledger = ledger
-        desk = Desk(ledger, blobs, clock, actor, cache)
+        desk = Desk(ledger, blobs, clock, actor, cache, trust)
+        self.trust = trust
         self._versions = Versions(desk)
         self._registrar = Registrar(desk, self._versions, archives=archives)
         self._collector = Collector(desk)
@@ -98,7 +107,8 @@ class Registry:
         self._robots = Robots(desk)
         self._attempts = Attempts(desk)
         self._rollouts = Rollouts(desk, self._versions, self._verdicts, self._robots)
-        self._promotion = Promotion(desk, self._versions, self._rollouts)
+        self._promotion = Promotion(desk, self._versions, self._rollouts, approvals)
+        self._approving = Approving(desk, self._versions, self._rollouts, approvals)
         self._going_back = GoingBack(desk, self._versions, self._robots, self._rollouts)
         self._leases = Leases(desk)
 
@@ -113,14 +123,18 @@ class Registry:
         blobs = open_blobs(home)
         cache = None if isinstance(blobs, FolderBlobs) else FolderBlobs(home.cache / "blobs")
         mirror = open_mirror(home)
+        clock = clock or SystemClock()
+        approvals = HomeApprovals(home.root, clock)
         return Registry(
             open_ledger(home),
             blobs,
-            clock or SystemClock(),
+            clock,
             actor,
             cache,
             mirror,
             archives=settings_of(home).archives != "forbid",
+            trust=open_trust(home.root / FOLDER, approvals),
+            approvals=approvals,
         )
 
     def close(self) -> None:
@@ -263,6 +277,10 @@ class Registry:
     def verdicts(self, ref: VersionRef) -> list[VerdictRecord]:
         return self._verdicts.of(ref)
 
+    def statements(self, ref: VersionRef) -> list[StatementRecord]:
+        """What was signed about a version; `doubts` says whether it holds."""
+        return self._verdicts.statements(ref)
+
     def cached_result(self, key: str) -> dict[str, Any] | None:
         return self._verdicts.cached_result(key)
 
@@ -307,7 +325,10 @@ class Registry:
     def advance(
         self, identity: str, expected_revision: int | None, event: Event, now: float | None = None
     ) -> Advanced:
-        return self._rollouts.advance(identity, expected_revision, event, now)
+        done = self._rollouts.advance(identity, expected_revision, event, now)
+        if done[0].rollout.phase in TERMINAL:
+            self._approving.withdraw_ended(done[0].rollout.policy)
+        return done
 
     def pause(self, policy: str, reason: str = "") -> RolloutRecord:
         return self._rollouts.act(policy, "stop", Pause(reason), "pause")
@@ -317,7 +338,9 @@ class Registry:
 
     def abort(self, policy: str, reason: str, *, now: bool = False) -> RolloutRecord:
         """`now`: running episodes of the candidate stop at once."""
-        return self._rollouts.act(policy, "stop", Abort(reason, now), "abort")
+        aborted = self._rollouts.act(policy, "stop", Abort(reason, now), "abort")
+        self._approving.withdraw_ended(policy)
+        return aborted
 
     def rollback(
         self,
@@ -328,23 +351,66 @@ class Registry:
         now: bool = False,
         dry_run: bool = False,
     ) -> VersionRecord:
-        return self._going_back.rollback(policy, reason, to, now=now, dry_run=dry_run)
+        target = self._going_back.rollback(policy, reason, to, now=now, dry_run=dry_run)
+        if not dry_run:
+            self._approving.withdraw_ended(policy)
+        return target
 
     def serving(self, policy: str) -> int | None:
         return self._rollouts.serving(policy)
 
+    # Trust
+
+    @property
+    def approvals(self) -> HomeApprovals:
+        """This home's approvals; `on` says whether trust is set up."""
+        return self._approving.home
+
+    def published(self, path: str) -> bytes:
+        """A trust file that robots may read. Raises NotFound. See `registry.trust.repository`."""
+        return self._approving.home.published(path)
+
+    def note_trust(
+        self, action: str, subject: str, detail: Mapping[str, Any] | None = None
+    ) -> None:
+        self._approving.note(action, subject, detail)
+
+    def approvable(self) -> dict[VersionRef, tuple[bytes, dict[str, str]]]:
+        """See `Approving.approvable`."""
+        return self._approving.approvable()
+
+    def keep_trust(self) -> list[str]:
+        """See `Approving.keep`; and the keyring that robots are shown is this home's."""
+        self.settle_keyring()
+        return self._approving.keep()
+
+    def settle_keyring(self) -> bool:
+        """See `registry.trust.publishing`."""
+        from registry.trust.files import TrustFolder
+        from registry.trust.publishing import Publishing
+
+        return Publishing(TrustFolder(self.approvals.folder), self.approvals).settle()
+
     # Fleet
 
     def enrol_robot(
-        self, name: str, robot_class: str, info: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        robot_class: str,
+        info: Mapping[str, Any] | None = None,
+        key: PublicKey | None = None,
     ) -> RobotRecord:
-        return self._robots.enrol(name, robot_class, info or {})
+        return self._robots.enrol(name, robot_class, info or {}, key)
 
     def robots(self) -> list[RobotRecord]:
         return self._robots.all()
 
     def assignment(self, robot: str) -> Assignment | None:
         return self._robots.assignment(robot)
+
+    def renew_assignments(self) -> int:
+        """See `Robots.renew`."""
+        return self._robots.renew()
 
     def heartbeat(
         self, robot: str, running: int | None, generation: int, status: Mapping[str, Any]
@@ -400,7 +466,13 @@ class Registry:
             return fleet_at(connection, when, policy)
 
     def verify_audit(self, known: Head | None = None) -> Head:
-        """Recomputes the audit's hash chain and returns its newest event. Raises Corrupt."""
+        """Recomputes the audit's hash chain and returns its newest event. Raises Corrupt.
+
+        With trust it is also held against the head that the keyring was begun with.
+        """
+        if self.trust is not None and (since := self.trust.keyring.since):
+            with self._ledger.read() as connection:
+                audit.check_chain(connection, Head.parse(since))
         with self._ledger.read() as connection:
             return audit.check_chain(connection, known)
 

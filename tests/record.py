@@ -15,6 +15,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from trusted import Keys
+
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
 from registry.backends import Settings, write_settings
@@ -27,6 +29,7 @@ from registry.rollouts import Observed, step
 from registry.service import Registry, RolloutRecord
 from registry.stages import Stage
 from registry.statistics.grid import order_digest
+from registry.trust.documents import seal_attempt
 from registry.verdicts import judge
 from registry.versions import Provenance, VersionRef, digest_bytes
 
@@ -73,17 +76,23 @@ class Record:
         role: str = "admin",
         seed: int = 0,
         database: str | None = None,
+        trust: bool = False,
     ) -> None:
         self.folder = folder
         self.home = Home(folder / "home")
         write_settings(self.home, Settings(database=database))
         self.clock = FakeClock()
+        self.keys = Keys(self.home) if trust else None
         self.registry = Registry.open(self.home, Actor("tester", role), clock=self.clock)
         self.random = random.Random(seed)
         self._numbers: dict[str, int] = {}
         self._indices: dict[tuple[str, str], int] = {}
         for index in range(1, robots + 1):
-            self.registry.enrol_robot(f"robot-{index:02d}", CLASS, {"role": "robot"})
+            self.enrol(f"robot-{index:02d}")
+
+    def enrol(self, name: str) -> None:
+        key = self.keys.of_robot(name) if self.keys else None
+        self.registry.enrol_robot(name, CLASS, {"role": "robot"}, key)
 
     def as_role(self, role: str) -> Registry:
         return Registry.open(self.home, Actor(f"a {role}", role), clock=self.clock)
@@ -157,8 +166,15 @@ class Record:
             "task": "box-grasp",
             "outcome": outcome,
             "judge": "lot/1",
+            "terms": told.terms,
         }
-        return AttemptReport(**fields | changes)
+        return self.sealed(AttemptReport(**fields | changes))
+
+    def sealed(self, report: AttemptReport) -> AttemptReport:
+        """The report as its robot hands it over."""
+        if self.keys is None:
+            return report
+        return seal_attempt(report, self.keys.robot(report.robot))
 
     def attempt(self, robot: str, outcome: str, **changes: Any) -> AttemptReport | None:
         """Runs and reports the next attempt."""

@@ -24,7 +24,10 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+from trusted import Keys
 
+from fleet.agent.admission import Admission
+from fleet.agent.identity import Identity
 from fleet.agent.link import Link, LocalLink, OutOfContact
 from fleet.agent.spool import Result, Spool
 from fleet.agent.supervisor import Supervisor, Work
@@ -202,6 +205,10 @@ class Table:
         for begin in range(0, len(data), 1000):
             yield data[begin : begin + 1000]
 
+    def published(self, path: str) -> Iterator[bytes]:
+        raise NotFound("trust is not set up", evidence=path)
+        yield b""
+
     def report(self, robot: str, attempts: Sequence[AttemptReport]) -> int:
         stored = self.attempts.setdefault(robot, {})
         for attempt in attempts:
@@ -235,6 +242,7 @@ class Weather:
     refuse_reports: bool = False
     serve_old_documents: bool = False
     corrupt: set[str] = field(default_factory=set)
+    trust_files: dict[str, bytes] = field(default_factory=dict)  # served instead of the real ones
     random: random.Random = field(default_factory=lambda: random.Random(0))
 
 
@@ -264,6 +272,13 @@ class SpoiledLink:
                 yield bytes([piece[0] ^ 1]) + piece[1:]
             else:
                 yield piece
+
+    def published(self, path: str) -> Iterator[bytes]:
+        self._must_be_up()
+        if path in self.weather.trust_files:
+            yield self.weather.trust_files[path]
+            return
+        yield from self.inner.published(path)
 
     def report(self, robot: str, attempts: Sequence[AttemptReport]) -> int:
         self._must_be_up()
@@ -319,10 +334,19 @@ class Robot:
     """
 
     def __init__(
-        self, name: str, folder: Path, link: Link, clock: Clock, *, seed: int = 0, **work: Any
+        self,
+        name: str,
+        folder: Path,
+        link: Link,
+        clock: Clock,
+        *,
+        seed: int = 0,
+        identity: Identity | None = None,
+        **work: Any,
     ) -> None:
         self.name = name
         self.clock = clock
+        self.identity = identity or Identity(folder / name)
         self.weather = Weather(random=random.Random(seed))
         self.link = SpoiledLink(link, self.weather)
         self.kill_at = ""
@@ -337,7 +361,11 @@ class Robot:
         """A new agent on what is on disk."""
         self.spool = Spool(self._folder / "spool.db", self.name)
         self.updater = Updater(
-            self._folder / "versions", self.link, ROBOT_CLASS, load=load_scripted
+            self._folder / "versions",
+            self.link,
+            ROBOT_CLASS,
+            load=load_scripted,
+            admission=Admission(self._folder / "trust", self.link, self.clock),
         )
         self.supervisor = Supervisor(
             Work(robot=self.name, task=TASK, judge="coin/1", stratum=TASK, **self._work),
@@ -347,6 +375,7 @@ class Robot:
             self._run,
             now=self.clock.now,
             monotonic=self.clock.now,
+            identity=self.identity,
         )
 
     def die(self) -> None:
@@ -414,11 +443,18 @@ class Fleet:
     """A real registry and controller, and scripted robots that talk to it through the weather."""
 
     def __init__(
-        self, folder: Path, robots: int = 12, gate: CanaryGate = CHEAP, seed: int = 0, **work: Any
+        self,
+        folder: Path,
+        robots: int = 12,
+        gate: CanaryGate = CHEAP,
+        seed: int = 0,
+        trust: bool = False,
+        **work: Any,
     ) -> None:
         self.folder = folder
         self.gate = gate
         self.clock = Clock()
+        self.keys = Keys(Home(folder / "home")) if trust else None
         self.registry = Registry.open(
             Home(folder / "home"), Actor("world"), create=True, clock=self.clock
         )
@@ -427,7 +463,11 @@ class Fleet:
         self.robots = {}
         for index in range(1, robots + 1):
             name = f"robot-{index:02d}"
-            self.registry.enrol_robot(name, ROBOT_CLASS.name, {"role": "robot"})
+            identity = Identity(folder / name)
+            key = identity.make_key() if trust else None
+            self.registry.enrol_robot(name, ROBOT_CLASS.name, {"role": "robot"}, key)
+            if self.keys is not None:
+                identity.believe(self.keys.keyring)
             link = LocalLink(self.registry)
             self.robots[name] = Robot(name, folder, link, self.clock, seed=seed, **work)
 

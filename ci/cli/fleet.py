@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from ci.app import open_registry
 from ci.cli.output import emit
-from ci.cli.refs import ago, when
+from ci.cli.refs import ago, plain, when
 
 
 @click.group("fleet")
@@ -41,7 +43,7 @@ def list_robots(policy: str | None) -> None:
             " | ".join(told) or "nothing",
             generation,
             ago(one.last_seen, now),
-            str(one.status.get("state", "")),
+            f"{one.status.get('state', '')}{_trouble(one.status)}",
         )
     data = [
         {
@@ -60,3 +62,9 @@ def list_robots(policy: str | None) -> None:
         for one in robots
     ]
     emit({"robots": data}, table if robots else "no robots; `policyctl robot enrol ROBOT.yaml`")
+
+
+def _trouble(status: Mapping[str, Any]) -> str:
+    """What a robot refuses: orders that nobody may give, or to go on without its reports."""
+    refused = status.get("refused") or ()
+    return f", refused: {plain(refused[-1])}" if refused else ""

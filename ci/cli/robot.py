@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ci.app import open_registry
-from ci.cli.output import emit
-from registry.errors import Refused
+from ci.app import home_option, open_registry
+from ci.cli.output import emit, narrate
+from registry.errors import Refused, UsageError
+
+if TYPE_CHECKING:
+    from fleet.agent.identity import Identity
+    from registry.service import Registry
+    from registry.trust.keyring import PublicKey
 
 
 @click.group("robot")
@@ -20,10 +26,16 @@ def command() -> None:
 @click.argument(
     "files", metavar="ROBOT.yaml…", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
-def enrol(files: tuple[Path, ...]) -> None:
+@click.option(
+    "--key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Public key that was made on the robot; else one is made in its state folder here.",
+)
+def enrol(files: tuple[Path, ...], key: Path | None) -> None:
     """Make robots known; each is given what its fleet runs. Again is harmless.
 
-    All files are read before the first robot is enrolled.
+    All files are read before the first robot is enrolled. Where trust is set up each robot gets a
+    key of its own, and the keyring that it believes from then on.
     """
     from fleet.robot import load_robot
 
@@ -35,21 +47,58 @@ def enrol(files: tuple[Path, ...]) -> None:
                 evidence=f"{file}: role: lab",
                 hint=f"try a version on it: policyctl gate run hil VERSION --station {file}",
             )
+    if key is not None and len(configs) != 1:
+        raise UsageError("a key is of one robot", hint="enrol it alone")
     enrolled = []
     with open_registry() as registry:
         for config, file in zip(configs, files, strict=True):
             info = {"role": config.role, "arms": [arm.name for arm in config.arms]}
-            robot = registry.enrol_robot(config.robot, config.robot_class, info)
+            public = _key_of(registry, config.robot, key)
+            robot = registry.enrol_robot(config.robot, config.robot_class, info, public)
+            if registry.trust is not None and key is None:
+                _identity(config.robot).believe(registry.trust.keyring)
             enrolled.append(
                 {
                     "robot": robot.name,
                     "robot_class": robot.robot_class,
                     "policy": robot.policy,
                     "assigned": robot.assigned_baseline,
+                    "key": public.keyid if public else None,
+                    "key_waits": public is not None and not _is_listed(registry, public),
                     "next": f"policyctl-agent {file}",
                 }
+            )
+    for one in enrolled:
+        if one["key_waits"]:
+            narrate(
+                f"{one['robot']}: its key waits for the approvers; it reports nothing until then"
             )
     lines = [
         f"{r['robot']} ({r['robot_class']}) is enrolled; start it: {r['next']}" for r in enrolled
     ]
     emit({"robots": enrolled}, "\n".join(lines))
+
+
+def _key_of(registry: Registry, robot: str, given: Path | None) -> PublicKey | None:
+    """The robot's public key, where there is trust; made here unless it was made on the robot."""
+    if registry.trust is None:
+        if given is not None:
+            raise UsageError("this home has no trust set up", hint="leave --key out")
+        return None
+    from registry.trust.keys import public_key
+    from registry.trust.sealing import public_of
+
+    if given is not None:
+        return public_of(public_key(given))
+    return _identity(robot).make_key()
+
+
+def _identity(robot: str) -> Identity:
+    from fleet.agent.identity import Identity
+    from registry.home import find_home
+
+    return Identity(find_home(home_option()).root / "agents" / robot)
+
+
+def _is_listed(registry: Registry, key: PublicKey) -> bool:
+    return registry.trust is not None and bool(registry.trust.keyring.roles_of(key.keyid))

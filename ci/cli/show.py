@@ -10,6 +10,7 @@ from ci.app import open_registry
 from ci.cli.bytes import amount
 from ci.cli.output import emit
 from ci.cli.refs import plain, policy_option, version_json, version_ref, when
+from registry.links import links_of
 
 if TYPE_CHECKING:
     from registry.record.model import ProvenanceRecord
@@ -31,6 +32,7 @@ def command(version: str, policy: str | None) -> None:
         verdicts = registry.verdicts(ref)
         mine = registry.rollouts(record.policy, candidate=record.number)
         released = registry.released_at(record.ref)
+        signed = _signed(registry, record)
         base = _base(registry, manifest.base)
     data = {
         **version_json(record),
@@ -53,8 +55,15 @@ def command(version: str, policy: str | None) -> None:
         ],
         "contract": dict(manifest.contract),
         "provenance": [
-            {"at": when(one.at), "by": one.actor, **one.provenance.to_json()} for one in origins
+            {
+                "at": when(one.at),
+                "by": one.actor,
+                **one.provenance.to_json(),
+                "links": dict(links_of(one.provenance)),
+            }
+            for one in origins
         ],
+        "statements": signed,
         "verdicts": [
             {
                 "gate": one.verdict.gate,
@@ -80,7 +89,27 @@ def command(version: str, policy: str | None) -> None:
         lines.insert(2, "  sandbox     it holds a program's archive: only a sandbox may run it")
     if released is not None:
         lines.insert(2, f"  files       released by the retention rule, {when(released)}")
+    lines += [f"  signed      {plain(one['what'])}: {plain(one['says'])}" for one in signed]
     emit(data, "\n".join(lines))
+
+
+def _signed(registry: Registry, record: VersionRecord) -> list[dict[str, str | None]]:
+    """Each statement, whose key signed it and what that key may do; nothing where there is none."""
+    held = registry.statements(record.ref)
+    if not held:
+        return []
+    from registry.trust.keyring import Keyring
+
+    keyring = registry.trust.keyring if registry.trust else Keyring()
+    names = {one.id: one.verdict.gate for one in registry.verdicts(record.ref)}
+    found: list[dict[str, str | None]] = []
+    for one in held:
+        keyids = [seal["keyid"] for seal in one.envelope["signatures"]]
+        roles = [", ".join(keyring.roles_of(keyid)) or "no role now" for keyid in keyids]
+        says = "; ".join(f"{k[:12]}… ({r})" for k, r in zip(keyids, roles, strict=True))
+        what = "registration" if one.verdict is None else f"{names[one.verdict]} verdict"
+        found.append({"what": what, "says": says, "at": when(one.at), "by": one.actor})
+    return found
 
 
 def _base(registry: Registry, digest: str) -> str | None:
@@ -119,6 +148,8 @@ def _lines(
     for one in origins:
         known = [f"{k} {v}" for k, v in one.provenance.to_json().items() if v is not None]
         lines.append(f"  provenance  {plain(', '.join(known))}  ({one.actor}, {when(one.at)})")
+        links = links_of(one.provenance).items()
+        lines += [f"              {name} → {plain(url)}" for name, url in links]
     for verdict in verdicts:
         said = verdict.verdict
         lines.append(f"  verdict     {said.gate}: {said.outcome} — {plain(said.reason)}")

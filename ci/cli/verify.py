@@ -19,7 +19,8 @@ def command(version: str | None, policy: str | None, everything: bool) -> None:
     """Re-hash a version's files and recompute its verdicts; without VERSION, of every version.
 
     What is missing or damaged is healed from the mirror, where `registry.yaml` names one; else a
-    damaged file is set aside, and registering the same files again heals it.
+    damaged file is set aside, and registering the same files again heals it. Where trust is set up
+    it also looks who signed, and counts canaries again from the attempts that robots signed.
 
     Exit status 9 when anything is not what was recorded.
     """
@@ -39,6 +40,7 @@ def command(version: str | None, policy: str | None, everything: bool) -> None:
         if version is not None and not health.problems:
             problems += [f"{refs[0]}: {problem}" for problem in registry.check_whole(refs[0])]
         verdicts = sum(len(registry.verdicts(ref)) for ref in refs)
+        signed = sum(len(registry.statements(ref)) for ref in refs)
         events = registry.check_audit()
     for one in health.healed:
         narrate(f"healed {one}")
@@ -58,10 +60,13 @@ def command(version: str | None, policy: str | None, everything: bool) -> None:
             "bytes": health.bytes,
             "healed": list(health.healed),
             "verdicts": verdicts,
+            "statements": signed,
             "audit_events": events,
             "problems": problems,
         },
         f"{', '.join(map(str, records)) or 'nothing'}: {health.files} files match their digests "
         f"({health.blobs} blobs, {amount(health.bytes)}), "
-        f"{verdicts} verdicts follow from their evidence, {events} audit events are unbroken",
+        f"{verdicts} verdicts follow from their evidence, "
+        + (f"{signed} signed statements hold, " if signed else "")
+        + f"{events} audit events are unbroken",
     )

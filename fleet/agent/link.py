@@ -43,6 +43,13 @@ class Link(Protocol):
         """
         ...
 
+    def published(self, path: str) -> Iterator[bytes]:
+        """A trust file of the registry (`metadata/…`, `targets/…`), in pieces.
+
+        The caller trusts none of it. Raises NotFound where there is none, as where trust is off.
+        """
+        ...
+
     def report(self, robot: str, attempts: Sequence[AttemptReport]) -> int:
         """Hands over closed attempts; answers the highest number stored without a gap below it."""
         ...
@@ -67,6 +74,10 @@ class LocalLink:
     def fetch(self, digest: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         with _reached():
             yield from self._registry.blobs.stream(digest, start, length)
+
+    def published(self, path: str) -> Iterator[bytes]:
+        with _reached():
+            yield self._registry.published(path)
 
     def report(self, robot: str, attempts: Sequence[AttemptReport]) -> int:
         with _reached():

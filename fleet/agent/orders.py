@@ -3,54 +3,98 @@
 Rules:
 - Generations only rise, also across restarts: the newest accepted document is in the spool. An
   older one, a different one of the same generation, and one for another robot are refused, and the
-  refusal is reported with every heartbeat.
+  refusal is reported with every heartbeat. The same terms issued later renew a document.
 - A candidate runs only in contact. Contact is lost `max_offline_attempts` attempts or
   `max_offline_s` seconds (monotonic) after the registry was last heard, whichever comes first; an
   agent that has just started has not heard it yet. The baseline never expires.
+- A robot that has a keyring obeys what a director's key signed, and nothing else; that holds for
+  the document in its spool, too. Contact is then counted from when the newest document was signed,
+  not from when one was heard: who repeats an old one, or holds new ones back, keeps no candidate
+  running. No clock of the robot's is believed: its time is the latest signing it has seen and what
+  has passed since, and goes on from what the spool says when the agent starts anew.
+- Generations and time are counted for each director's key. When the keyring drops a stolen one,
+  what it signed binds no longer, however high it counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 from fleet.agent.spool import Spool
 from registry.assignments import Assignment
+from registry.errors import PolicyctlError
+from registry.trust.keyring import Keyring
 
 _KEY = "assignment"
+_ENVELOPE = "assignment_envelope"
+_FLOORS = "generations"
+_TIMES = "director_times"
 REFUSALS_KEPT = 5
 
 
 class Orders:
-    """The newest accepted document of one robot. `monotonic` is seconds that never jump."""
+    """The newest accepted document of one robot. `monotonic` is seconds that never jump.
 
-    def __init__(self, robot: str, spool: Spool, monotonic: Callable[[], float]) -> None:
+    `keyring` answers the newest keyring that the robot trusts, or None where it was given none.
+    """
+
+    def __init__(
+        self,
+        robot: str,
+        spool: Spool,
+        monotonic: Callable[[], float],
+        keyring: Callable[[], Keyring | None] = lambda: None,
+    ) -> None:
         self.robot = robot
         self._spool = spool
         self._monotonic = monotonic
+        self._keyring = keyring
         self._heard_at: float | None = None
         self._silent = False
         self._alone = 0
         self.refused: list[str] = []
+        self._floors: dict[str, int] = spool.recall(_FLOORS) or {}
+        times: dict[str, float] = spool.recall(_TIMES) or {}
+        self._clocks = {keyid: (time, monotonic()) for keyid, time in times.items()}
+        self._checked_by: Keyring | None = None  # the keyring under which `_held` was found good
         stored = spool.recall(_KEY)
-        self.newest = Assignment.from_json(stored) if stored else None
+        held = Assignment.from_json(stored) if stored else None
+        self._held = held and replace(held, envelope=spool.recall(_ENVELOPE))
+
+    @property
+    def newest(self) -> Assignment | None:
+        """What holds now: the newest document, while whoever signed it is trusted."""
+        held, keyring = self._held, self._keyring()
+        if held is None or keyring is None or self._checked_by is keyring:
+            return held
+        why = self._signature_trouble(held, keyring)
+        if why:
+            self._refuse(f"kept generation {held.generation}: {why}")
+            self._held = None
+        self._checked_by = keyring
+        return self._held
 
     @property
     def generation(self) -> int:
-        return self.newest.generation if self.newest else 0
+        newest = self.newest
+        return newest.generation if newest else 0
 
     def heard(self, document: Assignment | None) -> None:
         """The registry answered; a newer document is accepted durably."""
         self._heard_at = self._monotonic()
         self._silent = False
         self._alone = 0
-        if document is None or document == self.newest:
+        newest, keyring = self.newest, self._keyring()
+        if document is None or document == newest:
             return
-        why = self._objection(document)
+        why = self._signature_trouble(document, keyring) if keyring else ""
+        why = why or self._objection(document, newest)
         if why:
             self._refuse(why)
             return
-        self._spool.remember(_KEY, document.to_json())
-        self.newest = document
+        self._accept(document, keyring)
 
     def unheard(self) -> None:
         """The registry was asked and not reached."""
@@ -59,28 +103,88 @@ class Orders:
     def attempt_begins(self) -> None:
         if self._silent:
             self._alone += 1
+        if self._keyring() is not None:
+            self._spool.remember(_TIMES, self._times())
 
     @property
     def in_contact(self) -> bool:
         """A candidate may run: the registry could have called it back."""
-        if self._heard_at is None or self.newest is None:
+        newest = self.newest
+        if self._heard_at is None or newest is None:
             return False
         elapsed = self._monotonic() - self._heard_at
-        if elapsed > self.newest.max_offline_s:
+        if elapsed > newest.max_offline_s:
             return False
-        return not self._silent or self._alone < self.newest.max_offline_attempts
+        if self._keyring() is not None and self._permitted_s(newest) <= 0:
+            return False
+        return not self._silent or self._alone < newest.max_offline_attempts
 
-    def _objection(self, document: Assignment) -> str:
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _permitted_s(self, document: Assignment) -> float:
+        """How long the document still lets its candidate run."""
+        return document.issued_at + document.max_offline_s - self._director_time()
+
+    def _director_time(self) -> float:
+        """The director's clock as far as it can be known here; never ahead of it."""
+        times = self._times()
+        return max((times[keyid] for keyid in self._directors() if keyid in times), default=0.0)
+
+    def _times(self) -> dict[str, float]:
+        """By key: the latest signing that was seen, and what has passed since."""
+        now = self._monotonic()
+        return {keyid: time + now - seen for keyid, (time, seen) in self._clocks.items()}
+
+    def _directors(self) -> list[str]:
+        keyring = self._keyring()
+        return [key.keyid for key in keyring.of_role("director", past=True)] if keyring else []
+
+    def _accept(self, document: Assignment, keyring: Keyring | None) -> None:
+        said: dict[str, Any] = {_KEY: document.to_json(), _ENVELOPE: document.envelope}
+        if keyring is not None:
+            times = self._times()
+            for keyid in _signers(document):
+                self._floors[keyid] = max(self._floors.get(keyid, 0), document.generation)
+                seen = max(times.get(keyid, 0.0), document.issued_at)
+                self._clocks[keyid] = (seen, self._monotonic())
+            said |= {_TIMES: self._times(), _FLOORS: self._floors}
+        self._spool.remember_all(said)
+        self._held, self._checked_by = document, keyring
+
+    def _objection(self, document: Assignment, newest: Assignment | None) -> str:
+        floor = max(newest.generation if newest else 0, self._floor())
         if document.robot != self.robot:
             return f"generation {document.generation} is for {document.robot}"
-        if document.generation < self.generation:
-            return f"generation {document.generation} is older than {self.generation}"
-        if document.generation == self.generation:
+        if document.generation < floor:
+            return f"generation {document.generation} is older than {floor}"
+        same = newest is not None and document.generation == newest.generation
+        if same and newest is not None and document != newest and not document.renews(newest):
+            if newest.renews(document):
+                return f"generation {document.generation} was issued before the one that holds"
             return f"generation {document.generation} came twice with different content"
         if not all(version in document.digests for version in document.versions):
             return f"generation {document.generation} names a version without its digest"
         return ""
 
+    def _floor(self) -> int:
+        """The highest generation that a key signed which is a director's still."""
+        return max((self._floors.get(keyid, 0) for keyid in self._directors()), default=0)
+
+    @staticmethod
+    def _signature_trouble(document: Assignment, keyring: Keyring) -> str:
+        from registry.trust.documents import check_assignment
+
+        try:
+            check_assignment(document, keyring)
+        except PolicyctlError as error:
+            return f"{error.what} ({error.evidence})"
+        return ""
+
     def _refuse(self, why: str) -> None:
         if why not in self.refused:
             self.refused = [*self.refused, why][-REFUSALS_KEPT:]
+
+
+def _signers(document: Assignment) -> list[str]:
+    envelope: Mapping[str, Any] = document.envelope or {}
+    return [one["keyid"] for one in envelope.get("signatures", ())]

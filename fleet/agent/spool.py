@@ -61,6 +61,7 @@ class Opening:
     judge: str
     opened_at: float
     scene: Mapping[str, Any] = field(default_factory=dict)
+    terms: str = ""
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,13 @@ class Spool:
 
     def remember(self, key: str, value: Any) -> None:
         """Keeps a JSON value durably under `key`."""
+        self.remember_all({key: value})
+
+    def remember_all(self, said: Mapping[str, Any]) -> None:
+        """Keeps all of them, or none."""
         with self._transaction():
-            self._remember(key, value)
+            for key, value in said.items():
+                self._remember(key, value)
 
     def recall(self, key: str) -> Any:
         row = self._db.execute("SELECT value FROM memory WHERE key=?", (key,)).fetchone()

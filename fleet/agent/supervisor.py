@@ -11,7 +11,8 @@ Rules:
 - While a candidate cannot be prepared, or is out of contact, the baseline runs alone and outside
   the comparison (side "only", segment -1). Where not even the baseline can be prepared, the last
   good one stays, unless it was stopped "now": then the robot stands still. A withdrawn candidate
-  never runs again, whatever else fails.
+  never runs again, whatever else fails. A document whose signature is no longer trusted leaves the
+  baseline alone, too.
 - Closed attempts are handed over before the next is opened. While the registry refuses them (they
   differ from its record, or the robot lost its own) no attempt is opened: the robot stands still,
   says so (`report_refused`) and asks again every round. Out of contact is no refusal.
@@ -30,12 +31,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fleet.agent.identity import Identity
 from fleet.agent.link import Link, OutOfContact
 from fleet.agent.orders import Orders
 from fleet.agent.spool import Opening, Result, Spool
 from fleet.agent.updater import Ready, Updater
 from fleet.stopping import Stop
 from registry.assignments import Assignment
+from registry.attempts import AttemptReport
 from registry.errors import PolicyctlError
 from registry.interleave import side as side_of
 
@@ -43,6 +46,7 @@ OUTSIDE = -1
 """The segment of attempts outside a comparison."""
 
 REPORT_BATCH = 64
+KEYRING_S = 30.0
 RETRY_FIRST_S = 1.0
 RETRY_LAST_S = 60.0
 
@@ -91,6 +95,7 @@ class Choice:
     salt: str
     segment: int
     index: int
+    terms: str
 
 
 class Supervisor:
@@ -107,6 +112,7 @@ class Supervisor:
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         extra: Callable[[], Mapping[str, Any]] = dict,
+        identity: Identity | None = None,
     ) -> None:
         self._work = work
         self._link = link
@@ -116,7 +122,11 @@ class Supervisor:
         self._now = now
         self._monotonic = monotonic
         self._extra = extra
-        self.orders = Orders(work.robot, spool, monotonic)
+        self._identity = identity
+        believed = identity.keyring if identity else lambda: None
+        self.orders = Orders(work.robot, spool, monotonic, believed)
+        self._keyring_at = float("-inf")
+        self._trust_problem = ""
         self._prepared: Prepared | None = None
         self._failed: Assignment | None = None
         self._problem = ""
@@ -144,6 +154,7 @@ class Supervisor:
 
     def tick(self) -> bool:
         """One round; True when an attempt was opened."""
+        self._learn_keys()
         self._poll()
         self._prepare()
         self._report()
@@ -159,6 +170,21 @@ class Supervisor:
         return self._work.max_attempts is not None and self.attempts >= self._work.max_attempts
 
     # -- what to run -----------------------------------------------------------------------------
+
+    def _learn_keys(self) -> None:
+        """Now and then, and between attempts only: whose signatures count."""
+        if self._identity is None or self._monotonic() - self._keyring_at < KEYRING_S:
+            return
+        self._keyring_at = self._monotonic()
+        try:
+            self._identity.refresh()
+        except PolicyctlError as error:
+            self._trust_problem = f"{error.what} ({error.evidence})"
+        else:
+            self._trust_problem = ""
+
+    def _sealed(self, report: AttemptReport) -> AttemptReport:
+        return self._identity.seal(report) if self._identity else report
 
     def _poll(self) -> None:
         self._polled_at = self._monotonic()
@@ -202,7 +228,11 @@ class Supervisor:
     def _choose(self) -> Choice | None:
         """The next attempt, or None where there is nothing to do."""
         newest, prepared = self.orders.newest, self._prepared
-        if newest is None or prepared is None or not newest.versions:
+        if prepared is None:
+            return None
+        if newest is None:
+            return self._alone(prepared)
+        if not newest.versions:
             return None
         if self._work.on_rollout_only and newest.candidate is None:
             return None
@@ -223,15 +253,19 @@ class Supervisor:
         ready = prepared.candidate if side == "candidate" else prepared.baseline
         if ready is None:
             return None
-        return Choice(ready, side, document.generation, document.salt, document.segment, index)
+        return Choice(
+            ready, side, document.generation, document.salt, document.segment, index, document.terms
+        )
 
     def _alone(self, prepared: Prepared) -> Choice | None:
         """The baseline outside the comparison; without one there is nothing to fall back on."""
         if prepared.baseline is None:
             return None
         index = self._spool.next_index("", OUTSIDE, self._work.stratum)
-        generation = prepared.assignment.generation
-        return Choice(prepared.baseline, "only", generation, "", OUTSIDE, index)
+        document = prepared.assignment
+        return Choice(
+            prepared.baseline, "only", document.generation, "", OUTSIDE, index, document.terms
+        )
 
     # -- one attempt -----------------------------------------------------------------------------
 
@@ -254,6 +288,7 @@ class Supervisor:
                     judge=self._work.judge,
                     opened_at=self._now(),
                     scene=scene,
+                    terms=choice.terms,
                 )
             )
             self.attempts += 1
@@ -305,7 +340,7 @@ class Supervisor:
             self._spool.acknowledge(self._link.report(self._work.robot, []))
             self._acquainted = True
         while batch := self._spool.unreported(REPORT_BATCH):
-            stored = self._link.report(self._work.robot, batch)
+            stored = self._link.report(self._work.robot, [self._sealed(one) for one in batch])
             self._spool.acknowledge(stored)
             if stored < batch[-1].number:
                 return
@@ -333,6 +368,7 @@ class Supervisor:
             "problem": self._problem,
             "report_refused": self._report_refused,
             "refused": list(self.orders.refused),
+            "trust_problem": self._trust_problem,
             "open_attempt": self._open,
             "attempts": self._spool.last_number,
             "unreported": self._spool.waiting,

@@ -7,6 +7,8 @@ Rules:
   or not at all. What a killed agent left half-fetched is gone on with (`fleet.agent.assembly`) as
   long as an assignment names it, and then deleted.
 - Of a version that shares tensors with one that is here only the others are fetched.
+- Where the registry has trust set up, nothing is fetched or loaded that it has not approved
+  (`fleet.agent.admission`).
 - Load before switch: contract against robot class and task, then a dry probe (right shape, finite,
   in time). A version that fails is refused; the running one is not touched.
 - Going back needs no download: the newest two baselines are kept, besides whatever the assignment
@@ -22,6 +24,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleet.agent.admission import Admission
 from fleet.agent.assembly import FILES, MANIFEST, Assembly, LocalPieces
 from fleet.agent.link import Link
 from policies import Policy
@@ -61,12 +64,14 @@ class Updater:
         *,
         load: Callable[[Path], Policy] = host,
         sandboxed: bool = False,
+        admission: Admission | None = None,
     ) -> None:
         self._folder = folder
         self._link = link
         self._class = robot_class
         self._load = load
         self._sandboxed = sandboxed  # `load` runs what it loads in a sandbox
+        self._admission = admission
         self._ready: dict[tuple[str, int], Ready] = {}
         self.fetches = 0
         """Blobs asked of the link since this updater was made."""
@@ -79,6 +84,9 @@ class Updater:
         Raises Corrupt (bytes do not fit the digest), ConfigError (contract), Refused (it breaks) or
         what the link raises (OutOfContact, NotFound). A failure changes nothing that runs.
         """
+        if self._admission is not None:
+            here, baseline = self.holds(digest), digest in self._baselines()
+            self._admission.admit(policy, version, digest, here=here, baseline=baseline)
         held = self._ready.get((policy, version))
         if held is not None and held.digest == digest:
             return held

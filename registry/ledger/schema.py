@@ -12,7 +12,7 @@ from sqlalchemy import Connection, inspect, text
 from registry.errors import Refused
 from registry.ports import Ledger
 
-REVISION = "0004"
+REVISION = "0005"
 _STAMP = "alembic_version"
 
 

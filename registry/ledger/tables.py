@@ -1,11 +1,13 @@
 """The tables of the record. `migrations/` builds them; a test holds both to the same shape.
 
-- Rows of `versions`, `provenance`, `climbs`, `serves`, `verdicts`, `assignments`, `attempts` and
-  `audit` are only ever added; the stage of a version, a rollout and a policy's serving version
-  change under a rising `revision`. Triggers refuse any change to `audit`.
+- Rows of `versions`, `provenance`, `climbs`, `serves`, `verdicts`, `statements`, `assignments`,
+  `attempts` and `audit` are only ever added; the stage of a version, a rollout and a policy's
+  serving version change under a rising `revision`. Triggers refuse any change to `audit`.
 - `claims` and `marks` keep gc from removing what somebody is about to need; `releases` are versions
   whose files a retention rule gave up.
-- `heartbeats` and `attempts` are telemetry: rows of their own, no audit. `results` and
+- `statements` are what publishers and runners signed; `renewals` each robot's newest assignment as
+  it was last signed again.
+- `heartbeats`, `renewals` and `attempts` are telemetry: rows of their own, no audit. `results` and
   `episodes` are caches: their first row under a key stays, no audit.
 - Times are seconds since the epoch, UTC.
 """
@@ -142,6 +144,23 @@ verdicts = Table(
     Index(None, "policy", "number"),
 )
 
+statements = Table(
+    "statements",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("policy", String(120), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("verdict", Integer, ForeignKey("verdicts.id")),
+    Column("digest", String(71), nullable=False),
+    Column("envelope", JSON, nullable=False),
+    Column("at", Float, nullable=False),
+    Column("actor", String(120), nullable=False),
+    _of_version(),
+    UniqueConstraint("policy", "number", "digest"),
+    Index(None, "verdict"),
+)
+
 results = Table(
     "results",
     metadata,
@@ -213,8 +232,18 @@ assignments = Table(
     Column("ratio", String(40), nullable=False),
     Column("issued_at", Float, nullable=False),
     Column("document", JSON, nullable=False),
+    Column("envelope", JSON(none_as_null=True)),
     Index(None, "policy", "generation"),
     Index(None, "rollout"),
+)
+
+renewals = Table(
+    "renewals",
+    metadata,
+    Column("robot", String(120), ForeignKey("robots.name"), primary_key=True),
+    Column("generation", Integer, nullable=False),
+    Column("document", JSON, nullable=False),
+    Column("envelope", JSON, nullable=False),
 )
 
 attempts = Table(
@@ -233,6 +262,7 @@ attempts = Table(
     Column("outcome", String(20), nullable=False),
     Column("received_at", Float, nullable=False),
     Column("report", JSON, nullable=False),
+    Column("envelope", JSON(none_as_null=True)),
     Index(None, "policy", "version"),
     # An index is drawn once: a second attempt at the same place of a block is a re-draw.
     Index(

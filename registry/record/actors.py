@@ -24,6 +24,7 @@ RIGHTS: Mapping[str, frozenset[str]] = {
     "record_verdict": frozenset({"publisher", "technician", "operator", "approver", "controller"}),
     "promote": frozenset({"operator", "approver"}),
     "override": frozenset({"approver"}),
+    "trust": frozenset({"approver"}),
     "resume": frozenset({"operator", "approver"}),
     "stop": _EVERYONE_WHO_ACTS | {"controller"},
     "advance": frozenset({"operator", "approver", "controller"}),

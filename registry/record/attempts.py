@@ -5,6 +5,8 @@
 - An attempt counts only if it ran the side that its index draws under the assignment it names. One
   that did not is refused with everything reported beside it: a robot that draws again never counts.
 - Evidence is counted from one snapshot, by `registry.record.counts`.
+- Where trust is set up an attempt is stored only if its robot signed it, and the evidence carries
+  the Merkle root of the signed reports (`registry.record.signed_attempts`).
 """
 
 from __future__ import annotations
@@ -13,21 +15,22 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, insert, select
+from sqlalchemy import Connection, Row, and_, func, insert, null, select, update
 
-from registry.assignments import Assignment
+from registry.assignments import Assignment, terms_of
 from registry.attempts import AttemptReport
 from registry.errors import NotFound, Refused
 from registry.evidence import CanaryEvidence
 from registry.gates import CanaryGate
-from registry.interleave import side
 from registry.ledger.tables import assignments, attempts, heartbeats, rollouts
 from registry.record import counts
 from registry.record.desk import Desk
 from registry.record.model import CanaryBlock
 from registry.record.robots import require_robot
+from registry.record.signed_attempts import check_signed, objection, snapshot_of
 from registry.record.versions import read_version
 from registry.rollouts import Rollout
+from registry.trust.authority import Trust
 from registry.versions import VersionRef, digest_of
 
 
@@ -39,14 +42,27 @@ class Attempts:
         """Stores attempts; returns the highest number below which none is missing.
 
         Raises Refused, and stores none of them, when one did not run what it was assigned or tells
-        another story than the one stored under its number.
+        another story than the one stored under its number; with trust NotSigned, WrongSigner or
+        Forged where one was not signed by its robot.
         """
         self._desk.actor.require("report")
+        self._check_seals(reports)
         with self._desk.ledger.write() as connection:
             require_robot(connection, robot)
             for report in reports:
                 self._store(connection, robot, report)
             return _contiguous(connection, robot)
+
+    def _check_seals(self, reports: Sequence[AttemptReport]) -> None:
+        if self._desk.trust is None or not reports:
+            return
+        from registry.trust.documents import check_attempt
+
+        keyring = self._desk.trust.keyring
+        for report in reports:
+            check_attempt(report, keyring)
+            if not report.terms:
+                raise _refused(report, "it does not say under which terms it ran")
 
     def _store(self, connection: Connection, robot: str, report: AttemptReport) -> None:
         stored = connection.execute(
@@ -57,6 +73,8 @@ class Attempts:
         if stored is not None:
             if AttemptReport.from_json(stored) != report:
                 raise _refused(report, "another attempt is stored under this number")
+            if report.envelope is not None:  # made before trust was set up, and told again since
+                _seal_stored(connection, report)
             return
         row = connection.execute(
             select(assignments).where(
@@ -81,6 +99,7 @@ class Attempts:
                 outcome=report.outcome,
                 received_at=self._desk.clock.now(),
                 report=report.to_json(),
+                envelope=None if report.envelope is None else dict(report.envelope),
             )
         )
 
@@ -132,6 +151,7 @@ def read_evidence(connection: Connection, rollout: Rollout, now: float) -> Canar
     rows = _attempt_rows(connection, rollout.id)
     ratios, salts = _segments(connection, rollout.id)
     counted = [_counted(row) for row in rows]
+    signed_root, reports = snapshot_of(rows)
     version = read_version(connection, VersionRef(rollout.policy, rollout.candidate))
     gate: CanaryGate = rollout.gate
     return CanaryEvidence(
@@ -155,7 +175,14 @@ def read_evidence(connection: Connection, rollout: Rollout, now: float) -> Canar
             for event in row.report["safety_events"]
         ),
         weights_digest=gate.weights.digest,
+        attempts_root=signed_root,
+        reports=reports,
     )
+
+
+def require_signed(connection: Connection, rollout: Rollout, trust: Trust) -> None:
+    """Raises NotSigned, WrongSigner or Forged unless robots signed all that a rollout counts."""
+    check_signed(connection, trust.keyring, _attempt_rows(connection, rollout.id))
 
 
 def _silent(connection: Connection, rollout: str, horizon: float) -> int:
@@ -218,22 +245,10 @@ def _counted(row: Row[Any]) -> counts.Counted:
 def _check_draw(connection: Connection, report: AttemptReport, row: Row[Any]) -> None:
     """The attempt must have run what its assignment and its index name."""
     document = Assignment.from_json(row.document)
-    if report.policy != document.policy:
-        raise _refused(report, f"generation {report.generation} is of {document.policy}")
+    if why := objection(report, document, terms_of(row.document)):
+        raise _refused(report, why)
     if report.side == "only":
-        if report.version != document.baseline:
-            raise _refused(report, f"it ran v{report.version} outside the comparison")
         return
-    if document.candidate is None or report.segment != document.segment:
-        raise _refused(report, f"segment {report.segment} is not what it was assigned")
-    drawn = side(document.salt, report.robot, report.stratum, report.index, document.fraction)
-    number = document.candidate if drawn == "candidate" else document.baseline
-    if (report.side, report.version) != (drawn, number):
-        raise _refused(
-            report,
-            f"index {report.index} of {report.stratum} draws {drawn} (v{number}), "
-            f"it ran {report.side} (v{report.version})",
-        )
     twin = connection.execute(
         select(attempts.c.number).where(
             attempts.c.rollout == row.rollout,
@@ -246,6 +261,19 @@ def _check_draw(connection: Connection, report: AttemptReport, row: Row[Any]) ->
     ).scalar()
     if twin is not None:
         raise _refused(report, f"index {report.index} was drawn already, by attempt {twin}")
+
+
+def _seal_stored(connection: Connection, report: AttemptReport) -> None:
+    """Adds the seal to an attempt that was stored without; one that has a seal keeps it."""
+    connection.execute(
+        update(attempts)
+        .where(
+            attempts.c.robot == report.robot,
+            attempts.c.number == report.number,
+            attempts.c.envelope.is_(null()),
+        )
+        .values(envelope=dict(report.envelope or {}))
+    )
 
 
 def _refused(report: AttemptReport, why: str) -> Refused:

@@ -49,6 +49,7 @@ ENDED = (Stage.REJECTED, Stage.ROLLED_BACK, Stage.RETIRED)
 NAMELESS = {
     "versions", "marks", "claims", "releases", "audit", "audit_head", "attempts", "episodes",
     "heartbeats", "leases", "climbs", "serves", "tags", "policies", "robots",
+    "statements", "renewals",
 }  # fmt: skip
 """Tables that name no blob, or only ones that others name, too; `versions` is read by itself."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

@@ -12,6 +12,7 @@ from registry.blobs.folder import FolderBlobs
 from registry.ports import BlobStore, Clock, Ledger
 from registry.record import audit
 from registry.record.actors import Actor
+from registry.trust.authority import Trust
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Desk:
     clock: Clock
     actor: Actor
     cache: FolderBlobs | None = None  # pieces of a store that is not on this machine
+    trust: Trust | None = None  # None: nothing is signed here, and nothing asked for
 
     def note(
         self,

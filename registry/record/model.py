@@ -91,6 +91,18 @@ class VerdictRecord:
     artifacts: Mapping[str, str]
     at: float
     actor: str
+    id: int = 0  # its row
+
+
+@dataclass(frozen=True)
+class StatementRecord:
+    """A signed statement as the ledger holds it; whether it is believed is asked each time."""
+
+    kind: str  # "registration" | "verdict"
+    verdict: int | None  # the row of the verdict it is about
+    envelope: Mapping[str, Any]
+    at: float
+    actor: str
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@ The ladder is `registry.stages.check_promotion`; here it is asked with the newes
 given under today's gates, and its answer gets the version's name, the gate's numbers and the next
 command. A refusal changes nothing.
 
+Where trust is set up a version climbs only with a publisher's registration and the runners'
+verdicts signed as they stand, each judged again (`registry.record.statements`).
+
 Counts begin anew with each rollout, and each has its own chance of a false promotion. So a version
 whose earlier rollout has shown any candidate episode tries again by a recorded override only.
 """
@@ -20,19 +23,27 @@ from registry.ledger.tables import attempts, rollouts
 from registry.record.desk import Desk
 from registry.record.model import RolloutRecord, VersionRecord
 from registry.record.rollouts import Rollouts, open_row, rollout_record, rollout_row
-from registry.record.verdicts import explain_gate, read_verdicts
+from registry.record.verdicts import explain_gate, read_verdicts, require_signed
 from registry.record.versions import Versions, read_manifest, read_version
 from registry.rollouts import Opened, Phase, Rollout, step
-from registry.stages import Stage, check_promotion, command_of
+from registry.stages import GATES_BELOW, Stage, check_promotion, command_of
+from registry.trust.opening import HomeApprovals
 from registry.verdicts import Outcome
-from registry.versions import VersionRef
+from registry.versions import VersionRef, digest_of
 
 
 class Promotion:
-    def __init__(self, desk: Desk, versions: Versions, rollouts: Rollouts) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        versions: Versions,
+        rollouts: Rollouts,
+        approvals: HomeApprovals | None = None,
+    ) -> None:
         self._desk = desk
         self._versions = versions
         self._rollouts = rollouts
+        self._approvals = approvals
 
     def promote(
         self,
@@ -49,7 +60,8 @@ class Promotion:
 
         To FLEET it only confirms: the rollout fills the fleet by itself once its canary has
         passed. Raises GateFailed, Inconclusive or Refused naming gate, numbers and next command.
-        With `dry_run` the answer is the same and nothing is changed.
+        Where trust is set up, a version is approved for robots at its entry to canary: Pending
+        where signatures are missing. With `dry_run` the answer is the same and nothing is changed.
         """
         self._desk.actor.require("promote")
         if override is not None:
@@ -61,6 +73,8 @@ class Promotion:
         with self._desk.ledger.write() as connection:
             record = read_version(connection, ref)
             self._check_ladder(connection, record, stage, gate, override)
+            if self._desk.trust is not None and stage is not Stage.FLEET:
+                require_signed(connection, self._desk.trust, record, GATES_BELOW[stage])
             if stage is Stage.FLEET:
                 return self._confirm(connection, record)
             if stage is not Stage.CANARY:
@@ -74,6 +88,7 @@ class Promotion:
             if override is None:
                 _check_first_try(connection, record)
             rollout = self._rollouts.draw(connection, record, canary)
+            self._approve(connection, record, dry_run)
             if dry_run:
                 opened, _ = step(rollout, Opened(), self._desk.clock.now())
                 return RolloutRecord(opened, 0, self._desk.clock.now(), self._desk.clock.now())
@@ -82,6 +97,13 @@ class Promotion:
             if open_row(connection, record.policy) is None:
                 self._rollouts.apply(connection, rollout, 1, Opened(), self._desk.clock.now())
             return rollout_record(rollout_row(connection, rollout.id))
+
+    def _approve(self, connection: Connection, record: VersionRecord, dry_run: bool) -> None:
+        """Last before the rollout: what no robot would install opens none."""
+        if self._approvals is None or not self._approvals.on:
+            return
+        manifest, gates = approvable(connection, record.ref)
+        self._approvals.approve(record.ref, manifest, gates, dry_run=dry_run)
 
     def _check_ladder(
         self,
@@ -169,6 +191,16 @@ class Promotion:
                 hint="`policyctl status` shows what is under way",
             )
         return rollout_record(row)
+
+
+def approvable(connection: Connection, ref: VersionRef) -> tuple[bytes, dict[str, str]]:
+    """What approvers sign of a version: its manifest, and by gate a digest of its last verdict
+    with the evidence."""
+    gates = {
+        one.verdict.gate: digest_of([one.evidence.digest, one.verdict.to_json()])
+        for one in read_verdicts(connection, ref)
+    }
+    return read_manifest(connection, ref).canonical(), gates
 
 
 def _check_first_try(connection: Connection, record: VersionRecord) -> None:

@@ -9,6 +9,7 @@
   registration a Conflict, so that no version ever lacks a blob that gc took for garbage.
 - What is recorded is what was stored, not what was checked: a file that changes in between makes a
   Conflict.
+- Where trust is set up a publisher's key signs the registration, before it is recorded.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -28,6 +30,12 @@ from registry.ledger.tables import policies, provenance, versions
 from registry.record.claims import Claim
 from registry.record.desk import Desk
 from registry.record.model import Registration
+from registry.record.statements import (
+    REGISTRATION,
+    check_registration_envelope,
+    keep,
+    seal_registration,
+)
 from registry.record.versions import (
     Versions,
     add_climb,
@@ -46,6 +54,9 @@ from registry.versions import (
     digest_bytes,
     is_policy_name,
 )
+
+if TYPE_CHECKING:
+    from registry.trust.sealing import Envelope
 
 LOOKED_AT = 10
 Check = Callable[[Path], None]
@@ -108,6 +119,8 @@ class Registrar:
         based_on = expect.base if expect else ""
         if base is not None:
             based_on = self._versions.get(base).digest
+        if self._desk.trust is not None:
+            self._desk.trust.signer("publisher")  # before gigabytes are read, not after
         self._refuse_forbidden(scan(folder))
         if check is not None:
             check(folder)
@@ -129,6 +142,7 @@ class Registrar:
         self, claim: Claim, manifest: Manifest, origin: Provenance, written: int
     ) -> Registration:
         policy = manifest.policy
+        statement = self._signed(policy, manifest.digest, origin)
         with self._desk.ledger.write() as connection:
             claim.settle(connection)
             number = number_of(connection, policy, manifest.digest)
@@ -138,6 +152,8 @@ class Registrar:
             else:
                 take_back(connection, VersionRef(policy, number))
             added = self._add_provenance(connection, policy, number, origin)
+            if statement is not None:
+                keep(self._desk, connection, VersionRef(policy, number), REGISTRATION, statement)
             if created or added:
                 self._desk.note(
                     connection,
@@ -152,8 +168,12 @@ class Registrar:
     def add_provenance(self, ref: VersionRef, origin: Provenance) -> None:
         """Appends where a version came from, unless that is known."""
         self._desk.actor.require("register")
+        found = self._versions.get(ref)
+        statement = self._signed(found.policy, found.digest, origin)
         with self._desk.ledger.write() as connection:
-            record = version_record(version_row(connection, ref))
+            record = version_record(version_row(connection, found.ref))
+            if statement is not None:
+                keep(self._desk, connection, record.ref, REGISTRATION, statement)
             if self._add_provenance(connection, record.policy, record.number, origin):
                 self._desk.note(
                     connection,
@@ -162,6 +182,14 @@ class Registrar:
                     policy=record.policy,
                     detail={"digest": record.digest, "provenance": origin.to_json()},
                 )
+
+    def _signed(self, policy: str, digest: str, origin: Provenance) -> Envelope | None:
+        """The publisher's statement, looked at as a promotion will. Raises NotAllowed, Refused."""
+        statement = seal_registration(self._desk.trust, policy, digest, origin)
+        if statement is not None and self._desk.trust is not None:
+            what = f"the registration of {policy} {digest[:19]}…"
+            check_registration_envelope(self._desk.trust, statement, policy, digest, what)
+        return statement
 
     def _store(self, source: _Source) -> tuple[Manifest, int]:
         """The manifest of what was stored, and how many bytes the store lacked of it."""

@@ -4,16 +4,21 @@
   generations only rise, so an old document can never win.
 - A stop that a robot has not been heard under yet is carried into the documents that follow it: a
   robot reads only the newest one, and what was stopped must stop all the same.
+- Where trust is set up assignments are signed by the director's key. Whoever does not hold it
+  writes the row all the same, and `renew` signs it: stopping and going back wait for no key.
+  `renew` also signs anew, with a later `issued_at`, what names a candidate: unrenewed, its
+  permission ends.
 - A heartbeat is telemetry: no audit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, func, insert, null, select, update
 
 from registry.assignments import Assignment
 from registry.errors import Conflict, NotFound, Refused
@@ -21,6 +26,7 @@ from registry.ledger.tables import (
     assignments,
     heartbeats,
     policies,
+    renewals,
     robots,
     versions,
 )
@@ -28,18 +34,29 @@ from registry.record.desk import Desk
 from registry.record.model import RobotRecord
 from registry.record.versions import read_version
 from registry.rollouts import Assign, Rollout
+from registry.trust.keyring import Keyring, PublicKey
 from registry.versions import VersionRef
 
 
 class Robots:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._signed_under: Keyring | None = None  # the keyring under which all were looked at
 
     # Robots
 
-    def enrol(self, name: str, robot_class: str, info: Mapping[str, Any]) -> RobotRecord:
-        """Adds a robot, or changes what is known of it. It gets what its fleet runs."""
+    def enrol(
+        self, name: str, robot_class: str, info: Mapping[str, Any], key: PublicKey | None = None
+    ) -> RobotRecord:
+        """Adds a robot, or changes what is known of it. It gets what its fleet runs.
+
+        With trust its `key` is listed in the keyring, or waits there for the approvers; the robot
+        reports nothing before that.
+        """
         self._desk.actor.require("enrol")
+        if key is not None and self._desk.trust is not None:
+            self._desk.trust.add_robot(name, key)
+            info = {**info, "key": key.keyid}
         with self._desk.ledger.write() as connection:
             known = connection.execute(select(robots).where(robots.c.name == name)).first()
             if known is None:
@@ -106,18 +123,70 @@ class Robots:
 
     def assignment(self, robot: str) -> Assignment | None:
         """The newest document of a robot; None when it was never assigned anything."""
-        query = (
-            select(assignments.c.document)
-            .where(assignments.c.robot == robot)
-            .order_by(assignments.c.generation.desc())
-            .limit(1)
-        )
         with self._desk.ledger.read() as connection:
-            document = connection.execute(query).scalar()
-            if document is None:
+            mine = _with_renewal().where(assignments.c.robot == robot)
+            newest = mine.order_by(assignments.c.generation.desc()).limit(1)
+            found = connection.execute(newest).first()
+            if found is None:
                 require_robot(connection, robot)
                 return None
-            return Assignment.from_json(document)
+            return _document(found)
+
+    def renew(self) -> int:
+        """Signs what robots were last told and what needs it; how many documents.
+
+        Those are documents without a signature of a key that is a director's now, and those that
+        name a candidate and have used up a third of its permission. Raises NotAllowed without the
+        director's key; without trust there is nothing to do.
+        """
+        self._desk.actor.require("advance")
+        trust = self._desk.trust
+        if trust is None:
+            return 0
+        keyring, done = trust.keyring, 0
+        everything = keyring is not self._signed_under
+        with self._desk.ledger.read() as connection:
+            due = any(map(self._is_due, self._told(connection, everything)))
+        if not due:
+            self._signed_under = keyring
+            return 0
+        with self._desk.ledger.write() as connection:
+            for document in self._told(connection, everything):
+                if not self._is_due(document):
+                    continue
+                later = max(self._desk.clock.now(), document.issued_at)
+                signed = trust.seal_assignment(replace(document, issued_at=later))
+                assert signed.envelope is not None
+                values = {
+                    "generation": signed.generation,
+                    "document": signed.to_json(),
+                    "envelope": dict(signed.envelope),
+                }
+                mine = renewals.c.robot == signed.robot
+                if not connection.execute(update(renewals).where(mine).values(**values)).rowcount:
+                    connection.execute(insert(renewals).values(robot=signed.robot, **values))
+                done += 1
+        self._signed_under = keyring
+        return done
+
+    @staticmethod
+    def _told(connection: Connection, everything: bool) -> list[Assignment]:
+        """What robots were last told, of those whose signature time may end or that have none."""
+        query = _newest()
+        if not everything:
+            bare = assignments.c.envelope.is_(null()) & renewals.c.robot.is_(None)
+            query = query.where(assignments.c.candidate.is_not(None) | bare)
+        return [_document(row) for row in connection.execute(query)]
+
+    def _is_due(self, document: Assignment) -> bool:
+        if self._desk.trust is None:
+            return False
+        directors = {key.keyid for key in self._desk.trust.keyring.of_role("director")}
+        seals = (document.envelope or {}).get("signatures", ())
+        if not directors & {one["keyid"] for one in seals}:
+            return True
+        age = self._desk.clock.now() - document.issued_at
+        return document.candidate is not None and age >= document.max_offline_s / 3
 
     def assign(
         self, connection: Connection, policy: str, order: Assign, rollout: Rollout | None
@@ -155,6 +224,9 @@ class Robots:
             interleave=rollout.gate.interleave if rollout else "attempt",
             stop=stop,
         )
+        trust = self._desk.trust
+        if trust is not None and trust.has_signer("director"):
+            document = trust.seal_assignment(document)
         connection.execute(
             insert(assignments).values(
                 robot=order.robot,
@@ -167,6 +239,7 @@ class Robots:
                 ratio=str(order.ratio),
                 issued_at=now,
                 document=document.to_json(),
+                envelope=None if document.envelope is None else dict(document.envelope),
             )
         )
         connection.execute(update(robots).where(robots.c.name == order.robot).values(policy=policy))
@@ -196,6 +269,48 @@ class Robots:
         policy, number = serving[0].policy, serving[0].number
         generation = max(1, self.newest_generation(connection, policy, [robot]))
         self.assign(connection, policy, only(robot, number, generation), None)
+
+
+def _with_renewal() -> Any:
+    return select(
+        assignments,
+        renewals.c.document.label("renewed"),
+        renewals.c.envelope.label("renewed_envelope"),
+    ).outerjoin(
+        renewals,
+        and_(
+            renewals.c.robot == assignments.c.robot,
+            renewals.c.generation == assignments.c.generation,
+        ),
+    )
+
+
+def _newest() -> Any:
+    """The newest assignment of each robot, beside its renewal."""
+    last = (
+        select(assignments.c.robot, func.max(assignments.c.generation).label("generation"))
+        .group_by(assignments.c.robot)
+        .subquery()
+    )
+    return (
+        _with_renewal()
+        .join(
+            last,
+            and_(
+                last.c.robot == assignments.c.robot,
+                last.c.generation == assignments.c.generation,
+            ),
+        )
+        .order_by(assignments.c.robot)
+    )
+
+
+def _document(row: Row[Any]) -> Assignment:
+    """What a robot was last told, as it was last signed."""
+    said, envelope = row.document, row.envelope
+    if row.renewed is not None:
+        said, envelope = row.renewed, row.renewed_envelope
+    return replace(Assignment.from_json(said), envelope=envelope)
 
 
 def _heard(connection: Connection, robot: str, generation: int) -> bool:

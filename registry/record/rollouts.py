@@ -6,6 +6,8 @@
   nothing is written. An event that changes nothing writes nothing.
 - A decision on a snapshot is taken on the snapshot as it is inside the transaction, judged there:
   neither a forged verdict nor one that an arriving report has overtaken moves a rollout.
+- Where trust is set up a rollout goes forward only on attempts that their robots signed. It goes
+  back on any: who forges failures can take a version back, never forward.
 - Assignments, stages and what the policy serves change with the rollout or not at all, so a
   controller killed at any instruction leaves the record whole; `Repair` gives the commands again.
 """
@@ -21,10 +23,11 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from registry.errors import Conflict, NotFound, Refused
 from registry.gates import CanaryGate
 from registry.ledger.tables import policies, rollouts, serves
-from registry.record.attempts import read_evidence
+from registry.record.attempts import read_evidence, require_signed
 from registry.record.desk import Desk
 from registry.record.model import RolloutRecord, VersionRecord
 from registry.record.robots import Robots, only
+from registry.record.statements import seal_verdict
 from registry.record.verdicts import Verdicts
 from registry.record.versions import Versions, read_version
 from registry.rollouts import (
@@ -44,6 +47,7 @@ from registry.rollouts import (
     step,
 )
 from registry.stages import Stage
+from registry.verdicts import Outcome
 from registry.versions import VersionRef
 
 Advanced = tuple[RolloutRecord, tuple[Command, ...]]
@@ -149,7 +153,10 @@ class Rollouts:
 
         step(rollout, event, now)  # refuses a snapshot that belongs to another rollout
         evidence = read_evidence(connection, rollout, self._desk.clock.now())
-        return Observed(evidence, judge(rollout.gate, evidence))
+        verdict = judge(rollout.gate, evidence)
+        if self._desk.trust is not None and verdict.outcome is not Outcome.FAIL:
+            require_signed(connection, rollout, self._desk.trust)
+        return Observed(evidence, verdict)
 
     def apply(
         self, connection: Connection, before: Rollout, revision: int, event: Event, now: float
@@ -158,13 +165,12 @@ class Rollouts:
         if after != before:
             self._write(connection, before, after, revision, event)
         if isinstance(event, Observed) and after.phase != before.phase:
+            record = read_version(connection, VersionRef(after.policy, after.candidate))
+            statement = seal_verdict(
+                self._desk.trust, record.subject, after.gate, event.evidence, event.verdict, {}
+            )
             self._verdicts.add(
-                connection,
-                read_version(connection, VersionRef(after.policy, after.candidate)),
-                after.gate,
-                event.evidence,
-                event.verdict,
-                {},
+                connection, record, after.gate, event.evidence, event.verdict, {}, statement
             )
         for command in commands:
             self._obey(connection, after, command)

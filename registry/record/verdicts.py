@@ -4,28 +4,47 @@
 - A passed gate lifts the stage as far as the ladder allows; a failed sim or hil rejects. A
   robustness suite (`sim:NAME`) is a report: it moves no stage.
 - A gate that asks for the comparison with the fleet's version takes no evidence without it.
-- Anyone can judge again from what is kept, and is told where the answer differs.
+- Where trust is set up a runner's key signs the verdict, before it is recorded.
+- Anyone can judge again from what is kept, and is told where the answer differs, or where it is not
+  what was signed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, insert, select
 
 from registry.blobs.tensors import problems_of, whole_digest
-from registry.errors import Conflict, PolicyctlError, Refused
-from registry.evidence import Evidence, GridEvidence, evidence_from_json
-from registry.gates import Gate, GridGate, gate_from_json
+from registry.errors import Conflict, Forged, NotSigned, PolicyctlError, Refused, WrongSigner
+from registry.evidence import CanaryEvidence, Evidence, GridEvidence, evidence_from_json
+from registry.gates import CanaryGate, Gate, GridGate, gate_from_json
 from registry.ledger.tables import policies, results, verdicts
 from registry.record.desk import Desk
-from registry.record.model import VerdictRecord, VersionRecord
-from registry.record.versions import Versions, read_version
+from registry.record.model import StatementRecord, VerdictRecord, VersionRecord
+from registry.record.signed_attempts import recount
+from registry.record.statements import (
+    REGISTRATION,
+    VERDICT,
+    check_registration,
+    check_verdict,
+    check_verdict_envelope,
+    from_before,
+    keep,
+    read_statements,
+    seal_verdict,
+)
+from registry.record.versions import Versions, read_manifest, read_version
 from registry.stages import GATES_BELOW, LADDER, Stage, command_of
+from registry.trust.authority import Trust
 from registry.verdicts import Outcome, Verdict, judge
 from registry.versions import VersionRef
+
+if TYPE_CHECKING:
+    from registry.trust.sealing import Envelope
 
 
 class Verdicts:
@@ -53,10 +72,12 @@ class Verdicts:
                 evidence=f"given {verdict.outcome}, computed {again.outcome}: {again.reason}",
                 hint=command_of(gate.name, f"'{ref}'"),
             )
+        kept = dict(artifacts or {})
+        statement = seal_verdict(self._desk.trust, evidence.subject, gate, evidence, verdict, kept)
         with self._desk.ledger.write() as connection:
-            self._must_have(artifacts or {})
+            self._must_have(kept)
             record = read_version(connection, self._versions.resolve(ref))
-            self.add(connection, record, gate, evidence, verdict, artifacts or {})
+            self.add(connection, record, gate, evidence, verdict, kept, statement)
             stage = _stage_after(connection, record, verdict)
             self._versions.set_stage(connection, record.ref, stage, reason=verdict.reason)
             return read_version(connection, record.ref)
@@ -79,8 +100,12 @@ class Verdicts:
         evidence: Evidence,
         verdict: Verdict,
         artifacts: Mapping[str, str],
+        statement: Envelope | None = None,
     ) -> None:
-        """The row itself, unless the newest one of this gate says the very same."""
+        """The row itself, unless the newest one of this gate says the very same; and its statement.
+
+        A row that is there and was not signed is signed by this.
+        """
         subject = evidence.subject
         if subject != record.subject:
             raise Refused(
@@ -103,7 +128,7 @@ class Verdicts:
         if isinstance(gate, GridGate) and isinstance(evidence, GridEvidence):
             _check_baseline(connection, record, gate, evidence)
         newest = connection.execute(
-            select(verdicts.c.verdict)
+            select(verdicts.c.id, verdicts.c.verdict, verdicts.c.artifacts)
             .where(
                 verdicts.c.policy == record.policy,
                 verdicts.c.number == record.number,
@@ -111,10 +136,12 @@ class Verdicts:
             )
             .order_by(verdicts.c.id.desc())
             .limit(1)
-        ).scalar()
-        if newest == json.loads(json.dumps(verdict.to_json())):
+        ).first()
+        again = newest is not None and newest.verdict == json.loads(json.dumps(verdict.to_json()))
+        if newest and again and (statement is None or newest.artifacts == dict(artifacts)):
+            self._keep(connection, record, newest.id, statement)
             return
-        connection.execute(
+        added = connection.execute(
             insert(verdicts).values(
                 policy=record.policy,
                 number=record.number,
@@ -128,6 +155,8 @@ class Verdicts:
                 actor=self._desk.actor.name,
             )
         )
+        assert added.inserted_primary_key is not None
+        self._keep(connection, record, added.inserted_primary_key[0], statement)
         self._desk.note(
             connection,
             "verdict",
@@ -140,6 +169,17 @@ class Verdicts:
                 "evidence": verdict.evidence,
             },
         )
+
+    def _keep(
+        self, connection: Connection, record: VersionRecord, row: int, statement: Envelope | None
+    ) -> None:
+        """The statement beside its verdict, if it would hold at a promotion."""
+        trust = self._desk.trust
+        if statement is None or trust is None:
+            return
+        one = next(one for one in read_verdicts(connection, record.ref) if one.id == row)
+        check_verdict_envelope(trust, statement, record, one, "")
+        keep(self._desk, connection, record.ref, VERDICT, statement, row)
 
     def of(self, ref: VersionRef) -> list[VerdictRecord]:
         """Every verdict on a version, oldest first."""
@@ -174,7 +214,38 @@ class Verdicts:
                     f"{one.verdict.gate}: the evidence gives {again.outcome}, "
                     f"the record says {one.verdict.outcome}"
                 )
+        return problems + self._unproven(record)
+
+    def _unproven(self, record: VersionRecord) -> list[str]:
+        """What was not signed as it stands; nothing without trust.
+
+        What the audit held before trust began need not be signed.
+        """
+        trust, problems = self._desk.trust, []
+        if trust is None:
+            return []
+        with self._desk.ledger.read() as connection:
+            held = read_statements(connection, record.ref)
+            if any(one.kind == REGISTRATION for one in held) or not from_before(
+                connection, trust, record
+            ):
+                problems += _said_by(partial(check_registration, trust, record, held, past=True))
+            for one in read_verdicts(connection, record.ref):
+                signed = any(statement.verdict == one.id for statement in held)
+                if not signed and from_before(connection, trust, record, one):
+                    continue
+                if signed or not isinstance(one.evidence, CanaryEvidence):
+                    look = partial(check_verdict, trust, record, one, held, past=True)
+                    problems += _said_by(look)
+                if isinstance(one.evidence, CanaryEvidence) and isinstance(one.gate, CanaryGate):
+                    problems += recount(connection, trust.keyring, one.evidence, one.gate)
         return problems
+
+    def statements(self, ref: VersionRef) -> list[StatementRecord]:
+        """What was signed about a version, oldest first."""
+        record = self._versions.get(ref)
+        with self._desk.ledger.read() as connection:
+            return read_statements(connection, record.ref)
 
     # Results kept by what made them
 
@@ -209,9 +280,38 @@ def read_verdicts(connection: Connection, ref: VersionRef) -> list[VerdictRecord
             artifacts=row.artifacts,
             at=row.at,
             actor=row.actor,
+            id=row.id,
         )
         for row in connection.execute(query)
     ]
+
+
+def _said_by(check: Callable[[], str]) -> list[str]:
+    try:
+        check()
+    except (NotSigned, WrongSigner, Forged) as error:
+        return [f"{error.what} ({error.evidence})"]
+    return []
+
+
+def require_signed(
+    connection: Connection, trust: Trust, record: VersionRecord, gates: Collection[str]
+) -> None:
+    """Returns where a publisher registered the version and a runner signed its newest verdicts of
+    `gates`. Raises NotSigned, WrongSigner or Forged, with the next command."""
+    manifest = read_manifest(connection, record.ref)
+    if manifest.digest != record.digest:
+        raise Forged(
+            f"the manifest of {record} is not what its digest says",
+            evidence=f"it makes {manifest.digest}, the record says {record.digest}",
+            hint="restore the home's backup",
+        )
+    held = read_statements(connection, record.ref)
+    check_registration(trust, record, held)
+    newest = {one.verdict.gate: one for one in read_verdicts(connection, record.ref)}
+    for gate in gates:
+        if gate in newest:
+            check_verdict(trust, record, newest[gate], held)
 
 
 def _check_baseline(

@@ -21,6 +21,8 @@ from policies.formats.native import Network, save
 from registry.home import Home
 from registry.service import Actor, Registry
 from registry.stages import Stage
+from registry.trust import ceremony
+from registry.trust.approvals import target_file
 
 NAME = "robot-01"
 AGENT = Path(sys.executable).with_name("policyctl-agent")
@@ -146,6 +148,24 @@ def test_one_sigterm_lets_the_attempt_end_and_two_stop_it(road: Road) -> None:
     assert agent.wait(60) == 0
     assert "agent_lost" not in {mode for _, _, mode in road.outcomes}
     assert road.status["state"] == "stopped"
+
+
+def test_an_agent_installs_what_was_approved_and_nothing_else(road: Road) -> None:
+    """Trust is turned on between two runs; then the approval of the only version is taken away."""
+    assert road.start("--max-attempts", "1").wait(120) == 0
+    infos = [target_file(ref, *signed) for ref, signed in road.registry.approvable().items()]
+    approvals = road.registry.approvals.open()
+    ceremony.init(approvals.repository, None, infos)
+    anchor = approvals.repository.folder / "metadata" / "1.root.json"
+    second = road.start("--max-attempts", "1", "--trust-root", str(anchor))
+    assert second.wait(120) == 0, second.stderr.read() if second.stderr else ""
+    assert len(road.outcomes) == 2
+    approvals.withdraw([road.ref])
+    third = road.start("--poll", "0.05")
+    road.until(lambda: "taken back" in str(road.status.get("problem")), third)
+    third.send_signal(signal.SIGTERM)
+    assert third.wait(60) == 0
+    assert len(road.outcomes) == 2
 
 
 def test_a_robot_that_is_not_enrolled_is_told_so(road: Road, tmp_path: Path) -> None:

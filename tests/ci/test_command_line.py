@@ -14,7 +14,7 @@ import ci.demo.steps
 from ci.cli.main import ROOT, cli, main
 
 ROOMS = {"registry", "policies", "fleet", "harness", "ci"}
-HEAVY = ("torch", "mujoco", "boto3", "cv2", "fastapi", "scipy")
+HEAVY = ("torch", "mujoco", "boto3", "cv2", "fastapi", "scipy", "tuf", "securesystemslib")
 
 
 def imported_by(*words: str, cwd: Path) -> set[str]:

@@ -1,0 +1,109 @@
+"""Who a robot is to others, and whom it believes: two files in its state folder.
+
+    robot.pem      its private key, made at its enrolment; it never leaves the robot
+    keyring.json   the keys it believes, given at its enrolment; a newer one that approvers signed
+                   replaces it (`fleet.agent.admission`)
+
+Without a keyring the robot believes the registry, as before trust was set up; without a key its
+reports are not signed. A keyring of a lower number never replaces one of a higher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry.attempts import AttemptReport
+from registry.errors import Corrupt, NotFound
+from registry.storage import disk_errors, write_whole
+from registry.trust.keyring import Keyring, PublicKey, parse_keyring
+
+if TYPE_CHECKING:
+    from registry.trust.keys import Signer
+
+KEY, KEYRING = "robot.pem", "keyring.json"
+
+
+class Identity:
+    """`source` answers the newest keyring that approvers signed, or None where there is none."""
+
+    def __init__(self, folder: Path, source: Callable[[], bytes | None] = lambda: None) -> None:
+        self._folder = folder
+        self._source = source
+        self._seen: tuple[int, int] | None = None
+        self._keyring: Keyring | None = None
+        self._signer: Signer | None = None
+
+    def keyring(self) -> Keyring | None:
+        """What the file says now; what it said last where it is gone, damaged or older.
+
+        Raises Corrupt where there is one that was never readable: such a robot believes nobody.
+        """
+        path = self._folder / KEYRING
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return self._keyring  # it was believed once, and nobody took that back
+        seen = (status.st_mtime_ns, status.st_ino)
+        if seen == self._seen:
+            return self._keyring
+        try:
+            found = parse_keyring(path.read_bytes(), str(path))
+        except Corrupt:
+            if self._keyring is None:
+                raise
+        else:
+            if self._keyring is None or found.number > self._keyring.number:
+                self._keyring = found
+        self._seen = seen
+        return self._keyring
+
+    def refresh(self) -> None:
+        """Believes what the source shows, where it is newer. Raises what the source does."""
+        try:
+            found = self._source()
+        except NotFound:
+            return  # a repository without a keyring
+        if found is not None:
+            self.believe(parse_keyring(found, "the approved keyring.json"))
+
+    def believe(self, keyring: Keyring) -> bool:
+        """Takes a keyring that somebody vouches for; False where a newer one is held."""
+        held = self.keyring()
+        if held is not None and held.number >= keyring.number:
+            return held == keyring
+        with disk_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self._folder / KEYRING, keyring.canonical())
+        return True
+
+    @property
+    def has_key(self) -> bool:
+        return (self._folder / KEY).is_file()
+
+    def make_key(self) -> PublicKey:
+        """The robot's public key, made now if it has none."""
+        from registry.trust.keys import new_key, public_key
+        from registry.trust.sealing import public_of
+
+        path = self._folder / KEY
+        return public_of(public_key(path) if path.is_file() else new_key(path))
+
+    def seal(self, report: AttemptReport) -> AttemptReport:
+        """Signs a report. Raises NotFound for a robot that believes a keyring and has no key."""
+        if self._signer is None:
+            if not self.has_key and self.keyring() is None:
+                return report
+            if not self.has_key:
+                raise NotFound(
+                    "this robot has no key of its own",
+                    evidence=str(self._folder / KEY),
+                    hint="policyctl robot enrol ROBOT.yaml makes one",
+                )
+            from registry.trust.keys import signer
+
+            self._signer = signer(f"file:{self._folder / KEY}")
+        from registry.trust.documents import seal_attempt
+
+        return seal_attempt(report, self._signer)

@@ -1,0 +1,98 @@
+"""Trust as the record uses it: a keyring to check by, and the keys that this machine holds.
+
+Where a home has none of it (`None` in place of a `Trust`), nothing is signed and nothing asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from registry.trust.files import SignerEntry, TrustFolder
+from registry.trust.keyring import Keyring, PublicKey
+from registry.trust.opening import HomeApprovals
+from registry.trust.publishing import Publishing
+
+if TYPE_CHECKING:
+    from registry.assignments import Assignment
+    from registry.trust.keys import Signer
+
+
+class Trust:
+    """`keyring` answers the newest approved one; `signer` the key of a role, or raises."""
+
+    def __init__(
+        self,
+        keyring: Callable[[], Keyring],
+        signer: Callable[[str], Signer],
+        has_signer: Callable[[str], bool],
+        propose: Callable[[Keyring], bool],
+        folder: TrustFolder,
+    ) -> None:
+        self._keyring = keyring
+        self._signer = signer
+        self._has_signer = has_signer
+        self._propose = propose
+        self._folder = folder
+        self._held: dict[str, tuple[Keyring, Signer]] = {}
+
+    @property
+    def keyring(self) -> Keyring:
+        return self._keyring()
+
+    def has_signer(self, role: str) -> bool:
+        return self._has_signer(role)
+
+    def signer(self, role: str) -> Signer:
+        """Raises NotAllowed, WrongSigner, or what opening the key raises."""
+        keyring = self.keyring
+        held = self._held.get(role)
+        if held is None or held[0] is not keyring:
+            held = self._held[role] = (keyring, self._signer(role))
+        return held[1]
+
+    def seal_statement(self, payload: bytes, role: str) -> Mapping[str, Any]:
+        from registry.trust.sealing import IN_TOTO, seal
+
+        return seal(payload, IN_TOTO, self.signer(role))
+
+    def seal_assignment(self, document: Assignment) -> Assignment:
+        from registry.trust.documents import seal_assignment
+
+        return seal_assignment(document, self.signer("director"))
+
+    def add_robot(self, name: str, key: PublicKey) -> bool:
+        """Lists a robot's key; False where that waits for the approvers."""
+        newest = self.newest
+        changed = newest.with_robot(name, key)
+        if changed is newest:
+            return newest is self.keyring
+        return self.propose(changed)
+
+    @property
+    def newest(self) -> Keyring:
+        """What a change begins with: the keyring that waits, or else the one that holds."""
+        return self.proposed() or self.keyring
+
+    def propose(self, keyring: Keyring) -> bool:
+        """Makes a changed keyring the home's; False where that waits for the approvers."""
+        return self._propose(keyring)
+
+    def proposed(self) -> Keyring | None:
+        """The keyring that waits."""
+        return self._folder.proposed()
+
+    def use(self, role: str, place: str, keyid: str) -> None:
+        """From now on this machine signs with that key in a role."""
+        entry = SignerEntry(place, keyid)
+        self._folder.write_signers({**self._folder.signers(), role: entry})
+
+
+def open_trust(root: Path, approvals: HomeApprovals) -> Trust | None:
+    """The trust of a home's folder, or None where none was set up."""
+    folder = TrustFolder(root)
+    if not folder.exists:
+        return None
+    propose = Publishing(folder, approvals).propose
+    return Trust(folder.keyring, folder.signer, folder.has_signer, propose, folder)

@@ -1,0 +1,192 @@
+"""A home's `trust` folder, as far as the record uses it. A home without a keyring has no trust.
+
+    keyring.json        which keys may act in which role (`registry.trust.keyring`)
+    keyring.next.json   a changed keyring that waits for the approvers' signatures
+    signers.json        where this machine's private keys are: role -> {"uri", "keyid"}
+    keys/               private keys of this home, if they are files (0600)
+
+The keyring is what approvers have approved: the folder only holds it. A key's URI may name a file,
+an environment variable, or any service that securesystemslib knows; `POLICYCTL_SIGNER_<ROLE>` in
+the environment wins over `signers.json`, so that a pipeline brings its own runner's key.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry.errors import Conflict, Corrupt, NotAllowed, WrongSigner
+from registry.storage import disk_errors, write_whole
+from registry.trust.keyring import Keyring, parse_keyring
+
+if TYPE_CHECKING:
+    from registry.trust.keys import Signer
+
+FOLDER = "trust"
+KEYRING, NEXT, SIGNERS, KEYS = "keyring.json", "keyring.next.json", "signers.json", "keys"
+VARIABLE = "POLICYCTL_SIGNER_"
+HOME = "home:"
+
+
+@dataclass(frozen=True)
+class SignerEntry:
+    """Where the private key of a role is; `keyid` says which of the role's keys it is."""
+
+    uri: str
+    keyid: str
+
+
+class TrustFolder:
+    """Reads anew whenever a file has changed: a server sees a robot that was enrolled beside it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._seen: tuple[int, int, int] | None = None
+        self._keyring = Keyring()
+
+    @property
+    def exists(self) -> bool:
+        return (self.root / KEYRING).is_file()
+
+    def keyring(self) -> Keyring:
+        """The approved keyring. Raises Corrupt, also where it is gone or of a lower number."""
+        path = self.root / KEYRING
+        try:
+            status = path.stat()
+            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if seen == self._seen:
+                return self._keyring
+            found = parse_keyring(path.read_bytes(), str(path))
+        except OSError as gone:
+            raise Corrupt(
+                "the keyring of this home cannot be read",
+                evidence=f"{path}: {gone.strerror}",
+                hint="restore it from a backup; without it nothing new is trusted",
+            ) from gone
+        if self._seen is not None and found.number < self._keyring.number:
+            raise Corrupt(
+                "the keyring was replaced by an older one",
+                evidence=f"{path}: number {found.number}, it was {self._keyring.number}",
+                hint="restore it from a backup",
+            )
+        self._seen, self._keyring = seen, found
+        return found
+
+    def write_keyring(self, keyring: Keyring) -> None:
+        """Puts an approved keyring in the place of the last one. Raises Conflict."""
+        if self.exists and (held := self.keyring()) != keyring and keyring.number <= held.number:
+            raise Conflict(
+                "the keyring has changed meanwhile",
+                evidence=f"number {held.number} is there; the new one has {keyring.number}",
+                hint="run the command again",
+            )
+        with disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_whole(self.root / KEYRING, keyring.canonical())
+            if self.proposed() in (keyring, None):
+                (self.root / NEXT).unlink(missing_ok=True)
+
+    def proposed(self) -> Keyring | None:
+        """The keyring that waits for approval."""
+        path = self.root / NEXT
+        return parse_keyring(path.read_bytes(), str(path)) if path.is_file() else None
+
+    def propose(self, keyring: Keyring) -> bool:
+        """Makes a changed keyring the home's, and says so, or lays it down for the approvers.
+
+        Only approvers change a hardened keyring: there it waits, and the old one holds.
+        """
+        if not keyring.hardened:
+            self.write_keyring(keyring)
+            return True
+        with disk_errors(self.root):
+            write_whole(self.root / NEXT, keyring.canonical())
+        return False
+
+    def drop_proposed(self) -> None:
+        with disk_errors(self.root):
+            (self.root / NEXT).unlink(missing_ok=True)
+
+    # Signers
+
+    def signers(self) -> Mapping[str, SignerEntry]:
+        path = self.root / SIGNERS
+        if not path.is_file():
+            return {}
+        try:
+            said = json.loads(path.read_bytes())
+            return {role: SignerEntry(**entry) for role, entry in said.items()}
+        except (ValueError, TypeError, AttributeError) as wrong:
+            raise Corrupt("this does not name signers", evidence=f"{path}: {wrong}") from None
+
+    def write_signers(self, signers: Mapping[str, SignerEntry]) -> None:
+        said = {role: vars(entry) for role, entry in sorted(signers.items())}
+        with disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_whole(self.root / SIGNERS, json.dumps(said, indent=2).encode())
+
+    def has_signer(self, role: str) -> bool:
+        return VARIABLE + role.upper() in os.environ or role in self.signers()
+
+    def signer(self, role: str) -> Signer:
+        """The signer of this machine in a role. Raises NotAllowed or WrongSigner."""
+        from registry.trust.keys import signer
+        from registry.trust.sealing import as_key
+
+        keyring = self.keyring()
+        uri = os.environ.get(VARIABLE + role.upper())
+        if uri is not None:
+            return self._of_environment(role, uri, keyring)
+        entry = self.signers().get(role)
+        if entry is None:
+            raise NotAllowed(
+                f"this machine has no {role}'s key",
+                evidence=f"{self.root / SIGNERS} names none",
+                hint=f"set {VARIABLE}{role.upper()} to the key's URI, or run it where the key is",
+            )
+        key = next((one for one in keyring.of_role(role) if one.keyid == entry.keyid), None)
+        if key is None:
+            raise self._wrong(role, entry.keyid, keyring)
+        return signer(self._resolved(entry.uri), as_key(key))
+
+    def _of_environment(self, role: str, uri: str, keyring: Keyring) -> Signer:
+        """A file or variable says itself which key it is; of a service the role's only key is."""
+        from registry.trust.keys import signer
+        from registry.trust.sealing import as_key
+
+        candidates = keyring.of_role(role)
+        last: Exception | None = None
+        for key in candidates:
+            try:
+                return signer(uri, as_key(key))
+            except Exception as error:  # noqa: BLE001 every signer has errors of its own
+                last = error
+        raise WrongSigner(
+            f"the key of {VARIABLE}{role.upper()} is no {role}'s",
+            evidence=f"{uri.partition(':')[0]}: fits none of {len(candidates)} keys"
+            + (f" ({last})" if last else ""),
+            hint="have its public key listed in the keyring",
+        ) from last
+
+    @staticmethod
+    def _wrong(role: str, keyid: str, keyring: Keyring) -> WrongSigner:
+        roles = ", ".join(keyring.roles_of(keyid)) or "nothing"
+        return WrongSigner(
+            f"this machine's key is no {role}'s",
+            evidence=f"key {keyid[:12]}… may act as {roles}",
+            hint="have it listed in the keyring, or name another in signers.json",
+        )
+
+    def _resolved(self, uri: str) -> str:
+        """`home:NAME` is a key of this folder, wherever the home was moved to."""
+        if uri.startswith(HOME):
+            return f"file:{self.root / KEYS / uri.removeprefix(HOME)}"
+        return uri
+
+    def own(self, name: str) -> Path:
+        """Where a private key of this home is kept."""
+        return self.root / KEYS / f"{name}.pem"

@@ -1,0 +1,67 @@
+"""Snapshot and timestamp: what the online key says of all that others have signed.
+
+The snapshot names version, length and sha256 of targets and every bin, the timestamp those of the
+snapshot. A timestamp also says when it was made (`ISSUED`, seconds since the epoch): robots take it
+as a floor under their clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
+
+from registry.errors import NotFound
+
+if TYPE_CHECKING:
+    from registry.trust.repository import Repository
+
+ISSUED = "x-policyctl-issued"
+
+
+def online_signed(
+    repository: Repository, root: Root, ready: Mapping[str, Metadata[Any]]
+) -> dict[str, Metadata[Any]]:
+    """Snapshot and timestamp of what is published and `ready` together, signed as `root` says.
+
+    Raises NotFound where the online key is not at hand.
+    """
+    top = ready[Targets.type] if Targets.type in ready else repository.targets()
+    meta = {}
+    for role in (Targets.type, *repository.succinct(top.signed).get_roles()):
+        data = ready[role].to_bytes() if role in ready else repository.data(role)
+        version = ready[role].signed.version if role in ready else repository.version(role)
+        meta[f"{role}.json"] = MetaFile.from_data(version, data, ["sha256"])
+    snapshot = Metadata(
+        Snapshot(
+            version=repository.version(Snapshot.type, 0) + 1,
+            expires=repository.expiry(Snapshot.type),
+            meta=meta,
+        )
+    )
+    _sign(repository, root, Snapshot.type, snapshot)
+    about = MetaFile.from_data(snapshot.signed.version, snapshot.to_bytes(), ["sha256"])
+    before = repository.timestamp().signed.version if repository.exists else 0
+    timestamp = Metadata(
+        Timestamp(
+            version=before + 1,
+            expires=repository.expiry(Timestamp.type),
+            snapshot_meta=about,
+            unrecognized_fields={ISSUED: int(repository.now())},
+        )
+    )
+    _sign(repository, root, Timestamp.type, timestamp)
+    return {Snapshot.type: snapshot, Timestamp.type: timestamp}
+
+
+def _sign(repository: Repository, root: Root, role: str, metadata: Metadata[Any]) -> None:
+    keys = [root.get_key(keyid) for keyid in root.roles[role].keyids]
+    for key in keys:
+        repository.sign_with(metadata, key)
+    if not root.get_verification_result(role, metadata.signed_bytes, metadata.signatures):
+        raise NotFound(
+            "the online key is not here: nothing was published",
+            evidence=f"{role} is signed by {', '.join(one.keyid[:12] + '…' for one in keys)}",
+            hint="run it where the key is, or name its place with --key",
+        )

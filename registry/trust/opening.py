@@ -1,0 +1,94 @@
+"""A home's approvals as the record asks for them. Light: TUF's libraries are imported when needed.
+
+Without `policyctl trust init` there are none: `on` is False, and nothing is signed or asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry.errors import NotFound, PolicyctlError
+from registry.ports import Clock
+from registry.versions import VersionRef
+
+if TYPE_CHECKING:
+    from registry.trust.approvals import Approvals
+
+FOLDER = "trust"
+KEYS_VARIABLE = "POLICYCTL_TRUST_KEYS"
+_SERVED = re.compile(r"(?:metadata|targets)/[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class HomeApprovals:
+    """`places` are keys named for this command, besides those of `$POLICYCTL_TRUST_KEYS` (places
+    of keys, separated by spaces) and of the home itself.
+    """
+
+    def __init__(self, home: Path, clock: Clock, places: Sequence[str] = ()) -> None:
+        self.folder = home / FOLDER
+        self.clock = clock
+        self._places = [*places, *os.environ.get(KEYS_VARIABLE, "").split()]
+
+    @property
+    def on(self) -> bool:
+        return (self.folder / "metadata" / "timestamp.json").is_file()
+
+    def require(self) -> None:
+        """Raises NotFound where trust is not set up."""
+        if not self.on:
+            raise NotFound(
+                "this home has no trust set up",
+                evidence=f"no metadata in {self.folder}",
+                hint="run `policyctl trust init`",
+            )
+
+    def open(self) -> Approvals:
+        from registry.trust.approvals import Approvals
+        from registry.trust.repository import Repository
+        from registry.trust.signers import Signers
+
+        signers = Signers(self.folder, self._places)
+        return Approvals(Repository(self.folder, signers, self.clock))
+
+    def approve(
+        self, ref: VersionRef, manifest: bytes, gates: Mapping[str, str], *, dry_run: bool = False
+    ) -> None:
+        """See `Approvals.approve`; nothing where trust is off."""
+        if not self.on:
+            return
+        if dry_run:
+            self.open().check(ref, manifest)
+        else:
+            self.open().approve(ref, manifest, gates)
+
+    def approved(self, refs: Iterable[VersionRef]) -> list[VersionRef]:
+        """Which of these robots may install now."""
+        return self.open().approved(refs) if self.on else []
+
+    def withdraw(self, refs: Iterable[VersionRef]) -> str:
+        """Takes versions back; what keeps that from being done now, in words, or "".
+
+        Nothing that stops a robot waits for this: a failure here is told, not raised.
+        """
+        ended = list(refs)
+        if not self.on or not ended:
+            return ""
+        try:
+            waiting = self.open().withdraw(ended)
+        except PolicyctlError as error:
+            return f"{error.what} ({error.evidence})"
+        return f"signatures of approvers are missing for {', '.join(waiting)}" if waiting else ""
+
+    def freshen(self) -> bool:
+        return self.on and self.open().repository.freshen()
+
+    def published(self, path: str) -> bytes:
+        """A file that robots may read: `metadata/NAME` or `targets/NAME`. Raises NotFound."""
+        file = self.folder / path
+        if not _SERVED.fullmatch(path) or not file.is_file():
+            raise NotFound("no such trust file is published", evidence=path[:200])
+        return file.read_bytes()

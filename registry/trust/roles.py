@@ -1,0 +1,36 @@
+"""Changes of the keyring that go with changes of the repository's keys. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from registry.trust.keyring import ROLES, Keyring, PublicKey
+
+WORKING = ("publisher", "runner", "director")
+
+
+def hardened(keyring: Keyring, approvers: Iterable[PublicKey]) -> Keyring:
+    """From now on these approve and nobody else does; the home's key keeps its other roles."""
+    before = keyring.roles["approver"]
+    for key in approvers:
+        keyring = keyring.with_key("approver", key)
+    named = {key.keyid for key in approvers}
+    for keyid in before:
+        if keyid not in named:
+            keyring = keyring.retire("approver", keyid)
+    return keyring.harden()
+
+
+def replaced(
+    keyring: Keyring, old: str, new: PublicKey, roles: Iterable[str], *, stolen: bool
+) -> Keyring:
+    """`new` acts in place of `old` wherever that acted and `roles` names; a stolen one is taken out
+    of all, so that what it signed counts no more."""
+    held = [role for role in ROLES if old in keyring.roles[role] and role in set(roles)]
+    for role in held:
+        keyring = keyring.with_key(role, new)
+    if stolen:
+        return keyring.without(old) if keyring.roles_of(old) else keyring
+    for role in held:
+        keyring = keyring.retire(role, old)
+    return keyring

@@ -1,0 +1,114 @@
+"""The private keys at hand: those kept with the home, those whose place it knows, those just named.
+
+`places.json` maps a key's name to where it is kept. `home:NAME` is the file `keys/NAME` of the
+same folder, so that a home can be moved; every other place is a URI of `registry.trust.keys`. A key
+that is nowhere at hand is no error here: its owner signs elsewhere (`policyctl trust sign`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from registry.errors import Corrupt, NotFound, PolicyctlError, ServiceFailed
+from registry.storage import disk_errors, write_whole
+from registry.trust.keys import Key, Signer, new_key, signer
+
+HOME = "home:"
+LOCAL_SCHEMES = ("file", "env")
+
+
+class Signers:
+    """Who can sign on this machine. `named` are places given for this one command."""
+
+    def __init__(self, folder: Path, named: Sequence[str] = ()) -> None:
+        self._folder = folder
+        self._named = list(named)
+        self._made: dict[str, Signer] = {}
+
+    @property
+    def keys(self) -> Path:
+        return self._folder / "keys"
+
+    def places(self) -> dict[str, str]:
+        """Where the home knows keys to be, by key name."""
+        path = self._folder / "places.json"
+        try:
+            said = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValueError as wrong:
+            raise Corrupt("places.json cannot be read", evidence=f"{path}: {wrong}") from wrong
+        return {str(name): str(place) for name, place in said.items()}
+
+    def make(self, name: str) -> Key:
+        """A new key in `keys/NAME`, remembered."""
+        key = new_key(self.keys / name)
+        self.remember(key, HOME + name)
+        return key
+
+    def make_next(self) -> Key:
+        """A new key in the home under the next free name."""
+        number = 2
+        while (self.keys / f"home-{number}.pem").exists():
+            number += 1
+        return self.make(f"home-{number}.pem")
+
+    def remember(self, key: Key, place: str) -> None:
+        said = self.places() | {key.keyid: place}
+        with disk_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self._folder / "places.json", json.dumps(said, indent=2).encode())
+
+    def forget(self, keyids: Iterable[str]) -> None:
+        """The home no longer looks for these keys; their files stay where they are."""
+        gone = set(keyids)
+        said = {name: place for name, place in self.places().items() if name not in gone}
+        with disk_errors(self._folder):
+            write_whole(self._folder / "places.json", json.dumps(said, indent=2).encode())
+
+    def of(self, key: Key) -> Signer | None:
+        """The signer of a key that is at hand, else None: also where the home knows a place and
+        the key is not there any longer. Raises what `keys.signer` does.
+        """
+        if key.keyid in self._made:
+            return self._made[key.keyid]
+        found = self._among_named(key)
+        if found is None and (place := self.places().get(key.keyid)):
+            with contextlib.suppress(NotFound):
+                found = signer(self._resolved(place), key)
+        if found is not None:
+            self._made[key.keyid] = found
+        return found
+
+    def has(self, key: Key) -> bool:
+        """Whether a key is at hand; a place that does not answer is none."""
+        try:
+            return self.of(key) is not None
+        except PolicyctlError:
+            return False
+
+    def _among_named(self, key: Key) -> Signer | None:
+        for place in self._named:
+            if place.partition(":")[0] in LOCAL_SCHEMES:
+                one = signer(place)
+                same = one.public_key
+                if (same.keytype, same.keyval) == (key.keytype, key.keyval):
+                    return signer(place, key)
+                continue
+            try:  # a service does not tell whose key it holds: a signature must fit the key
+                one = signer(place, key)
+                key.verify_signature(one.sign(b"policyctl"), b"policyctl")
+            except ServiceFailed:
+                raise
+            except Exception:  # noqa: BLE001 - another role's key: not this one
+                continue
+            return one
+        return None
+
+    def _resolved(self, place: str) -> str:
+        if place.startswith(HOME):
+            return f"file:{self.keys / place.removeprefix(HOME)}"
+        return place
