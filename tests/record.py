@@ -10,7 +10,6 @@ import json
 import random
 import struct
 from collections.abc import Mapping
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -196,7 +195,9 @@ class Record:
             seen = None if told is None else self._next(told, "success", {})
             if told is not None and seen is not None:
                 good = self.random.random() < rates[seen.version]
-                self._report(told, seen if good else replace(seen, outcome="failure"))
+                done = seen if good else self._next(told, "failure", {})
+                assert done is not None
+                self._report(told, done)
 
     def observe(self, identity: str) -> RolloutRecord:
         """What the controller does: snapshot, verdict, and a step where that leads to one."""
