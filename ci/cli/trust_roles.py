@@ -1,4 +1,4 @@
-"""`policyctl trust roles|grant|revoke`: which keys may publish, judge and direct."""
+"""`policyctl trust roles`, `grant` and `revoke`: which keys may publish, judge and direct."""
 
 from __future__ import annotations
 
