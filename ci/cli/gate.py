@@ -209,7 +209,7 @@ def show(policy: str | None, gates: Path | None) -> None:
             policy = registry.only_policy()
     found = find_gates(policy or "", gates)
     data = found.gates.to_json()
-    lines = [f"{found.path} ({found.gates.digest})"]
+    lines = [f"# {found.path} ({found.gates.digest})"]
     lines.append(yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=96).rstrip())
     text = Text("\n".join(lines))
     emit({"path": str(found.path), "digest": found.gates.digest, "gates": data}, text)

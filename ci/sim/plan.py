@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ci.pipeline import PolicyGates
 from ci.sim.contest import baseline_of, bench, located, sim_gate
-from harness.sim.plan import AxisReport, refuse_dead
+from harness.sim.plan import AxisReport, keep_alive, refuse_dead
 from harness.sim.simulation import simulation_of
+from registry.errors import NotAllowed
 from registry.service import Registry
 from registry.statistics.grid import more_draws
 from registry.versions import VersionRef
@@ -37,7 +39,8 @@ class SimPlan:
 def plan_sim(
     registry: Registry, ref: VersionRef, gates: PolicyGates, *, suite: str | None = None
 ) -> SimPlan:
-    """Raises ConfigError naming the dead axes of the gate."""
+    """Raises ConfigError naming the dead axes of the gate. That there are none is kept: no run of
+    it has to prove it again."""
     version = registry.version(ref)
     gate = sim_gate(registry, gates, version, suite)
     where = str(gates.path)
@@ -45,9 +48,11 @@ def plan_sim(
         who = table.contestant(version)
         simulation = simulation_of(gate, where, [who.folder])
         grid = simulation.grid
-        late = simulation.examine(who).late
+        found = simulation.examine(who)
         axes = simulation.try_axes(who)
         refuse_dead(axes, where)
+    with contextlib.suppress(NotAllowed):  # a viewer's plan leaves nothing behind
+        keep_alive(registry, found.axes_key, axes)
     baseline = baseline_of(registry, version, gate)
     return SimPlan(
         gate=gate.name,
@@ -58,7 +63,7 @@ def plan_sim(
         verdict_after=tuple(
             (rate, _episodes(grid.population, gate.threshold, gate.alpha, rate)) for rate in RATES
         ),
-        late=late,
+        late=found.late,
     )
 
 

@@ -55,6 +55,7 @@ SOURCES = (
     "fleet.kinematics",
     "fleet.limits",
     "fleet.safety",
+    "fleet.safety_ahead",
     "fleet.servo",
     "policies",
     "policies.actions",

@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from harness.sim.executors import Executor, InProcess, Job
-from harness.sim.plan import refuse_dead
+from harness.sim.plan import keep_alive, refuse_dead
 from harness.sim.population import EpisodeStore, Forgetful, Population, without_log
 from harness.sim.results import Row, digest_rows, failure_modes, tally_cells
 from harness.sim.simulation import Contestant, Simulation, drawer, simulation_of
@@ -268,8 +268,8 @@ class _Trial:
             return
         reports = self._simulation.try_axes(who)
         refuse_dead(reports, self._run.where)
-        if keeper and all(report.tested for report in reports):
-            keeper.store_result(key, {"axes": "alive"})
+        if keeper:
+            keep_alive(keeper, key, reports)
 
     def _count(self, row: Row, other: Row | None = None) -> None:
         flipped = other is not None and other.success != row.success

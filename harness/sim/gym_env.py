@@ -11,6 +11,9 @@ Rules
   `failure_mode`, `interventions` and `metrics`.
 - Vector environments do not reset by themselves (`AutoresetMode.DISABLED`): one that has ended
   stands still, without reward, until `reset(options={"reset_mask": …})` names it.
+- An action of another shape or type, or with a number that is not finite, is refused before
+  anything moves (ConfigError): in a gate the policy would have failed by it, here whoever steps has
+  a bug to find. What is told to an environment that has ended is not looked at.
 - Nothing is rendered.
 """
 
@@ -125,6 +128,33 @@ def _spec(
     return EpisodeSpec(GYM_CELL, episode, changes(options), task)
 
 
+def _action(action: Any, shape: tuple[int, ...] | None) -> Rows:
+    """What was given to `step` as outputs of a network."""
+    given = np.asarray(action)
+    if given.dtype.kind not in "fiu":
+        raise _refused(f"its numbers are {given.dtype}, real numbers are needed")
+    if given.shape != shape:
+        raise _refused(f"its shape is {given.shape}, {shape} is needed")
+    return given.astype(np.float32)
+
+
+def _refuse_not_finite(outputs: Rows, running: Bools) -> None:
+    """Of the environments that are running, (n, J) and (n,)."""
+    bad = np.flatnonzero(~np.isfinite(outputs).all(axis=1) & running)
+    if bad.size:
+        where = "" if len(running) == 1 else f" for environment {', '.join(map(str, bad))}"
+        raise _refused(f"it holds a number that is not finite{where}")
+
+
+def _refused(why: str) -> ConfigError:
+    return ConfigError(
+        "the action is none that this environment takes",
+        where="step",
+        field=f"action: {why}",
+        hint="one number from -1 to 1 for each joint, as env.action_space.sample() gives",
+    )
+
+
 def _told(record: EpisodeRecord) -> Info:
     return {
         "is_success": record.success,
@@ -163,7 +193,9 @@ class TaskEnv(gymnasium.Env[Rows, Rows]):
     def step(self, action: Rows) -> tuple[Rows, float, bool, bool, Info]:
         if self._over:
             raise gymnasium.error.ResetNeeded("the episode has ended, or was never begun: reset()")
-        done = bool(self._env.step([0], np.asarray(action, dtype=np.float32)[None])[0])
+        told = _action(action, self.action_space.shape)[None]
+        _refuse_not_finite(told, np.array([True]))
+        done = bool(self._env.step([0], told)[0])
         self._over = done
         record = self._env.record(0)
         late = done and not record.success and record.steps >= self._env.horizon
@@ -229,11 +261,13 @@ class TaskVectorEnv(gymnasium.vector.VectorEnv[Rows, Rows, npt.NDArray[Any]]):
         return self._seen.copy(), _infos(self.num_envs, {int(s): {} for s in slots})
 
     def step(self, actions: Rows) -> tuple[Rows, npt.NDArray[np.float64], Bools, Bools, Info]:
-        slots = np.flatnonzero(~self._ended)
+        outputs, running = _action(actions, self.action_space.shape), ~self._ended
+        _refuse_not_finite(outputs, running)
+        slots = np.flatnonzero(running)
         rewards = np.zeros(self.num_envs)
         told: dict[int, Info] = {}
         if len(slots):
-            done = self._env.step(slots, np.asarray(actions, dtype=np.float32)[slots])
+            done = self._env.step(slots, outputs[slots])
             self._seen[slots] = self._env.observe(slots)
             for slot in slots[done]:
                 record = self._env.record(int(slot))

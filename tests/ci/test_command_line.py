@@ -12,6 +12,8 @@ from click.testing import CliRunner
 
 import ci.demo.steps
 from ci.cli.main import ROOT, cli, main
+from registry.config import load_gates_yaml
+from registry.gates import Gates, gate_from_json
 
 ROOMS = {"registry", "policies", "fleet", "harness", "ci"}
 HEAVY = ("torch", "mujoco", "boto3", "cv2", "fastapi", "scipy", "tuf", "securesystemslib")
@@ -141,5 +143,14 @@ def test_gates_are_shown_as_the_yaml_they_are_written_in(
     with pytest.raises(SystemExit) as ended:
         main(["gate", "show", "box-grasp"])
     assert ended.value.code == 0
-    shown = yaml.safe_load(capsys.readouterr().out.partition("\n")[2])
+    said = capsys.readouterr().out
+    shown = yaml.safe_load(said)
     assert shown["sim"]["gate"] == "grid"
+    written = load_gates_yaml(Path(__file__).parents[2] / "policies/box_grasp/gates.yaml")
+    read = Gates(
+        *(gate_from_json(shown[name]) for name in ("sim", "hil", "canary")),  # type: ignore[arg-type]
+        not_applicable=shown["not_applicable"],
+        suites={name: gate_from_json(suite) for name, suite in shown["suites"].items()},  # type: ignore[misc]
+    )
+    assert read == written
+    assert f"({read.digest})" in said.partition("\n")[0]

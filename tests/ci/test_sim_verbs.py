@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 from xml.etree import ElementTree
 
 import av
@@ -90,6 +91,21 @@ def test_a_plan_proves_the_axes_and_refuses_a_dead_one(place: Path, run: Run) ->
         assert refused.status == 2
         assert "light_intensity" in refused.data["error"]["what"]
         assert str(dead) in refused.data["error"]["evidence"]
+
+
+def test_a_run_does_not_prove_again_what_its_plan_has_proven(
+    place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = place / "planned.yaml"
+    planned.write_text(GATES.replace("delay: [0, 3]", "delay: [0, 2]"))
+    assert run("gate", "plan", "sim", "v1", "--gates", planned).data["alive"]
+
+    def again(*_: object) -> NoReturn:
+        raise AssertionError("the axes are tried again")
+
+    monkeypatch.setattr("harness.sim.simulation.try_axes", again)
+    ran = run("gate", "run", "sim", "v1", "--gates", planned)
+    assert ran.data["outcome"] in ("pass", "fail", "inconclusive")
 
 
 def test_a_failure_is_reported_and_replayed_to_the_bit(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sim_policies import ExpertPolicy, contract, world
@@ -129,6 +131,25 @@ def test_success_needs_the_whole_hold() -> None:
         if done:
             break
     assert env.record(0).success
+
+
+@pytest.mark.parametrize("hold_s", [0.0, 0.001, 0.02])
+def test_a_hold_is_one_policy_step_at_least(hold_s: float) -> None:
+    """A task without a hold succeeds when it is achieved, not before anything was."""
+    task = replace(BOX_GRASP, hold_s=hold_s)
+    still = np.zeros((1, 8), dtype=np.float32)
+    env = BatchEnv(contract(), 1, task=task)
+    env.reset([0], [EpisodeSpec(CELL, 3)])
+    assert not env.step([0], still)[0]
+    assert not env.record(0).success
+    policy, steps, done = ExpertPolicy(), 0, False
+    env.reset([0], [EpisodeSpec(CELL, 3)])
+    while not done:
+        done = bool(env.step([0], policy.act(env.observe([0])))[0])
+        truth, steps = env.truth(np.array([0])), steps + 1
+        assert done == bool(task.achieved(truth)[0])
+    assert env.record(0).success
+    assert env.record(0).steps == steps
 
 
 def test_every_episode_is_played_once_through_refills() -> None:

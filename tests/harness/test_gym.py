@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import warnings
@@ -162,13 +163,14 @@ def test_a_vector_of_environments_plays_the_same_episodes() -> None:
 def test_only_those_named_are_reset_and_what_has_ended_stands_still() -> None:
     env = vector(3)
     env.reset(seed=0)
-    bad = np.zeros((3, 8), dtype=np.float32)
-    bad[1, 0] = np.nan
-    seen, _, ended, _, info = env.step(bad)
+    env._env.world.qvel[1] = 1e12
+    seen, _, ended, _, info = env.step(np.zeros((3, 8), dtype=np.float32))
     assert ended.tolist() == [False, True, False]
     assert info["_failure_mode"].tolist() == [False, True, False]
-    assert info["failure_mode"][1] == "policy_nan"
-    again, _, ended, _, info = env.step(np.full((3, 8), 0.5, dtype=np.float32))
+    assert info["failure_mode"][1] == "unstable"
+    push = np.full((3, 8), 0.5, dtype=np.float32)
+    push[1] = np.nan  # it has ended: nobody listens
+    again, _, ended, _, info = env.step(push)
     assert ended.tolist() == [False, True, False]
     np.testing.assert_array_equal(again[1], seen[1])
     assert (again[[0, 2]] != seen[[0, 2]]).any()
@@ -192,3 +194,51 @@ def test_seeds_name_scenes_and_without_one_they_follow_the_last() -> None:
     np.testing.assert_array_equal(env.reset(seed=[7, 8])[0], first)
     with pytest.raises(ConfigError, match="seeds"):
         env.reset(seed=[1])
+
+
+BAD_ACTIONS = [
+    (np.zeros(7, dtype=np.float32), r"shape is \(7,\), \(8,\) is needed"),
+    (np.zeros((1, 8), dtype=np.float32), r"shape is \(1, 8\)"),
+    (0.5, r"shape is \(\)"),
+    (np.zeros(8, dtype=np.complex128), "complex128, real numbers"),
+    (np.zeros(8, dtype=bool), "bool, real numbers"),
+    (["still"] * 8, "real numbers are needed"),
+    ([None] * 8, "object, real numbers"),
+    (np.array([0, 0, np.nan, 0, 0, 0, 0, 0]), "not finite"),
+    (np.array([0, 0, 0, 0, 0, 0, 0, np.inf]), "not finite"),
+    (np.array([0, 0, 0, 0, 0, 0, 0, 1e300]), "not finite"),
+]
+
+
+@pytest.mark.parametrize(("action", "why"), BAD_ACTIONS)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_an_action_that_is_none_is_refused_and_nothing_moves(action: Any, why: str) -> None:
+    env: Any = gymnasium.make(BOX).unwrapped
+    env.reset(seed=3)
+    before = env.record()
+    with pytest.raises(ConfigError) as refused:
+        env.step(action)
+    assert re.search(why, str(refused.value))
+    assert "action_space.sample()" in refused.value.hint
+    assert env.record() == before
+    env.step([0.5] * 8)
+    assert env.record().steps == 1
+
+
+@pytest.mark.parametrize(
+    ("actions", "why"),
+    [
+        (np.zeros((3, 8), dtype=np.float32), r"shape is \(3, 8\), \(2, 8\) is needed"),
+        (np.zeros(8, dtype=np.float32), r"shape is \(8,\)"),
+        (np.zeros((2, 8), dtype=str), "real numbers"),
+        (np.array([[0.0] * 8, [np.nan] * 8]), "not finite for environment 1$"),
+    ],
+)
+def test_actions_that_are_none_are_refused_and_nothing_moves(actions: Any, why: str) -> None:
+    env = vector(2)
+    env.reset(seed=3)
+    before = [env.record(i) for i in range(2)]
+    with pytest.raises(ConfigError) as refused:
+        env.step(actions)
+    assert re.search(why, refused.value.evidence)
+    assert [env.record(i) for i in range(2)] == before

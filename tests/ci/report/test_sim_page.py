@@ -23,6 +23,11 @@ ORDER = [
 ]  # fmt: skip
 
 
+HIDDEN = "each => each.scrollWidth - each.clientWidth"
+CUE = "each => getComputedStyle(each, '::before').content"
+MASK = "each => getComputedStyle(each).maskImage"
+
+
 def picture() -> str:
     out = io.BytesIO()
     Image.new("RGB", (640, 480), "#456").save(out, "WEBP")
@@ -99,4 +104,31 @@ def test_cells_are_sorted_by_a_click(tmp_path: Path) -> None:
         falling = [int(text.split()[0]) for text in shares.all_inner_texts()]
         assert falling == sorted(rising, reverse=True)
         assert len(set(rising)) > 3
+        browser.close()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.slow
+def test_a_table_wider_than_the_phone_says_that_it_scrolls(tmp_path: Path) -> None:
+    """Words above it and a faded edge where more is hidden; at its end the edge is sharp."""
+    file = write(tmp_path / "report.html")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.goto(file.as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        wider = [each for each in page.locator(".wide").all() if each.evaluate(HIDDEN) > 1]
+        assert wider, "no table of this report is wider than a phone"
+        for each in wider:
+            each.scroll_into_view_if_needed()
+            page.wait_for_function("each => each.dataset.more === ''", arg=each.element_handle())
+            assert "scroll" in each.evaluate(CUE)
+            assert "linear-gradient" in each.evaluate(MASK)
+            each.evaluate("each => each.scrollLeft = each.scrollWidth")
+            page.wait_for_function("each => !('more' in each.dataset)", arg=each.element_handle())
+            assert each.evaluate(MASK) == "none"
+            assert each.evaluate(HIDDEN) > 1
+        assert overflow(page) <= 0
+        page.set_viewport_size({"width": 1200, "height": 844})
+        page.wait_for_function("!document.querySelector('[data-wider], [data-more]')")
         browser.close()

@@ -1,18 +1,21 @@
 """A Gymnasium gate as the gate sees it: axes, and policies that are too slow."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import numpy.typing as npt
 import pytest
 from gym_policies import write_constant
 from sim_gate import Memory
 
+from harness.gym.engine import fingerprint
 from harness.gym.simulation import ANSWERS, WARM_UP, GymSimulation, lateness
 from harness.gym.tasks import GymTask
-from harness.sim.gate import SimRun, run_sim_gate
+from harness.sim.gate import SimResult, SimRun, run_sim_gate
 from harness.sim.simulation import Contestant
 from policies.space import SpaceContract
 from registry.evidence import Subject
@@ -94,3 +97,29 @@ def test_late_is_slower_than_the_control_period_most_of_the_time(
 def test_a_policy_that_cannot_be_asked_is_not_late(contract: SpaceContract) -> None:
     policy = Slow(contract, list(itertools.repeat(9.0, 99)), np.zeros((1, 3)))
     assert lateness(policy, clock=lambda: policy.now) == ""
+
+
+def test_a_verdict_is_of_the_environment_as_it_was_registered(
+    who: Contestant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine's fingerprint is part of the gate's key: the same environment under another step
+    limit is another, and what was judged under the first is not taken for it."""
+    memory, registered = Memory(), gymnasium.spec(GATE.task)
+    gate = replace(GATE, axes={"high": Term((0.1,))})
+
+    def run() -> SimResult:
+        fingerprint.cache_clear()
+        return run_sim_gate(SimRun(who, gate, "nonce"), keeper=memory)
+
+    first = run()
+    assert run().cached
+    shorter = replace(registered, max_episode_steps=40)
+    monkeypatch.setitem(gymnasium.registry, GATE.task, shorter)
+    other = run()
+    assert not other.cached
+    assert other.played >= len(other.rows)
+    assert other.evidence.engine != first.evidence.engine
+    monkeypatch.setitem(gymnasium.registry, GATE.task, registered)
+    again = run()
+    assert (again.cached, again.evidence) == (True, first.evidence)
+    fingerprint.cache_clear()
