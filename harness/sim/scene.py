@@ -19,7 +19,9 @@ Rules
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +169,14 @@ def asset_path() -> Path:
 
 
 def build_scene(config: SceneConfig | None = None) -> Scene:
-    """Compile the scene: about .05 s and 4 MB without visuals."""
-    config = config or SceneConfig()
+    """The scene with a model of its own: .05 s and 4 MB without visuals, .005 s from then on."""
+    scene = _compiled(config or SceneConfig())
+    return replace(scene, model=copy.copy(scene.model))
+
+
+@lru_cache(maxsize=4)
+def _compiled(config: SceneConfig) -> Scene:
+    """Compiled once a process; nobody writes to this one's model."""
     robot = _robot(config)
     parent = mujoco.MjSpec()
     parent.modelname = "box_grasp"

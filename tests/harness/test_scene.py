@@ -158,6 +158,7 @@ def test_what_is_apart_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     states = []
     for apart in (APART, {}):
         monkeypatch.setattr(scenes, "APART", apart)
+        scenes._compiled.cache_clear()
         scene = build_scene()
         assert scene.model.nexclude == (14 if apart else 0)
         data = standing(scene)
@@ -169,4 +170,13 @@ def test_what_is_apart_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
             contacts = max(contacts, data.ncon)
         assert contacts > 4
         states.append(np.concatenate([data.qpos, data.qvel]))
+    scenes._compiled.cache_clear()
     assert np.array_equal(*states)
+
+
+def test_a_scene_has_a_model_of_its_own() -> None:
+    one, other = build_scene(), build_scene()
+    one.model.opt.timestep, one.model.body_mass[one.box_body] = 0.5, 9.0
+    for scene in (other, build_scene()):
+        assert scene.model.opt.timestep == scene.config.timestep
+        assert scene.model.body_mass[scene.box_body] == pytest.approx(scene.config.box_mass)
