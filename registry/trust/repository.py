@@ -14,8 +14,9 @@ Rules:
    it, a root also by a threshold of the root before it. Until then it is a draft, unseen by robots.
 2. A draft is never built on metadata whose signatures do not hold: Corrupt.
 3. A change of root or of who approves is one step: all its drafts appear together or none.
-4. Snapshot and timestamp follow in the same call, by the online key; timestamp.json is last. Killed
-   anywhere before, the next call does it again.
+4. Snapshot and timestamp follow in the same call, by the online key. A new root is written last but
+   one, timestamp.json last. Killed anywhere before, the next call does it again; killed between
+   the two, robots refuse what is new until then, for they know the new keys and no signature.
 5. One process at a time changes anything (a lock on `lock`); readers need no lock.
 Times are seconds since the epoch; a timestamp also says when it was made (`issued`).
 """
@@ -307,11 +308,12 @@ class Repository:
         root = ready.get(ROOT) or self.root()
         assert isinstance(root.signed, Root)
         online = online_signed(self, root.signed, ready)
-        order = [role for role in ready if role != ROOT] + [ROOT] * (ROOT in ready)
         with disk_errors(self.folder):
-            for role in order:
+            for role in (role for role in ready if role != ROOT):
                 self._write(f"{ready[role].signed.version}.{role}.json", ready[role])
             self._write(f"{online[SNAPSHOT].signed.version}.snapshot.json", online[SNAPSHOT])
+            if ROOT in ready:
+                self._write(f"{root.signed.version}.{ROOT}.json", root)
             self._write("timestamp.json", online[TIMESTAMP])
             for role in ready:
                 self._draft_path(role).unlink(missing_ok=True)

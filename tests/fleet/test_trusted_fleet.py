@@ -172,8 +172,7 @@ def test_an_order_alone_installs_nothing(fleet: Fleet) -> None:
     settle(fleet, bad, Phase.ROLLED_BACK)
     fleet.rounds_until(lambda: fleet.running() == {1})
     never = fleet.register(0.9)
-    robots = fleet.robots.values()  # one that was given it: which ones are is drawn by lot
-    robot = next(one for one in robots if any(ran.version == bad.number for ran in one.ran))
+    robot = next(one for one in fleet.robots.values() if bad.number in {r.version for r in one.ran})
     wanted = ((never, "not among the approved"), (bad, "taken back"))
     for step, (ref, why) in enumerate(wanted, 1):
         held = fleet.registry.assignment(robot.name)

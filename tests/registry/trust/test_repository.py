@@ -312,6 +312,63 @@ def test_killed_while_publishing_the_next_command_goes_on(
     assert vault.repository.drafts() == {}
 
 
+def test_killed_while_a_new_root_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Robots go on through every kill but one, between root and timestamp; there they refuse, and
+    after the next command all is well."""
+    whole = repository_module.write_whole
+    wrote: list[str] = []
+    refused = []
+    for at in ("1st", "targets", "snapshot", "root", "timestamp"):
+        vault = Vault(tmp_path / at).init()
+        vault.approve(1)
+        roots = [vault.person(name) for name in ("anna", "ben", "cleo")]
+        approvers = [vault.person(name) for name in ("dora", "emil", "fay")]
+        ceremony.harden(vault.repository, roots, 2, approvers, 2)
+        vault.with_keys("anna", "ben", "dora").sign()
+        client = robot(vault, vault.folder.parent / "robot")
+        assert sees(client, 1)
+        last = vault.with_keys("emil")
+        last.repository.sign()
+        wrote.clear()
+
+        def dies(path: Path, content: bytes, at: str = at) -> None:
+            if (at == "1st" and not wrote) or f"{at}.json" in path.name:
+                raise Died
+            wrote.append(path.name)
+            whole(path, content)
+
+        monkeypatch.setattr(repository_module, "write_whole", dies)
+        with pytest.raises(Died):
+            last.repository.publish()
+        monkeypatch.undo()
+        try:
+            assert sees(client, 1)
+        except Corrupt:
+            refused.append(at)
+        assert sorted(vault.opened("emil").publish()), "the next command goes on"
+        assert sees(client, 1)
+        assert vault.approvals.status().hardened
+    assert refused == ["timestamp"]
+    assert wrote[-1] == "2.root.json"
+
+
+def test_a_draft_left_by_a_kill_after_the_end_is_not_built_on(vault: Vault, tmp_path: Path) -> None:
+    """All was published but the draft's removal: the next change is a version of its own."""
+    vault.repository.put_file("keyring.json", b"1")
+    vault.repository.sign()
+    left = (vault.folder / "drafts" / "targets.json").read_bytes()
+    vault.repository.publish()
+    (vault.folder / "drafts" / "targets.json").write_bytes(left)
+    before = vault.repository.version("targets")
+    vault.approvals.put_file("keyring.json", b"2")
+    assert vault.repository.version("targets") == before + 1
+    client = robot(vault, tmp_path / "robot")
+    client.refresh()
+    assert client.file("keyring.json").read_bytes() == b"2"
+
+
 def test_old_versions_are_pruned_and_roots_never(vault: Vault) -> None:
     for number in range(1, 12):
         vault.approve(number)
