@@ -24,12 +24,16 @@ def joint_speed(world: World, rows: Ints) -> Floats:
     return _fastest(world.scene, world.qvel[rows])
 
 
+def hand_force(world: World, rows: Ints) -> Floats:
+    """(n,) largest net force of object and table on one hand now [N]."""
+    return _strongest(world.scene, world.sensors[rows])
+
+
 def _fastest(scene: Scene, qvel: Floats) -> Floats:
     return np.asarray(np.abs(qvel[..., scene.arm_dof]).max(axis=-1))
 
 
 def _strongest(scene: Scene, sensors: Floats) -> Floats:
-    """Largest net force of object and table on one hand [N]."""
     on_others = sensors[..., scene.force].sum(axis=-2)
     return np.asarray(np.linalg.norm(on_others, axis=-1).max(axis=-1))
 
