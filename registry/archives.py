@@ -19,7 +19,7 @@ import json
 import re
 import zipfile
 import zlib
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from registry.pickles import NotPickleError, opcodes
 
@@ -163,11 +163,17 @@ def _check_program(archive: zipfile.ZipFile, names: dict[str, zipfile.ZipInfo]) 
             _check_inner(archive.open(member), member.file_size, name)
 
 
-def _check_inner(source: object, size: int, name: str) -> None:
+def _content(source: IO[bytes], size: int) -> bytes:
+    """A member as far as the directory says it goes: asked for everything, zipfile would unpack
+    whatever its stream holds before it cuts."""
+    return source.read(size)
+
+
+def _check_inner(source: IO[bytes], size: int, name: str) -> None:
     """Tensors that `torch.save` wrote, an archive of its own."""
     if size > MAX_UNPACKED:
         raise ValueError(f"{name} is {size} bytes long")
-    content = io.BytesIO(source.read())  # type: ignore[attr-defined]
+    content = io.BytesIO(_content(source, size))
     with _open(content, size) as archive:
         names = _names(archive)
         _only(names, _STATE)
@@ -186,7 +192,7 @@ def _only(names: dict[str, zipfile.ZipInfo], allowed: re.Pattern[str]) -> None:
 def _text(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
     if member.file_size > MAX_UNPACKED:
         raise ValueError(f"{member.filename} is {member.file_size} bytes long")
-    return archive.read(member).decode("utf-8")
+    return _content(archive.open(member), member.file_size).decode("utf-8")
 
 
 def _check_json(text: str, name: str) -> None:
@@ -206,11 +212,11 @@ def _check_json(text: str, name: str) -> None:
             waiting += value
 
 
-def _check_pickle(source: object, size: int, name: str, *, own: bool) -> None:
+def _check_pickle(source: IO[bytes], size: int, name: str, *, own: bool) -> None:
     """`own`: TorchScript's unpickler makes the archive's classes; Python's never sees them."""
     if size > MAX_UNPACKED:
         raise ValueError(f"{name} is {size} bytes long")
-    content = io.BytesIO(source.read())  # type: ignore[attr-defined]
+    content = io.BytesIO(_content(source, size))
     try:
         for opcode in opcodes(content, size):
             if opcode.name not in _OPCODES or (opcode.name == "NEWOBJ" and not own):

@@ -19,9 +19,11 @@ import json
 import os
 import re
 import stat
+import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,6 +52,9 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
+Identity = tuple[int, ...]  # of a file: device, number, size, time of content and of change
+
+
 @dataclass(frozen=True)
 class Found:
     """One acceptable file: its path inside the checkpoint, where it lies, its size in bytes."""
@@ -57,6 +62,8 @@ class Found:
     name: str
     path: Path
     size: int
+    seen: Identity | None = None
+    """Of the file that was looked at; what is stored must still be that one."""
 
     @property
     def suffix(self) -> str:
@@ -91,9 +98,7 @@ def scan(folder: Path) -> tuple[Found, ...]:
             )
     if len({name.casefold() for name in names}) != len(names):
         raise Refused("two files differ only in upper and lower case", evidence=str(folder))
-    for found in files:
-        _check(found, names)
-    return tuple(files)
+    return tuple(_check(found, names) for found in files)
 
 
 def refuse_name(name: str, where: str) -> None:
@@ -113,6 +118,12 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(handle)
         raise _refused(path, "is no longer a file", "take it out of the checkpoint")
     return os.fdopen(handle, "rb")
+
+
+def identity(stream: BinaryIO) -> Identity:
+    """What changes when a file does, or another takes its name."""
+    about = os.fstat(stream.fileno())
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 def read_json(content: bytes, where: str) -> dict[str, Any]:
@@ -177,18 +188,21 @@ def _kind(entry: os.DirEntry[str], path: Path, name: str) -> Found | None:
     raise _refused(path, "is neither a file nor a folder", "take it out of the checkpoint")
 
 
-def _check(found: Found, names: set[str]) -> None:
+def _check(found: Found, names: set[str]) -> Found:
+    """The file with the identity that was looked at."""
     if found.suffix not in KINDS:
         raise _of_no_kind(found.path)
     with open_regular(found.path) as stream:
+        found = replace(found, seen=identity(stream))
         if found.is_archive:
             _check_archive(found, stream)
-            return
+            return found
         if found.suffix == SAFETENSORS:
             read_layout(found, stream)
         else:
             _check_text(found, stream, names)
         _check_disguise(found, stream)
+    return found
 
 
 def _check_text(found: Found, stream: BinaryIO, names: set[str]) -> None:
@@ -217,7 +231,7 @@ def _check_disguise(found: Found, stream: BinaryIO) -> None:
         other = "a zip archive"
     elif is_pickle(stream, found.size):
         other = "a pickle, which can run code when it is read"
-    elif _at(stream, 257, 5) == b"ustar":
+    elif _at(stream, 257, 5) == b"ustar" or _is_tar_header(_at(stream, 0, tarfile.BLOCKSIZE)):
         other = "a tar archive"
     else:
         position = 0
@@ -227,6 +241,15 @@ def _check_disguise(found: Found, stream: BinaryIO) -> None:
             position = position * 2 or 512
     if other is not None:
         raise _refused(found.path, f"is also {other}", "export the weights anew as safetensors")
+
+
+def _is_tar_header(block: bytes) -> bool:
+    """Also of the oldest kind, which has no magic and is known by its checksum alone."""
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def _at(stream: BinaryIO, position: int, length: int) -> bytes:
@@ -269,11 +292,11 @@ def _is_text(content: bytes) -> bool:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
         raise ValueError(f"key {twice!r} is given twice")
-    return dict(pairs)
+    return found
 
 
 def _no_constant(word: str) -> float:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 MAX_OPCODES = 5_000_000
 MAX_WORD = 4096
+LONG_LINE = 1 << 20
 _PREFIXED = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
     pickletools.TAKEN_FROM_ARGUMENT4: 4,
@@ -74,33 +75,43 @@ def _argument(stream: BinaryIO, size: int, opcode: pickletools.OpcodeInfo) -> st
 
 
 def _line(stream: BinaryIO) -> str:
-    line = stream.readline(MAX_WORD)
-    if not line.endswith(b"\n"):
+    """Up to the next newline, wherever that is: an unpickler reads a line of any length."""
+    part = line = stream.readline(MAX_WORD)
+    while part and not part.endswith(b"\n"):
+        part = stream.readline(LONG_LINE)
+    if not part:
         raise NotPickleError("a line without end")
-    return line[:-1].decode("latin-1")
+    return line[:-1].decode("latin-1") if part is line else f"{line.decode('latin-1')}…"
 
 
 def is_pickle(stream: BinaryIO, size: int) -> bool:
     """Whether an unpickler that is handed the file would come to call something, or to its end.
 
     A text that only begins like a pickle is none: an unpickler's stack is kept count of, and it
-    stops where that would. A stream of more opcodes than anybody writes counts as one.
+    stops where that would. A stream of more opcodes than anybody writes counts as one. What
+    follows a pickle's end is looked at in the same way: PyTorch's old format, for one, is several
+    pickles in a row, the first of them a mere number.
     """
     stream.seek(0)
-    stack = _Stack()
     named = proto = False
-    try:
-        for opcode in opcodes(stream, size):
-            stack.apply(_BY_NAME[opcode.name])
-            if opcode.name == "INST" or (named and opcode.name in _CALLING):
-                return True
-            named = named or opcode.name in _NAMING
-            proto = proto or opcode.name == "PROTO"
-    except NotPickleError:
-        return False
-    except ValueError:
-        return True
-    return named or proto
+    seen = 0
+    while not (named or proto):
+        stack = _Stack()
+        try:
+            for opcode in opcodes(stream, size):
+                stack.apply(_BY_NAME[opcode.name])
+                if opcode.name == "INST" or (named and opcode.name in _CALLING):
+                    return True
+                named = named or opcode.name in _NAMING
+                proto = proto or opcode.name == "PROTO"
+                seen += 1
+                if seen > MAX_OPCODES:
+                    return True
+        except NotPickleError:
+            return False
+        except ValueError:
+            return True
+    return True
 
 
 class _Stack:
@@ -111,6 +122,9 @@ class _Stack:
 
     def apply(self, opcode: pickletools.OpcodeInfo) -> None:
         """Raises NotPickleError where an unpickler would find too little."""
+        if opcode.name == "POP" and len(self._marked) > 1 and not self._marked[-1]:
+            self._marked.pop()  # an unpickler then takes the mark itself
+            return
         taken = list(opcode.stack_before)
         if pickletools.markobject in taken:
             if len(self._marked) == 1:

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from registry.blobs.folder import REPAIR
 from registry.blobs.hashing import Budget, FilePart, Hasher, Held, named
-from registry.checkpoint import Found, open_regular, read_layout
+from registry.checkpoint import Found, identity, open_regular, read_layout
 from registry.errors import Conflict, Corrupt, NotFound
 from registry.ports import Batch, BlobStore, Source
 from registry.storage import disk_errors, sync_folder
@@ -51,7 +51,9 @@ def store_file(
     the file meanwhile makes a Conflict, not a version.
     """
     with disk_errors(found.path), open_regular(found.path) as stream:
-        before = _identity(stream)
+        before = identity(stream)
+        if found.seen not in (None, before):
+            raise _changed(found)
         if in_pieces and found.path.suffix.lower() == WEIGHTS_SUFFIX:
             begin, tensors = read_layout(found, stream)
             entry = _recognise(stream, found, begin, known, progress)
@@ -63,7 +65,7 @@ def store_file(
             digest = _hash_whole(stream, progress)
             batch.add(digest, FilePart(found.path, 0, found.size))
             entry = FileEntry(found.name, digest, found.size)
-        if _identity(stream) != before:
+        if identity(stream) != before:
             raise _changed(found)
     return entry
 
@@ -214,11 +216,6 @@ def _hash_parts(
             if progress is not None:
                 progress(len(data))
         return whole.digest(), parts.digests
-
-
-def _identity(stream: BinaryIO) -> tuple[int, int]:
-    about = os.fstat(stream.fileno())
-    return about.st_size, about.st_mtime_ns
 
 
 def _changed(found: Found) -> Conflict:

@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import tarfile
+import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +25,7 @@ from record import POLICY, Record
 
 from registry.backends import Settings, write_settings
 from registry.checkpoint import MAX_FILES, scan
-from registry.errors import ConfigError, Refused
+from registry.errors import ConfigError, Conflict, Refused
 from registry.home import Home
 from registry.pickles import is_pickle
 from registry.record.actors import Actor
@@ -88,6 +90,27 @@ def test_weights_that_are_also_a_pickle_are_refused(folder: Path, tmp_path: Path
     with path.open("r+b") as stream:
         stream.seek(string_end)
         stream.write(attack)
+    refused(folder, "a pickle, which can run code")
+
+
+ACTS = b"cbuiltins\nlen\n(S'abc'\ntR."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"(0" + ACTS, id="a mark taken from the stack by POP"),
+        pytest.param(b"V" + b"a" * 5000 + b"\n0" + ACTS, id="a line longer than any name"),
+        pytest.param(b"N." + ACTS, id="behind a harmless one, as in PyTorch's old format"),
+        pytest.param(b"I1\n.N." + ACTS, id="behind two"),
+    ],
+)
+def test_a_pickle_that_is_spelled_oddly_is_refused(folder: Path, content: bytes) -> None:
+    stream, results = io.BytesIO(content), []
+    while stream.tell() < len(content):
+        results.append(pickle.load(stream))  # noqa: S301 - it takes the length of a word
+    assert results[-1] == 3
+    (folder / "note.txt").write_bytes(content)
     refused(folder, "a pickle, which can run code")
 
 
@@ -228,6 +251,21 @@ def test_weights_that_are_also_a_tar_are_refused(folder: Path) -> None:
     assert content[257] == ord("x")
     content[257:262] = b"ustar"
     (folder / "policy.safetensors").write_bytes(content)
+    refused(folder, "also a tar archive")
+
+
+def test_weights_that_are_also_a_tar_without_magic_are_refused(folder: Path) -> None:
+    """The oldest tar is known by its checksum alone; PyTorch's oldest format is such a tar."""
+    path = folder / "policy.safetensors"
+
+    def write(checksum: bytes) -> bytes:
+        fields = b"0000644 0000000 0000000 00000000000 00000000000 " + checksum + b"0"
+        value = (b"x" * 68 + fields).ljust(600).decode()
+        return write_tensors(path, TENSORS, a=value)
+
+    right = tarfile.calc_chksums(write(b" " * 8)[:512])[0]
+    write(b"%06o  " % right)
+    assert tarfile.is_tarfile(path)
     refused(folder, "also a tar archive")
 
 
@@ -381,6 +419,55 @@ def test_nothing_refused_leaves_a_byte_in_the_store(tmp_path: Path, folder: Path
     with pytest.raises(Refused):
         record.registry.register(folder, POLICY)
     assert not [path for path in record.home.blobs.rglob("*") if path.is_file()]
+
+
+def test_a_file_that_changes_after_it_was_looked_at_is_not_stored(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from registry.record import registration
+
+    trap = pickle.dumps(Trap(tmp_path / "canary"), 0)
+    note = folder / "note.txt"
+    note.write_bytes(b"x" * len(trap))
+    before = note.stat()
+
+    def then_swapped(where: Path) -> object:
+        found = scan(where)
+        note.write_bytes(trap)
+        os.utime(note, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return found
+
+    record = Record(tmp_path)
+    looks = iter((scan, then_swapped))
+    monkeypatch.setattr(registration, "scan", lambda where: next(looks)(where))
+    with pytest.raises(Conflict, match="changed while it was registered"):
+        record.registry.register(folder, POLICY)
+    assert record.registry.list_versions() == []
+
+
+def test_a_key_given_twice_among_very_many_is_found_at_once(folder: Path) -> None:
+    keys = ",".join(f'"k{n}":1' for n in range(200_000))
+    (folder / "x.json").write_text(f'{{{keys},"k199999":2}}')
+    began = time.monotonic()
+    refused(folder, "given twice")
+    assert time.monotonic() - began < 10.0
+
+
+def test_a_member_that_unpacks_to_more_than_it_says_does_not_fill_memory(folder: Path) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as made:
+        made.writestr("m/version", b"3\n")
+        made.writestr("m/constants.pkl", b"\x80\x02).")
+        made.writestr("m/data.pkl", bytes(200 << 20), compress_type=zipfile.ZIP_DEFLATED)
+    content = bytearray(out.getvalue())
+    entry = content.rindex(b"PK\x01\x02")
+    content[entry + 24 : entry + 28] = (1000).to_bytes(4, "little")
+    (folder / "x.pt").write_bytes(content)
+    tracemalloc.start()
+    refused(folder, "x.pt may not be kept")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20
 
 
 # -- PyTorch's archives ----------------------------------------------------------------------------
