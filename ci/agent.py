@@ -66,6 +66,7 @@ def command(
     max_attempts: int | None,
 ) -> None:
     """Run the agent of one robot until it is told to stop."""
+    from ci.hosting import host_for
     from ci.rig import build_rig
     from fleet.agent.admission import Admission
     from fleet.agent.identity import Identity
@@ -100,7 +101,9 @@ def command(
             admission = Admission(folder / "trust", link)
             if trust_root is not None:
                 admission.believe(trust_root.read_bytes())
-            updater = Updater(folder / "versions", link, config.class_, admission=admission)
+            updater = Updater(
+                folder / "versions", link, config.class_, load=host_for(config), admission=admission
+            )
             identity = Identity(folder, lambda: admission.file("keyring.json"))
             supervisor = Supervisor(
                 work, link, spool, updater, attempts.run, extra=attempts.status, identity=identity

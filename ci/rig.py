@@ -20,7 +20,7 @@ import can
 import numpy as np
 
 from ci.cycle_log import CycleLog
-from fleet.attempt import SceneCheck
+from fleet.attempt import Scene, SceneCheck
 from fleet.camera import PoseSource
 from fleet.can.arm import Arm
 from fleet.can.bus import FrameTap, open_bus
@@ -37,6 +37,7 @@ from harness.tasks import find_robot_task
 from harness.tasks.box_grasp import BOX_GRASP, JointJudge
 from harness.twin.monitor import FrameMonitor
 from harness.twin.physics import TwinConfig, TwinWorld
+from harness.twin.remote import RemoteTwin
 from registry.errors import ConfigError, ServiceFailed
 
 
@@ -84,8 +85,10 @@ class Rig:
         """Who decides an attempt's outcome, from what the arm measures."""
         return JointJudge(self.kinematics[0], find_robot_task(task))
 
-    def conveyor(self) -> Conveyor:
+    def conveyor(self) -> Scene:
         """The scene of a robot that works by itself."""
+        if self.config.twin_control is not None:
+            return RemoteTwin(self.config.twin_control)
         if self.world is None:
             raise ServiceFailed(
                 f"{self.config.robot} has no scene source",
@@ -131,7 +134,7 @@ def build_rig(
     if log is None and config.cycle_log is not None:
         now = datetime.now(UTC)
         log = config.cycle_log / f"{config.robot}-{now:%Y%m%dT%H%M%S.%f}.mcap"
-    if config.servo == "process":
+    if config.servo_process:
         return _remote(config, values, poses or _poses(config, None), log)
     return _inline(config, kinematics, values, poses, log)
 
@@ -285,6 +288,8 @@ def _limits(config: RobotConfig, kinematics: tuple[ArmKinematics, ...]) -> Limit
 
 
 def _poses(config: RobotConfig, world: TwinWorld | None) -> PoseSource:
+    if config.twin_control is not None:
+        return RemoteTwin(config.twin_control)
     if world is None:
         raise ServiceFailed(
             f"{config.robot} has no camera that sees the object",

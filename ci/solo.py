@@ -135,9 +135,9 @@ def run_solo(
     a twin it is not. `cycle_log` is where every servo cycle goes, as MCAP. Raises ConfigError
     (contract), Refused (probe, lease, not a station), ServiceFailed (arm).
     """
+    from ci.hosting import host_for
     from harness.tasks import find_robot_task
     from policies.probe import probe
-    from policies.process import host
 
     goal = find_robot_task(task)
     if not config.is_twin and config.role != "lab":
@@ -150,7 +150,7 @@ def run_solo(
     for number in log.unfinished:
         say(f"run {number} of {config.robot} has no end: its program died")
     with tempfile.TemporaryDirectory(prefix="policyctl-") as scratch, stop_on_signals() as stop:
-        policy = host(registry.materialize(version.ref, Path(scratch) / "checkpoint"))
+        policy = host_for(config)(registry.materialize(version.ref, Path(scratch) / "checkpoint"))
         try:
             policy.contract.check(config.class_, task)
             probe(policy)
@@ -209,7 +209,8 @@ def _right_to_move(registry: Registry, config: RobotConfig) -> Iterator[None]:
 
 
 def _scene(rig: Rig, ready: Callable[[], bool]) -> Scene:
-    return rig.conveyor() if rig.world is not None else _ByHand(ready)
+    alone = rig.world is not None or rig.config.twin_control is not None
+    return rig.conveyor() if alone else _ByHand(ready)
 
 
 @dataclass

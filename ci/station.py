@@ -141,14 +141,14 @@ def _run(
     listen: Callable[[Record], None] | None,
     stop: Stop,
 ) -> HilResult:
+    from ci.hosting import host_for
     from harness.hil.hooks.stock import StockFile
     from harness.hil.lease import StationLease
     from harness.hil.prompts.broker import Unanswered
     from harness.hil.run import run_suite
     from policies.contract import ROBOT_CLASSES
-    from policies.process import host
 
-    policy = host(checkpoint)
+    policy = host_for(config)(checkpoint)
     for task in suite.tasks:
         policy.contract.check(ROBOT_CLASSES[config.robot_class], task.task)
     holder = f"{getpass.getuser()}@{socket.gethostname()}:{os.getpid()}"
@@ -193,10 +193,22 @@ def open_bench(config: RobotConfig, frames: Path | None = None) -> Iterator[Runt
                 frames.write_text(json.dumps(rig.frames(), indent=2))
 
 
+LATER = ("limits", "servo", "servo_core", "twin_control")
+"""Keys of robot files that came after the first results."""
+
+
 def engine_of(config: RobotConfig) -> str:
     """What moved and measured: a twin's emulator and physics, or the arm itself, by their file."""
     kind = "twin" if config.is_twin else "arm"
-    return f"{kind}/{digest_of(config.model_dump(mode='json'))[7:23]}"
+    said = config.model_dump(mode="json")
+    for name in LATER:  # results of files that do not name a later key keep theirs
+        if said[name] == RobotConfig.model_fields[name].get_default():
+            del said[name]
+    del said["cycle_log"]
+    for arm in said["arms"]:
+        if arm["calibration"] is None:
+            del arm["calibration"]
+    return f"{kind}/{digest_of(said)[7:23]}"
 
 
 def people(prompts: str, robot: RuntimeRobot, subject: Subject, stop: Stop) -> tuple[Clock, Broker]:

@@ -6,7 +6,8 @@
     on_host_loss: hold                # hold or fall; a real arm does not arm without it
     work: continuous                  # or on_rollout: attempts only while a rollout runs here
     servo_hz: 200
-    servo: process                    # or inline (default): with the guardian, in its own process
+    servo: process                    # with a guardian; or inline, in the program of the policy
+    servo_core: 3                     # a core that the kernel leaves alone
     cycle_log: /var/log/arm           # a folder: every servo cycle of each session, as MCAP
     speed_scale: 1.0                  # .5 runs the same path in twice the time
     arms:
@@ -25,6 +26,8 @@ Rules
 - Arms are those of the robot class, in its order; on a twin all are emulated, or none.
 - A real robot says what its motors do when this computer dies (`on_host_loss`); there is no
   default, because either answer can hurt: `hold` keeps pushing, `fall` drops the arm.
+- A real arm's servo is a process of its own with a guardian, unless the file says `inline`. A twin
+  in lock-step and a virtual bus are inline: they live in one process.
 - `calibration` and `limits` narrow what the arm may do, nothing widens it, and they come from this
   file alone: no policy and no message changes them.
 - The servo period is a whole number of physics steps and divides the policy's.
@@ -170,11 +173,14 @@ class RobotConfig(Strict):
     on_host_loss: Literal["hold", "fall"] | None = None
     work: Literal["continuous", "on_rollout"] = "continuous"
     servo_hz: int = Field(default=200, gt=0, le=1000)
-    servo: Literal["inline", "process"] = "inline"
+    servo: Literal["inline", "process"] | None = None
+    """See `servo_process`."""
     servo_core: int | None = Field(default=None, ge=0)
     """The core that a servo of its own process stays on."""
     cycle_log: Path | None = None
     """A folder; as beside the robot file."""
+    twin_control: Path | None = None
+    """The control socket of a `policyctl twin run`: it sees the object and lays out boxes."""
     speed_scale: float = Field(default=1.0, gt=0, le=1)
     table_z: float | None = None
     """Table top [m] in the base frame where the task does not say it."""
@@ -204,11 +210,13 @@ class RobotConfig(Strict):
             raise ValueError("arms: some are twins and some are real; a robot is one or the other")
         if self.is_twin != (self.twin is not None):
             raise ValueError("twin: settings are needed with `interface: twin`, and only with it")
-        if self.is_twin and self.servo == "process":
+        if self.servo == "process" and self._in_one_process:
             raise ValueError(
-                "servo: a twin of the own process runs in lock-step, inline; "
-                "`policyctl twin run` serves one that a servo process can drive"
+                "servo: a twin of the own process runs in lock-step and a virtual bus in one process, "
+                "inline; `policyctl twin run` serves a twin that a servo process can drive"
             )
+        if self.is_twin and self.twin_control is not None:
+            raise ValueError("twin_control: is of a twin process; this twin is in lock-step")
         if not self.is_twin and self.on_host_loss is None:
             raise ValueError(
                 "on_host_loss: a real arm has to say hold (motors keep pushing) or fall"
@@ -231,6 +239,17 @@ class RobotConfig(Strict):
     @property
     def is_twin(self) -> bool:
         return self.arms[0].bus.twin
+
+    @property
+    def _in_one_process(self) -> bool:
+        return any(arm.bus.interface in ("twin", "virtual") for arm in self.arms)
+
+    @property
+    def servo_process(self) -> bool:
+        """Whether the servo is a process of its own."""
+        if self.servo is None:
+            return not self._in_one_process
+        return self.servo == "process"
 
     @property
     def period_s(self) -> float:

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from fleet.can.faults import ArmFault, FaultKind
 from fleet.limits import JOINTS
 from fleet.safety import INTERVENTIONS
 from fleet.servo import COMMAND_AGE_S
@@ -392,13 +393,16 @@ class ServoClient:
             if told["n"] == number:
                 return told["result"]
 
-    def _gone(self, why: str) -> ServiceFailed:
+    def _gone(self, why: str) -> ArmFault:
+        """Communication with all arms is lost, which is what it means to an attempt."""
         code = self._servo.poll() if self._servo is not None else None
         ended = f", status {code}" if code is not None else ""
-        return ServiceFailed(
-            "the servo does not answer",
-            evidence=f"{why}{ended}",
-            hint="the guardian holds and lowers the arms: look at them, then start again",
+        return ArmFault(
+            FaultKind.ADAPTER_LOST,
+            " and ".join(one.arm for one in self.setup.buses),
+            (),
+            f"the servo does not answer: {why}{ended}",
+            "the guardian holds and lowers the arms: look at them, then start again",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -57,3 +58,34 @@ def refuse(folder: Path) -> Told:
 
 def explode(folder: Path) -> Told:
     raise MemoryError("too large")
+
+
+SWAYING_HZ = 10
+
+
+class Swaying:
+    """Moves joint 1 a little, and can be told to die or hang at a step."""
+
+    def __init__(self, folder: Path) -> None:
+        body = contract_json()
+        body["action"] |= {"low": [-3.4] * 8, "high": [3.4] * 8}
+        self.contract = parse_contract(body | {"rate_hz": SWAYING_HZ, "latency_ms": 80.0})
+        self._plan = json.loads((folder / "plan.json").read_text())
+        self.reset()
+
+    def reset(self) -> None:
+        self.step = 0
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        self.step += 1
+        if self.step == self._plan.get("dies"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.step == self._plan.get("stops"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        out = np.zeros((1, 8), np.float32)
+        out[0, 0] = 0.5
+        return out
+
+
+def swaying(folder: Path) -> Swaying:
+    return Swaying(folder)

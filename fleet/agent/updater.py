@@ -131,7 +131,10 @@ class Updater:
         for folder in self._folder.iterdir():
             if folder.is_dir() and folder.name.removeprefix(INCOMING) not in names:
                 shutil.rmtree(folder)
-        self._ready = {key: ready for key, ready in self._ready.items() if ready.digest in stay}
+        for key in [key for key, ready in self._ready.items() if ready.digest not in stay]:
+            close = getattr(self._ready.pop(key).policy, "close", None)
+            if close is not None:
+                close()  # a policy in a process of its own takes that with it
 
     def holds(self, digest: str) -> bool:
         """The version's files are on this robot."""

@@ -84,6 +84,7 @@ class LiveTwin:
         self.look_s = 0.1
         self._recorder = recorder
         self._players: list[Player] = []
+        self._sight = world.pose_source()
         self._epoch = time.time() - world.now()
         self._began = 0.0
 
@@ -218,8 +219,23 @@ class LiveTwin:
                 return {"events": len(events)}
             case "state":
                 return self.state()
+            case "pose":
+                return self._pose()
+            case "scene":
+                placement = self.world.new_scene()
+                facts = {name: getattr(placement, name) for name in ("x", "y", "yaw")}
+                facts |= {"mass": self.world.box_mass, "friction": self.world.box_friction}
+                told = {name: round(float(value), 4) for name, value in facts.items()}
+                return {"scene": self.world.scene_number, **told}
             case other:
                 raise UsageError(f"no request {other!r}")
+
+    def _pose(self) -> dict[str, Any] | None:
+        """What the tag detector says of the box now; None before its first frame."""
+        pose = self._sight.read()
+        if pose is None:
+            return None
+        return {"position": pose.position.tolist(), "yaw": pose.yaw, "age_s": pose.age_s}
 
     def play(self, events: Sequence[Event]) -> None:
         """Begin a script now. Raises UsageError if one of its events cannot be on this twin."""

@@ -113,8 +113,6 @@ class PolicyctlBus(can.BusABC):
         self._refuse = 0
         self._greeted = False
         self._socket = _connected(self.channel)
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
         try:
             self._greet()
         except can.CanError:
@@ -153,7 +151,9 @@ class PolicyctlBus(can.BusABC):
 
     def _take(self, timeout: float | None) -> None:
         """Wait for packets and take all that are there."""
-        if not self._poll.poll(None if timeout is None else max(0.0, timeout * 1e3)):
+        # not poll(): it rounds up to milliseconds, and who waits by a bus for a tick wakes late
+        wait_s = None if timeout is None else max(0.0, timeout)
+        if not select.select([self._socket], [], [], wait_s)[0]:
             return
         while True:
             try:
