@@ -98,10 +98,10 @@ def command(
                 poll_s=poll,
             )
             admission = Admission(folder / "trust", link)
-            if trust_root is not None:
-                admission.believe(trust_root.read_bytes())
-            updater = Updater(folder / "versions", link, config.class_, admission=admission)
             identity = Identity(folder, lambda: admission.file("keyring.json"))
+            if trust_root is not None:
+                admission.believe(trust_root.read_bytes(), identity.forget)
+            updater = Updater(folder / "versions", link, config.class_, admission=admission)
             supervisor = Supervisor(
                 work, link, spool, updater, attempts.run, extra=attempts.status, identity=identity
             )

@@ -191,25 +191,27 @@ def harden(
     """
     from registry.trust import ceremony
     from registry.trust.keys import public_key
+    from registry.trust.roles import hardened
+    from registry.trust.sealing import public_of
 
     with open_registry() as registry:
         registry.actor.require("trust")
         confirm("Give root and approvals to these keys?", yes)
         approvals = _open(registry)
+        approving = [public_key(file) for file in approvers]
+        keyring = None
+        if registry.trust is not None:  # what it refuses is refused before any draft
+            keyring = hardened(registry.trust.newest, [public_of(key) for key in approving])
         done = ceremony.harden(
             approvals.repository,
             [public_key(file) for file in roots],
             root_threshold,
-            [public_key(file) for file in approvers],
+            approving,
             threshold,
         )
         registry.note_trust("trust_harden", "trust", {"published": done})
-        if registry.trust is not None:
-            from registry.trust.roles import hardened
-            from registry.trust.sealing import public_of
-
-            keys = [public_of(public_key(file)) for file in approvers]
-            registry.trust.propose(hardened(registry.trust.newest, keys))
+        if registry.trust is not None and keyring is not None:
+            registry.trust.propose(keyring)
         _told(approvals, {"published": done}, "the new keys decide")
 
 
@@ -228,7 +230,11 @@ def sign(files: tuple[Path, ...], places: tuple[str, ...], yes: bool) -> None:
     with open_registry() as registry:
         registry.actor.require("trust")
         approvals = _open(registry, places)
-        for line in approvals.changes():
+        changes = approvals.changes()
+        if not changes:
+            emit({"missing": {}}, "nothing waits for a signature")
+            return
+        for line in changes:
             narrate(line)
         confirm("Sign this?", yes)
         approvals.sign()

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry.errors import Conflict, Corrupt, NotAllowed, WrongSigner
+from registry.errors import Conflict, Corrupt, NotAllowed, PolicyctlError, WrongSigner
 from registry.storage import disk_errors, write_whole
 from registry.trust.keyring import Keyring, parse_keyring
 
@@ -130,7 +130,12 @@ class TrustFolder:
             write_whole(self.root / SIGNERS, json.dumps(said, indent=2).encode())
 
     def has_signer(self, role: str) -> bool:
-        return VARIABLE + role.upper() in os.environ or role in self.signers()
+        """Whether `signer` would answer; a key of another role, or out of reach, is none."""
+        try:
+            self.signer(role)
+        except PolicyctlError:
+            return False
+        return True
 
     def signer(self, role: str) -> Signer:
         """The signer of this machine in a role. Raises NotAllowed or WrongSigner."""

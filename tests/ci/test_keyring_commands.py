@@ -248,3 +248,55 @@ def test_a_bundle_is_signed_by_the_homes_publisher_and_taken_from_one_that_is_li
     taken = done(run("import", "../signed"))
     assert taken["created"]
     assert taken["signature_checked"]
+
+
+def test_what_the_keyring_refuses_leaves_no_half_of_a_hardening(run: Run) -> None:
+    done(run("trust", "init"))
+    for name in ("anna", "ben", "cleo", "emil", "fay", "ci"):
+        done(run("trust", "key", f"people/{name}"))
+    done(run("trust", "grant", "runner", "people/ci.pub", "--yes"))
+    roots = [word for name in ("anna", "ben", "cleo") for word in ("--root", f"people/{name}.pub")]
+    three = [
+        word for name in ("ci", "emil", "fay") for word in ("--approver", f"people/{name}.pub")
+    ]
+    refused = run("trust", "harden", *roots, *three, "--yes")
+    assert refused.status == 5
+    assert "another role" in refused.out
+    assert done(run("trust", "status"))["pending"] == []
+
+
+def test_a_signer_is_shown_whose_key_the_keyring_lists(run: Run) -> None:
+    begun = done(run("trust", "init"))["key"]
+    people = ("anna", "ben", "cleo", "dora", "emil", "fay", "ci")
+    made = {name: done(run("trust", "key", f"people/{name}"))["key"] for name in people}
+    roots = [word for name in people[:3] for word in ("--root", f"people/{name}.pub")]
+    approvers = [word for name in people[3:6] for word in ("--approver", f"people/{name}.pub")]
+    assert run("trust", "harden", *roots, *approvers, "--yes").status == 8
+    nags = done(run("trust", "status"))["nags"]
+    assert len(nags) == 3  # 33 drafts lack the same signatures; root lacks its own
+    assert any("targets, 32 bins have 0 of 2" in nag for nag in nags)
+    sign = [word for name in people[:5] for word in ("--key", f"file:people/{name}")]
+    shown = run("trust", "sign", *sign, "--yes").err
+    assert f"+ key {made['dora']} as approver" in shown
+    assert f"- key {begun} as approver" in shown
+    assert "keyring hardened: yes" in shown
+    assert done(run("trust", "sign", "--yes"))["missing"] == {}  # nothing waits
+    grant = ("trust", "grant", "director", "people/ci.pub", "--yes")
+    assert run(*grant).status == 8
+    again = run(*grant)  # the same again still waits
+    assert again.status == 8
+    assert again.data["changed"] is False
+    shown = run("trust", "sign", *sign[6:], "--yes").err
+    assert shown.count(made["ci"]) == 1
+    assert f"+ key {made['ci']} as director" in shown
+
+
+def test_revoking_is_for_keys_that_publish_judge_or_direct(run: Run, tmp_path: Path) -> None:
+    done(run("trust", "init"))
+    (tmp_path / "robot.yaml").write_text(ROBOT)
+    key = done(run("robot", "enrol", "robot.yaml"))["robots"][0]["key"]
+    refused = run("trust", "revoke", key, "--yes")
+    assert refused.status == 5
+    assert "--stolen" in refused.out
+    done(run("trust", "revoke", key, "--stolen", "--yes"))
+    assert done(run("trust", "roles"))["keyring"]["robots"] == {}
