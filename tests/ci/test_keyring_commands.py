@@ -16,10 +16,11 @@ from ci.cli.main import main
 from fleet.agent.identity import Identity
 from policies.contract import parse_contract
 from policies.formats.native import Network, save
-from registry.errors import NotAllowed
+from registry.errors import NotAllowed, ServiceFailed
 from registry.home import Home
 from registry.service import Actor, Registry
 from registry.trust.documents import check_assignment
+from registry.trust.files import TrustFolder
 from registry.versions import Provenance, VersionRef
 
 Run = Callable[..., Said]
@@ -125,6 +126,22 @@ def test_roles_come_apart_and_a_hardened_keyring_waits_for_its_approvers(
     refused = run("trust", "grant", "publisher", "people/dora.pub", "--yes")
     assert refused.status == 5
     assert "does not allow" in refused.out
+
+
+def test_an_init_that_was_killed_is_finished_by_the_next(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise ServiceFailed("the disk is full")
+
+    with monkeypatch.context() as once:
+        once.setattr(TrustFolder, "write_keyring", full)
+        assert run("trust", "init").status == 9
+    begun = done(run("trust", "init"))["key"]
+    assert done(run("trust", "roles"))["keyring"]["roles"]["runner"] == [begun]
+    assert run("trust", "init").status == 5
+    with opened(tmp_path) as registry:
+        assert registry.doubts(registered(tmp_path, registry)) == []
 
 
 def test_a_pipelines_runner_brings_its_key_in_the_environment(
