@@ -26,7 +26,6 @@ from registry.trust.keyring import Keyring, parse_keyring
 if TYPE_CHECKING:
     from registry.trust.keys import Signer
 
-FOLDER = "trust"
 KEYRING, NEXT, SIGNERS, KEYS = "keyring.json", "keyring.next.json", "signers.json", "keys"
 VARIABLE = "POLICYCTL_SIGNER_"
 HOME = "home:"
@@ -156,7 +155,7 @@ class TrustFolder:
         key = next((one for one in keyring.of_role(role) if one.keyid == entry.keyid), None)
         if key is None:
             raise self._wrong(role, entry.keyid, keyring)
-        return signer(self._resolved(entry.uri), as_key(key))
+        return signer(resolved(self.root, entry.uri), as_key(key))
 
     def _of_environment(self, role: str, uri: str, keyring: Keyring) -> Signer:
         """A file or variable says itself which key it is; of a service the role's only key is."""
@@ -186,12 +185,9 @@ class TrustFolder:
             hint="have it listed in the keyring, or name another in signers.json",
         )
 
-    def _resolved(self, uri: str) -> str:
-        """`home:NAME` is a key of this folder, wherever the home was moved to."""
-        if uri.startswith(HOME):
-            return f"file:{self.root / KEYS / uri.removeprefix(HOME)}"
-        return uri
 
-    def own(self, name: str) -> Path:
-        """Where a private key of this home is kept."""
-        return self.root / KEYS / f"{name}.pem"
+def resolved(folder: Path, place: str) -> str:
+    """`home:NAME` is a key of this folder, wherever the home was moved to; others stay the same."""
+    if place.startswith(HOME):
+        return f"file:{folder / KEYS / place.removeprefix(HOME)}"
+    return place

@@ -459,7 +459,7 @@ def test_a_directors_key_that_cannot_be_used_keeps_nobody_from_going_back(
     if how == "taken out":
         keys.folder.write_keyring(keys.keyring.without(keys.public["director"].keyid))
     elif how == "file gone":
-        keys.folder.own("director").unlink()
+        keys.own("director").unlink()
     else:
         monkeypatch.setenv("POLICYCTL_SIGNER_DIRECTOR", "env:NOWHERE")
     server = Registry.open(record.home, Actor("server", "controller"), clock=record.clock)
