@@ -99,12 +99,12 @@ def command(
                 poll_s=poll,
             )
             admission = Admission(folder / "trust", link)
+            identity = Identity(folder, lambda: admission.file("keyring.json"))
             if trust_root is not None:
-                admission.believe(trust_root.read_bytes())
+                admission.believe(trust_root.read_bytes(), identity.forget)
             updater = Updater(
                 folder / "versions", link, config.class_, load=host_for(config), admission=admission
             )
-            identity = Identity(folder, lambda: admission.file("keyring.json"))
             supervisor = Supervisor(
                 work, link, spool, updater, attempts.run, extra=attempts.status, identity=identity
             )

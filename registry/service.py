@@ -59,9 +59,8 @@ from registry.record.versions import Versions
 from registry.rollouts import TERMINAL, Abort, Event, Pause, Resume
 from registry.stages import Stage
 from registry.trust.authority import Trust, open_trust
-from registry.trust.files import FOLDER
 from registry.trust.keyring import PublicKey
-from registry.trust.opening import HomeApprovals
+from registry.trust.opening import FOLDER, HomeApprovals
 from registry.verdicts import Verdict
 from registry.versions import Manifest, Provenance, VersionRef
 

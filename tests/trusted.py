@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from registry.home import Home
-from registry.trust.files import FOLDER, SignerEntry, TrustFolder
+from registry.trust.files import KEYS, SignerEntry, TrustFolder
 from registry.trust.keyring import ROLES, Keyring, PublicKey
 from registry.trust.keys import Signer, new_key, signer
+from registry.trust.opening import FOLDER
 from registry.trust.sealing import public_of
 
 
@@ -21,12 +22,16 @@ class Keys:
         keyring = Keyring(since=since)
         entries = {}
         for role in roles:
-            key = self.public[role] = public_of(new_key(self.folder.own(role)))
+            key = self.public[role] = public_of(new_key(self.own(role)))
             keyring = keyring.with_key(role, key)
-            entries[role] = SignerEntry(f"file:{self.folder.own(role)}", key.keyid)
+            entries[role] = SignerEntry(f"file:{self.own(role)}", key.keyid)
         self.folder.write_keyring(keyring)
         self.folder.write_signers(entries)
         self._robots = home.root / "robots"
+
+    def own(self, name: str) -> Path:
+        """Where a private key of this home is kept."""
+        return self.folder.root / KEYS / f"{name}.pem"
 
     @property
     def keyring(self) -> Keyring:
@@ -34,11 +39,11 @@ class Keys:
 
     def signer(self, name: str) -> Signer:
         """The key of a role, also after it was taken out of the keyring."""
-        return signer(f"file:{self.folder.own(name)}")
+        return signer(f"file:{self.own(name)}")
 
     def make(self, name: str) -> PublicKey:
         """A further key, of no role yet."""
-        return public_of(new_key(self.folder.own(name)))
+        return public_of(new_key(self.own(name)))
 
     def replace(self, role: str, name: str, *, stolen: bool) -> PublicKey:
         """Another key for a role; the one before is retired, or taken out as stolen."""
@@ -46,7 +51,7 @@ class Keys:
         key = self.public[role] = self.make(name)
         keyring = self.keyring.with_key(role, key)
         self.folder.write_keyring(keyring.without(old) if stolen else keyring.retire(role, old))
-        entry = SignerEntry(f"file:{self.folder.own(name)}", key.keyid)
+        entry = SignerEntry(f"file:{self.own(name)}", key.keyid)
         self.folder.write_signers({**self.folder.signers(), role: entry})
         return key
 

@@ -7,6 +7,7 @@ import click
 from ci.app import open_registry
 from ci.cli.output import emit, narrate
 from ci.cli.refs import confirm, policy_option, version_json, version_ref, yes_option
+from ci.cli.waiting import open_approvals
 from registry.errors import Pending
 
 
@@ -23,14 +24,10 @@ def command(version: str, policy: str | None, places: tuple[str, ...], yes: bool
     What is signed is shown first. Exit status 8 while signatures of others are missing; when the
     last one is there, promote it again.
     """
-    from registry.trust.opening import HomeApprovals
-
     with open_registry() as registry:
         registry.actor.require("trust")
         record = registry.version(version_ref(registry, version, policy))
-        home = registry.approvals
-        home.require()
-        approvals = HomeApprovals(home.folder.parent, home.clock, places).open()
+        approvals = open_approvals(registry, places)
         for line in approvals.changes():
             narrate(line)
         confirm("Sign this?", yes)

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci.app import open_registry
-from ci.cli.output import emit, narrate
+from ci.cli.output import emit
 from ci.cli.refs import confirm, yes_option
-from registry.errors import NotFound, Pending
+from registry.errors import NotFound, Pending, Refused
+from registry.trust.roles import WORKING
 
 if TYPE_CHECKING:
     from registry.service import Registry
     from registry.trust.authority import Trust
     from registry.trust.keyring import Keyring
 
-ROLES = click.Choice(["publisher", "runner", "director"])
+ROLES = click.Choice(WORKING)
 
 
 @click.command("roles")
@@ -26,10 +27,10 @@ def roles() -> None:
     with open_registry() as registry:
         trust = _trust(registry)
         keyring, waits = trust.keyring, trust.proposed()
-        here = {role: trust.has_signer(role) for role in ("publisher", "runner", "director")}
+        here = {role for role in WORKING if trust.has_signer(role)}
     lines = [
         f"{role:<10}{', '.join(f'{keyid[:12]}…' for keyid in ids) or 'nobody'}"
-        f"{'  (a key is here)' if here.get(role) else ''}"
+        f"{'  (a key is here)' if role in here else ''}"
         for role, ids in keyring.roles.items()
     ]
     lines += [
@@ -91,13 +92,25 @@ def revoke(keyid: str, stolen: bool, yes: bool) -> None:
                 hint="`policyctl trust roles` lists the keys",
             )
         acts = ", ".join(keyring.roles_of(found[0]))
+        if found[0] in keyring.roles["approver"] and keyring.hardened:
+            raise Refused(
+                "approvers are not revoked here: root says who they are",
+                evidence=f"{found[0][:12]}… acts as {acts}",
+                hint="policyctl trust rotate KEY --new KEY.pub; a stolen one: trust recover KEY",
+            )
+        if not stolen and any(found[0] in ids for ids in keyring.robots.values()):
+            raise Refused(
+                "a robot's key is not retired: without it the robot cannot report",
+                evidence=f"{found[0][:12]}… acts as {acts}",
+                hint="where it was stolen: --stolen; then enrol the robot with another key",
+            )
         confirm(f"End {found[0][:12]}… as {acts}{', and what it signed' if stolen else ''}?", yes)
         changed = keyring.without(found[0]) if stolen else _retired(keyring, found[0])
         _change(registry, trust, changed, "trust_revoke", found[0])
 
 
 def _retired(keyring: Keyring, keyid: str) -> Keyring:
-    for role in ("publisher", "runner", "director"):
+    for role in WORKING:
         if keyid in keyring.roles[role]:
             keyring = keyring.retire(role, keyid)
     return keyring
@@ -110,18 +123,19 @@ def _trust(registry: Registry) -> Trust:
 
 
 def _change(registry: Registry, trust: Trust, keyring: Keyring, action: str, keyid: str) -> None:
-    if keyring == trust.newest:
-        emit({"changed": False, "number": keyring.number}, "nothing to change")
-        return
-    taken = trust.propose(keyring)
-    registry.note_trust(action.split()[0], keyid, {"act": action, "keyring": keyring.digest})
-    data: dict[str, Any] = {"changed": True, "number": keyring.number, "published": taken}
+    changed = keyring != trust.newest
+    if changed:
+        taken = trust.propose(keyring)
+        registry.note_trust(action.split()[0], keyid, {"act": action, "keyring": keyring.digest})
+    else:
+        taken = keyring == trust.keyring
+    data: dict[str, Any] = {"changed": changed, "number": keyring.number, "published": taken}
     if taken:
-        emit(data, f"keyring {keyring.number} holds now")
+        emit(data, f"keyring {keyring.number} holds now" if changed else "nothing to change")
         return
-    narrate(f"keyring {keyring.number} waits for the approvers")
-    raise Pending(
+    waits = Pending(
         "the changed keyring waits for signatures",
         evidence=f"keyring {keyring.number}",
         hint="an approver runs `policyctl trust sign --key KEY`",
     )
+    emit(data, f"keyring {keyring.number} waits for the approvers", error=waits)

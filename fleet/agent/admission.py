@@ -9,14 +9,15 @@ Rules:
 - Where nothing fresh is to be had (out of contact, expired, forged), nothing new is installed, and
   the robot does not lose what it has: what lies here may be loaded again if it was a baseline of
   this robot or found approved before.
-- What was approved and is not any longer goes on the refusal list, in a file: no staleness and no
-  director's order makes it run again, only a new approval.
+- What was approved and is not any longer goes on the refusal list, in a file, and so does what lies
+  here and is found not to be approved: no staleness and no director's order makes it run again,
+  only a new approval.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,9 @@ class Admission:
         self._clock = clock or SystemClock()
         self._client: TrustClient | None = None
 
-    def believe(self, root: bytes) -> None:
-        """Makes these bytes the anchor. Another one than before makes all older metadata void.
+    def believe(self, root: bytes, change: Callable[[], None] = lambda: None) -> None:
+        """Makes these bytes the anchor. Another one than before makes all older metadata void;
+        `change` is then called before, and again where a kill kept the new one from being written.
 
         Raises Corrupt where they are no root that signs itself.
         """
@@ -53,6 +55,7 @@ class Admission:
         from registry.trust.client import check_root
 
         check_root(root)
+        change()
         with disk_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             write_whole(self._folder / "anchor.json", root)
@@ -78,7 +81,7 @@ class Admission:
         if info is not None and info.hashes.get("sha256") == digest.removeprefix("sha256:"):
             self._remember(digest, admitted=True)
             return
-        if digest in self._known()["admitted"]:
+        if here or digest in self._known()["admitted"]:
             self._remember(digest, admitted=False)
         if digest in self._known()["refused"]:
             raise self._refusal(policy, version, digest)
@@ -147,7 +150,7 @@ class Admission:
             raise Corrupt(
                 "the list of admitted versions cannot be read",
                 evidence=f"{self._folder / 'admitted.json'}: {wrong}",
-                hint="remove it: what is approved is found out again",
+                hint="restore it; without it the robot forgets what was taken back",
             ) from wrong
         return {"admitted": list(said["admitted"]), "refused": list(said["refused"])}
 

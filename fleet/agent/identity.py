@@ -5,7 +5,8 @@
                    replaces it (`fleet.agent.admission`)
 
 Without a keyring the robot believes the registry, as before trust was set up; without a key its
-reports are not signed. A keyring of a lower number never replaces one of a higher.
+reports are not signed. A keyring of a lower number never replaces one of a higher. A robot that has
+none and is shown forged approvals, or kept from the keyring that they name, believes nobody.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from registry.trust.keys import Signer
 
 KEY, KEYRING = "robot.pem", "keyring.json"
+NOBODY = Keyring()
 
 
 class Identity:
@@ -33,6 +35,7 @@ class Identity:
         self._source = source
         self._seen: tuple[int, int] | None = None
         self._keyring: Keyring | None = None
+        self._deceived = False
         self._signer: Signer | None = None
 
     def keyring(self) -> Keyring | None:
@@ -40,6 +43,10 @@ class Identity:
 
         Raises Corrupt where there is one that was never readable: such a robot believes nobody.
         """
+        found = self._read()
+        return NOBODY if found is None and self._deceived else found
+
+    def _read(self) -> Keyring | None:
         path = self._folder / KEYRING
         try:
             status = path.stat()
@@ -64,19 +71,29 @@ class Identity:
         try:
             found = self._source()
         except NotFound:
-            return  # a repository without a keyring
+            found = None  # a repository without a keyring
+        except Corrupt:
+            self._deceived = True
+            raise
+        self._deceived = False
         if found is not None:
             self.believe(parse_keyring(found, "the approved keyring.json"))
 
     def believe(self, keyring: Keyring) -> bool:
         """Takes a keyring that somebody vouches for; False where a newer one is held."""
-        held = self.keyring()
+        held = self._read()
         if held is not None and held.number >= keyring.number:
             return held == keyring
         with disk_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             write_whole(self._folder / KEYRING, keyring.canonical())
         return True
+
+    def forget(self) -> None:
+        """Believes no keyring any more, for a robot that is given another root by hand."""
+        with disk_errors(self._folder):
+            (self._folder / KEYRING).unlink(missing_ok=True)
+        self._seen = self._keyring = None
 
     @property
     def has_key(self) -> bool:

@@ -225,8 +225,8 @@ class Robots:
             stop=stop,
         )
         trust = self._desk.trust
-        if trust is not None and trust.has_signer("director"):
-            document = trust.seal_assignment(document)
+        if trust is not None:
+            document = trust.sealed_if_possible(document)
         connection.execute(
             insert(assignments).values(
                 robot=order.robot,

@@ -15,7 +15,10 @@ from typing import Any
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 
 from registry.errors import Corrupt, NotFound, Pending, Refused
+from registry.trust.files import KEYRING
+from registry.trust.keyring import Keyring, parse_keyring
 from registry.trust.repository import (
+    BIN,
     DAY,
     ROOT,
     SNAPSHOT,
@@ -150,7 +153,7 @@ class Approvals:
             if drafts and not given and self.repository.missing():
                 raise Refused(
                     "none of the keys at hand may sign what waits, or they have signed already",
-                    evidence="; ".join(map(_lacks, self.repository.missing())),
+                    evidence="; ".join(_lacking(self.repository.missing())),
                     hint="name a key that may: --key file:PATH",
                 )
             self.repository.publish()
@@ -233,7 +236,7 @@ class Approvals:
             if lacking := self.repository.missing():
                 raise Pending(
                     f"{name} waits for signatures",
-                    evidence="; ".join(map(_lacks, lacking)),
+                    evidence="; ".join(_lacking(lacking)),
                     hint="an approver runs `policyctl trust sign --key KEY`",
                 )
 
@@ -245,8 +248,10 @@ class Approvals:
                 lines += _root_changes(self.repository.root().signed, draft.signed)
                 continue
             assert isinstance(draft.signed, Targets)
-            before = self.repository.targets(role).signed.targets
-            lines += _target_changes(before, draft.signed.targets)
+            before, after = self.repository.targets(role).signed.targets, draft.signed.targets
+            lines += _target_changes(before, after)
+            if before.get(KEYRING) != after.get(KEYRING):
+                lines += _keyring_changes(self._keyring(before), self._keyring(after))
         return lines or (["new signatures, no change"] if self.repository.drafts() else [])
 
     def status(self) -> Status:
@@ -273,6 +278,12 @@ class Approvals:
 
     # -- inside ----------------------------------------------------------------------------------
 
+    def _keyring(self, targets: Mapping[str, TargetFile]) -> Keyring:
+        """The keyring among these targets, by its digest; one that trusts nobody where none is."""
+        if (info := targets.get(KEYRING)) is None:
+            return Keyring()
+        return parse_keyring(self.repository.file(info), KEYRING)
+
     def _role(self, root: Root, role: str, name: str, expires: datetime) -> RoleState:
         keys = [root.keys[keyid] for keyid in root.roles[name].keyids]
         states = tuple(KeyState(key.keyid, self.repository.signers.has(key)) for key in keys)
@@ -298,7 +309,7 @@ class Approvals:
                 told = datetime.fromtimestamp(state.expires, UTC).date()
                 again = "freshen" if state.role == "online" else "renew"
                 said.append(f"what {state.role} signed {how} ({told}): `policyctl trust {again}`")
-        said += [f"{_lacks(one)}: `policyctl trust sign --key KEY`" for one in missing]
+        said += [f"{line}: `policyctl trust sign --key KEY`" for line in _lacking(missing)]
         return said
 
     def _same(self, ref: VersionRef, found: TargetFile, wanted: TargetFile) -> None:
@@ -315,7 +326,7 @@ class Approvals:
         own = next((one for one in lacking if one.role == name), None)
         return Pending(
             f"{ref} waits for {own.left if own else 'other'} more signature(s)",
-            evidence="; ".join(map(_lacks, lacking)),
+            evidence="; ".join(_lacking(lacking)),
             hint=f"an approver runs `policyctl approve '{ref}' --key KEY`; then promote it again",
         )
 
@@ -340,6 +351,18 @@ def _root_changes(before: Root, after: Root) -> list[str]:
     return lines
 
 
+def _keyring_changes(before: Keyring, after: Keyring) -> list[str]:
+    """What a signature under a keyring stands for: who may do what, and may no longer."""
+    old, new = before.acts(), after.acts()
+    lines = [f"+ key {keyid} as {act}" for keyid, act in sorted(new - old)]
+    lines += [f"- key {keyid} as {act}" for keyid, act in sorted(old - new)]
+    if before.hardened != after.hardened:
+        lines.append(f"  keyring hardened: {'yes' if after.hardened else 'NO'}")
+    if before.since != after.since:
+        lines.append(f"  unsigned up to audit {after.since or '0'}, not {before.since or '0'}")
+    return lines
+
+
 def contents(metadata: Metadata[Any]) -> list[str]:
     """All that a draft says, for a person who signs it where the repository is not."""
     signed = metadata.signed
@@ -355,9 +378,20 @@ def contents(metadata: Metadata[Any]) -> list[str]:
     return lines
 
 
-def _lacks(one: Missing) -> str:
-    keys = ", ".join(keyid[:12] + "…" for keyid in one.unsigned)
-    return f"{one.role} has {one.have} of {one.need} signatures, not signed: {keys}"
+def _lacking(missing: Iterable[Missing]) -> list[str]:
+    """A line for each set of drafts that lack the same signatures, such as all bins."""
+    alike: dict[tuple[int, int, tuple[str, ...]], list[str]] = {}
+    for one in missing:
+        alike.setdefault((one.have, one.need, one.unsigned), []).append(one.role)
+    lines = []
+    for (have, need, unsigned), roles in alike.items():
+        bins = [role for role in roles if role.startswith(f"{BIN}-")]
+        if len(bins) > 3:
+            roles = [role for role in roles if role not in bins] + [f"{len(bins)} bins"]
+        keys = ", ".join(keyid[:12] + "…" for keyid in unsigned)
+        has = "has" if len(roles) == 1 and len(bins) <= 3 else "have"
+        lines.append(f"{', '.join(roles)} {has} {have} of {need} signatures, not signed: {keys}")
+    return lines
 
 
 def _strong(state: RoleState) -> bool:

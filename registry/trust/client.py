@@ -109,14 +109,20 @@ class TrustClient:
             return self._updater.get_targetinfo(name)
 
     def file(self, name: str) -> Path:
-        """A small approved file (`keyring.json`), fetched unless it is here. Raises NotFound."""
+        """A small approved file (`keyring.json`), fetched unless it is here. Raises NotFound where
+        none of that name is approved, Corrupt where one is and the source has it not."""
         info = self.find(name)
         if info is None:
             raise NotFound("there is no such approved file", evidence=name)
         path = self.targets / parse.quote(name, "")
         with _understood(self._clock.now()):
             if not _fits(info, path):
-                download(self._source, self._url(info), info, path)
+                try:
+                    download(self._source, self._url(info), info, path)
+                except NotFound as withheld:
+                    raise Corrupt(
+                        f"{name} is approved and was not served", evidence=withheld.evidence
+                    ) from withheld
         return path
 
     @property

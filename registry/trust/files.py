@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry.errors import Conflict, Corrupt, NotAllowed, WrongSigner
+from registry.errors import Conflict, Corrupt, NotAllowed, PolicyctlError, WrongSigner
 from registry.storage import disk_errors, write_whole
 from registry.trust.keyring import Keyring, parse_keyring
 
 if TYPE_CHECKING:
     from registry.trust.keys import Signer
 
-FOLDER = "trust"
 KEYRING, NEXT, SIGNERS, KEYS = "keyring.json", "keyring.next.json", "signers.json", "keys"
 VARIABLE = "POLICYCTL_SIGNER_"
 HOME = "home:"
@@ -130,7 +129,12 @@ class TrustFolder:
             write_whole(self.root / SIGNERS, json.dumps(said, indent=2).encode())
 
     def has_signer(self, role: str) -> bool:
-        return VARIABLE + role.upper() in os.environ or role in self.signers()
+        """Whether `signer` would answer; a key of another role, or out of reach, is none."""
+        try:
+            self.signer(role)
+        except PolicyctlError:
+            return False
+        return True
 
     def signer(self, role: str) -> Signer:
         """The signer of this machine in a role. Raises NotAllowed or WrongSigner."""
@@ -151,7 +155,7 @@ class TrustFolder:
         key = next((one for one in keyring.of_role(role) if one.keyid == entry.keyid), None)
         if key is None:
             raise self._wrong(role, entry.keyid, keyring)
-        return signer(self._resolved(entry.uri), as_key(key))
+        return signer(resolved(self.root, entry.uri), as_key(key))
 
     def _of_environment(self, role: str, uri: str, keyring: Keyring) -> Signer:
         """A file or variable says itself which key it is; of a service the role's only key is."""
@@ -181,12 +185,9 @@ class TrustFolder:
             hint="have it listed in the keyring, or name another in signers.json",
         )
 
-    def _resolved(self, uri: str) -> str:
-        """`home:NAME` is a key of this folder, wherever the home was moved to."""
-        if uri.startswith(HOME):
-            return f"file:{self.root / KEYS / uri.removeprefix(HOME)}"
-        return uri
 
-    def own(self, name: str) -> Path:
-        """Where a private key of this home is kept."""
-        return self.root / KEYS / f"{name}.pem"
+def resolved(folder: Path, place: str) -> str:
+    """`home:NAME` is a key of this folder, wherever the home was moved to; others stay the same."""
+    if place.startswith(HOME):
+        return f"file:{folder / KEYS / place.removeprefix(HOME)}"
+    return place

@@ -121,6 +121,10 @@ class Keyring:
         robots = [f"{ROBOT} {name}" for name, ids in self.robots.items() if keyid in ids]
         return (*roles, *past, *robots)
 
+    def acts(self) -> set[tuple[str, str]]:
+        """Each key's id with each thing it may act as, as `roles_of` words it."""
+        return {(key.keyid, act) for key in self.keys for act in self.roles_of(key.keyid)}
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed until the keyring is hardened, and should not stay."""

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from securesystemslib.exceptions import UnverifiedSignatureError
-from tuf.api.exceptions import RepositoryError
+from tuf.api.exceptions import LengthOrHashMismatchError, RepositoryError
 from tuf.api.metadata import (
     Key,
     Metadata,
@@ -299,6 +299,16 @@ class Repository:
             targets.targets[name] = info
 
         self.change(TARGETS, edit)
+
+    def file(self, info: TargetFile) -> bytes:
+        """The bytes of a small file as a target names them. Raises Corrupt for others."""
+        path = self.folder / "targets" / f"{info.hashes['sha256']}.{info.path}"
+        try:
+            content = path.read_bytes()
+            info.verify_length_and_hashes(content)
+        except (OSError, LengthOrHashMismatchError) as wrong:
+            raise Corrupt(f"{info.path} is not what was signed", evidence=str(wrong)) from wrong
+        return content
 
     def first(self, roles: dict[str, Meta]) -> None:
         """Publishes the first version of everything, signed already."""

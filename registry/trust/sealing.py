@@ -17,7 +17,7 @@ from typing import Any
 from securesystemslib.dsse import Envelope as Dsse
 from securesystemslib.exceptions import Error as SecureError
 
-from registry.errors import Forged, NotSigned, WrongSigner
+from registry.errors import Forged, NotSigned, ServiceFailed, WrongSigner
 from registry.trust.keyring import Keyring, PublicKey
 from registry.trust.keys import Key, Signer
 
@@ -29,9 +29,12 @@ ATTEMPT = "application/vnd.policyctl.attempt+json"
 
 
 def seal(payload: bytes, kind: str, signer: Signer) -> dict[str, Any]:
-    """The payload in an envelope. Raises what the signer raises."""
+    """The payload in an envelope. Raises ServiceFailed where the key does not sign."""
     envelope = Dsse(payload, kind, {})
-    envelope.sign(signer)
+    try:
+        envelope.sign(signer)
+    except Exception as failed:  # services raise what they like
+        raise ServiceFailed("the key did not sign", evidence=str(failed)) from failed
     found: dict[str, Any] = envelope.to_dict()
     return found
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from registry.errors import Corrupt, NotFound, PolicyctlError, ServiceFailed
 from registry.storage import disk_errors, write_whole
+from registry.trust.files import HOME, KEYS, resolved
 from registry.trust.keys import Key, Signer, new_key, signer
 
-HOME = "home:"
 LOCAL_SCHEMES = ("file", "env")
 
 
@@ -30,7 +30,7 @@ class Signers:
 
     @property
     def keys(self) -> Path:
-        return self._folder / "keys"
+        return self._folder / KEYS
 
     def places(self) -> dict[str, str]:
         """Where the home knows keys to be, by key name."""
@@ -78,7 +78,7 @@ class Signers:
         found = self._among_named(key)
         if found is None and (place := self.places().get(key.keyid)):
             with contextlib.suppress(NotFound):
-                found = signer(self._resolved(place), key)
+                found = signer(resolved(self._folder, place), key)
         if found is not None:
             self._made[key.keyid] = found
         return found
@@ -107,8 +107,3 @@ class Signers:
                 continue
             return one
         return None
-
-    def _resolved(self, place: str) -> str:
-        if place.startswith(HOME):
-            return f"file:{self.keys / place.removeprefix(HOME)}"
-        return place

@@ -16,10 +16,11 @@ from ci.cli.main import main
 from fleet.agent.identity import Identity
 from policies.contract import parse_contract
 from policies.formats.native import Network, save
-from registry.errors import NotAllowed
+from registry.errors import NotAllowed, ServiceFailed
 from registry.home import Home
 from registry.service import Actor, Registry
 from registry.trust.documents import check_assignment
+from registry.trust.files import TrustFolder
 from registry.versions import Provenance, VersionRef
 
 Run = Callable[..., Said]
@@ -125,6 +126,22 @@ def test_roles_come_apart_and_a_hardened_keyring_waits_for_its_approvers(
     refused = run("trust", "grant", "publisher", "people/dora.pub", "--yes")
     assert refused.status == 5
     assert "does not allow" in refused.out
+
+
+def test_an_init_that_was_killed_is_finished_by_the_next(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise ServiceFailed("the disk is full")
+
+    with monkeypatch.context() as once:
+        once.setattr(TrustFolder, "write_keyring", full)
+        assert run("trust", "init").status == 9
+    begun = done(run("trust", "init"))["key"]
+    assert done(run("trust", "roles"))["keyring"]["roles"]["runner"] == [begun]
+    assert run("trust", "init").status == 5
+    with opened(tmp_path) as registry:
+        assert registry.doubts(registered(tmp_path, registry)) == []
 
 
 def test_a_pipelines_runner_brings_its_key_in_the_environment(
@@ -248,3 +265,55 @@ def test_a_bundle_is_signed_by_the_homes_publisher_and_taken_from_one_that_is_li
     taken = done(run("import", "../signed"))
     assert taken["created"]
     assert taken["signature_checked"]
+
+
+def test_what_the_keyring_refuses_leaves_no_half_of_a_hardening(run: Run) -> None:
+    done(run("trust", "init"))
+    for name in ("anna", "ben", "cleo", "emil", "fay", "ci"):
+        done(run("trust", "key", f"people/{name}"))
+    done(run("trust", "grant", "runner", "people/ci.pub", "--yes"))
+    roots = [word for name in ("anna", "ben", "cleo") for word in ("--root", f"people/{name}.pub")]
+    three = [
+        word for name in ("ci", "emil", "fay") for word in ("--approver", f"people/{name}.pub")
+    ]
+    refused = run("trust", "harden", *roots, *three, "--yes")
+    assert refused.status == 5
+    assert "another role" in refused.out
+    assert done(run("trust", "status"))["pending"] == []
+
+
+def test_a_signer_is_shown_whose_key_the_keyring_lists(run: Run) -> None:
+    begun = done(run("trust", "init"))["key"]
+    people = ("anna", "ben", "cleo", "dora", "emil", "fay", "ci")
+    made = {name: done(run("trust", "key", f"people/{name}"))["key"] for name in people}
+    roots = [word for name in people[:3] for word in ("--root", f"people/{name}.pub")]
+    approvers = [word for name in people[3:6] for word in ("--approver", f"people/{name}.pub")]
+    assert run("trust", "harden", *roots, *approvers, "--yes").status == 8
+    nags = done(run("trust", "status"))["nags"]
+    assert len(nags) == 3  # 33 drafts lack the same signatures; root lacks its own
+    assert any("targets, 32 bins have 0 of 2" in nag for nag in nags)
+    sign = [word for name in people[:5] for word in ("--key", f"file:people/{name}")]
+    shown = run("trust", "sign", *sign, "--yes").err
+    assert f"+ key {made['dora']} as approver" in shown
+    assert f"- key {begun} as approver" in shown
+    assert "keyring hardened: yes" in shown
+    assert done(run("trust", "sign", "--yes"))["missing"] == {}  # nothing waits
+    grant = ("trust", "grant", "director", "people/ci.pub", "--yes")
+    assert run(*grant).status == 8
+    again = run(*grant)  # the same again still waits
+    assert again.status == 8
+    assert again.data["changed"] is False
+    shown = run("trust", "sign", *sign[6:], "--yes").err
+    assert shown.count(made["ci"]) == 1
+    assert f"+ key {made['ci']} as director" in shown
+
+
+def test_revoking_is_for_keys_that_publish_judge_or_direct(run: Run, tmp_path: Path) -> None:
+    done(run("trust", "init"))
+    (tmp_path / "robot.yaml").write_text(ROBOT)
+    key = done(run("robot", "enrol", "robot.yaml"))["robots"][0]["key"]
+    refused = run("trust", "revoke", key, "--yes")
+    assert refused.status == 5
+    assert "--stolen" in refused.out
+    done(run("trust", "revoke", key, "--stolen", "--yes"))
+    assert done(run("trust", "roles"))["keyring"]["robots"] == {}

@@ -449,6 +449,28 @@ def test_without_the_directors_key_what_is_told_waits_for_the_server(
     assert signed.envelope is not None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["taken out", "file gone", "variable empty"])
+def test_a_directors_key_that_cannot_be_used_keeps_nobody_from_going_back(
+    record: Record, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    record.to_fleet(), record.to_fleet()
+    keys = keys_of(record)
+    if how == "taken out":
+        keys.folder.write_keyring(keys.keyring.without(keys.public["director"].keyid))
+    elif how == "file gone":
+        keys.own("director").unlink()
+    else:
+        monkeypatch.setenv("POLICYCTL_SIGNER_DIRECTOR", "env:NOWHERE")
+    server = Registry.open(record.home, Actor("server", "controller"), clock=record.clock)
+    assert server.rollback(POLICY, "it drops plates").number == 1
+    told = server.assignment("robot-01")
+    assert told is not None
+    assert (told.baseline, told.envelope) == (1, None)
+    with pytest.raises(PolicyctlError):  # the server's round does not hide why it is unsigned
+        server.renew_assignments()
+
+
 def test_after_the_directors_key_was_replaced_everything_is_signed_anew(record: Record) -> None:
     record.to_fleet()
     assert record.registry.renew_assignments() == 0

@@ -11,9 +11,11 @@ from trust import Line, Vault, manifest, ref
 from world import Clock, SpoiledLink, Table, Weather
 
 from fleet.agent.admission import Admission
+from fleet.agent.identity import NOBODY, Identity
 from fleet.agent.link import OutOfContact
 from registry.errors import Corrupt, PolicyctlError, Refused
 from registry.trust.client import Stale
+from registry.trust.keyring import Keyring, PublicKey
 from registry.versions import digest_bytes
 
 DECADE = 10 * 365.25 * 86400
@@ -214,3 +216,54 @@ def test_a_small_file_comes_with_the_approvals(bench: Bench) -> None:
         vault.approvals.put_file("keyring.json", b"{}")
     vault.with_keys("dora", "emil").sign()
     assert bench.admission.file("keyring.json") == b"{}"
+
+
+def keyring_of(vault: Vault, number: int = 1) -> Keyring:
+    """An approved keyring with one director."""
+    made = Keyring(number=number).with_key("director", PublicKey("ab", "ed25519", "ed25519", "00"))
+    vault.with_keys("dora", "emil").put_file("keyring.json", made.canonical())
+    return made
+
+
+def test_a_robot_kept_from_its_first_keyring_believes_nobody(bench: Bench) -> None:
+    """A server may not choose that orders need no signature by withholding who signs them."""
+    identity = Identity(bench.folder / "robot", lambda: bench.admission.file("keyring.json"))
+    identity.refresh()
+    assert identity.keyring() is None  # nobody has approved one
+    made = keyring_of(bench.vault)
+    kept = bench.vault.folder / "targets"
+    kept.rename(bench.folder / "withheld")
+    with pytest.raises(Corrupt, match="not served"):
+        identity.refresh()
+    assert identity.keyring() is NOBODY
+    (bench.folder / "withheld").rename(kept)
+    identity.refresh()
+    assert identity.keyring() == made
+
+
+def test_a_root_by_hand_ends_the_keyring_of_the_home_before(bench: Bench, tmp_path: Path) -> None:
+    """The home that is set up anew counts its keyrings from 1; the thief's had a higher number."""
+    identity = Identity(bench.folder / "robot", lambda: bench.admission.file("keyring.json"))
+    old = keyring_of(bench.vault, number=41)
+    identity.refresh()
+    assert identity.keyring() == old
+    bench.admission.believe(bench.vault.anchor, identity.forget)
+    assert identity.keyring() == old  # the same root changes nothing
+    other = Vault(tmp_path / "other", Clock(bench.clock.now())).init()
+    with pytest.raises(Corrupt):
+        bench.admission.believe(b"{}", identity.forget)
+    assert identity.keyring() == old
+    other.approvals.put_file("keyring.json", Keyring().canonical())
+    bench.line.folder = other.folder
+    bench.admission.believe(other.anchor, identity.forget)
+    identity.refresh()
+    assert identity.keyring() == Keyring()
+
+
+def test_silence_does_not_bring_back_what_was_found_unapproved(bench: Bench) -> None:
+    """Also a baseline of the time before trust, which this robot never found approved."""
+    with pytest.raises(Refused, match="taken back"):
+        bench.admit(0, here=True, baseline=True)
+    bench.weather.down = True
+    with pytest.raises(Refused, match="refusal list"):
+        bench.admit(0, here=True, baseline=True)

@@ -168,10 +168,10 @@ def test_signers_are_keys_of_their_role_in_a_file_or_a_variable(
 ) -> None:
     keys = Keys(Home(tmp_path), ("publisher", "approver", "director", "runner"))
     assert keys.folder.signer("runner").public_key.keyid == keys.public["runner"].keyid
-    monkeypatch.setenv("RUNNER_PEM", keys.folder.own("runner").read_text())
+    monkeypatch.setenv("RUNNER_PEM", keys.own("runner").read_text())
     monkeypatch.setenv("POLICYCTL_SIGNER_RUNNER", "env:RUNNER_PEM")
     assert keys.folder.signer("runner").public_key.keyid == keys.public["runner"].keyid
-    monkeypatch.setenv("RUNNER_PEM", keys.folder.own("publisher").read_text())
+    monkeypatch.setenv("RUNNER_PEM", keys.own("publisher").read_text())
     with pytest.raises(WrongSigner, match="is no runner's") as caught:
         keys.folder.signer("runner")
     assert "PRIVATE" not in str(caught.value)

@@ -1,0 +1,54 @@
+"""What the acts of `policyctl trust` share: the home's approvals with keys at hand, and the end of
+an act that may wait for signatures (exit status 8)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ci.cli.output import emit
+from registry.errors import Pending
+
+if TYPE_CHECKING:
+    from registry.service import Registry
+    from registry.trust.approvals import Approvals
+
+key_option = click.option(
+    "--key",
+    "places",
+    metavar="PLACE",
+    multiple=True,
+    help="A key to sign with: file:PATH, env:NAME…",
+)
+file_type = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def open_approvals(
+    registry: Registry, places: tuple[str, ...] = (), *, new: bool = False
+) -> Approvals:
+    """The home's approvals with these keys at hand. Raises NotFound where trust is not set up."""
+    from registry.trust.opening import HomeApprovals
+
+    home = registry.approvals
+    if not new:
+        home.require()
+    return HomeApprovals(home.folder.parent, home.clock, places).open()
+
+
+def told(approvals: Approvals, data: dict[str, Any], text: str) -> None:
+    """The end of an act that may wait for signatures: exit status 8 where it does."""
+    missing = approvals.repository.missing()
+    folder = approvals.repository.folder / "drafts"
+    data |= {"missing": {one.role: one.left for one in missing}}
+    if not missing:
+        emit(data, text)
+        return
+    left = max(one.left for one in missing)
+    waits = Pending(
+        f"{len(missing)} parts wait for signatures, up to {left} more each",
+        evidence=f"drafts in {folder}; robots see nothing of it until then",
+        hint="each signer runs `policyctl trust sign --key KEY`",
+    )
+    emit(data, f"{text} as far as it goes", error=waits)
