@@ -202,7 +202,7 @@ def engine_of(config: RobotConfig) -> str:
     kind = "twin" if config.is_twin else "arm"
     said = config.model_dump(mode="json")
     for name in LATER:  # results of files that do not name a later key keep theirs
-        if said[name] == RobotConfig.model_fields[name].get_default():
+        if getattr(config, name) == type(config).model_fields[name].default:
             del said[name]
     del said["cycle_log"]
     for arm in said["arms"]:

@@ -212,8 +212,8 @@ class RobotConfig(Strict):
             raise ValueError("twin: settings are needed with `interface: twin`, and only with it")
         if self.servo == "process" and self._in_one_process:
             raise ValueError(
-                "servo: a twin of the own process runs in lock-step, and a virtual bus lives in "
-                "one process: inline; `policyctl twin run` serves a twin that a servo process can drive"
+                "servo: a twin in lock-step and a virtual bus live in one process, inline; "
+                "`policyctl twin run` serves a twin that a servo process can drive"
             )
         if self.is_twin and self.twin_control is not None:
             raise ValueError("twin_control: is of a twin process; this twin is in lock-step")
