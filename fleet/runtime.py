@@ -150,7 +150,8 @@ class Runtime:
     def hold(self) -> None:
         """Stop and stay; safe at any time, any number of times. An arm in fault is held by its
         motors, and says so at the next attempt."""
-        self.servo.wake()
+        with suppress(ArmFault):
+            self.servo.wake()
         with suppress(ArmFault):
             self.servo.hold(HOLD_TICKS)
 

@@ -261,12 +261,24 @@ class ServoClient:
     # -- control
 
     def wake(self) -> None:
-        """The servo never slept; only the measure of our own lateness begins anew."""
+        """Before motion: the measure of our own lateness begins anew, and all guardians live.
+
+        The servo itself never sleeps. Raises ArmFault where a guardian has ended.
+        """
         self._returned = None
+        for one, guardian in zip(self.setup.buses, self.guardians, strict=False):
+            if guardian.poll() is not None:
+                raise ArmFault(
+                    FaultKind.ADAPTER_LOST,
+                    one.arm,
+                    (),
+                    f"its guardian has ended, status {guardian.returncode}",
+                    "nothing would hold the arm if the servo died: end the program, start it again",
+                )
 
     def begin(self) -> None:
         """Count interventions and events anew. Stops stay."""
-        self.wake()
+        self._returned = None
         self._ask("begin")
         self.events.clear()
         self._told = 0

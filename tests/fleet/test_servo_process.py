@@ -172,6 +172,16 @@ def test_a_second_servo_of_the_robot_is_refused(servo: ServoClient, twin: TwinPr
     swing(servo, 2)
 
 
+def test_without_its_guardian_no_motion_begins(servo: ServoClient) -> None:
+    servo.wake()
+    servo.guardians[0].kill()
+    servo.guardians[0].wait()
+    with pytest.raises(ArmFault, match="guardian has ended") as caught:
+        servo.wake()
+    assert caught.value.rule.outcome == "void"
+    servo.hold(2)  # what moves already may still be held and stopped
+
+
 def frames_after(bus: can.BusABC, seconds: float) -> list[tuple[float, can.Message]]:
     """Commands (ids 1 to 8) seen on the bus from now on."""
     found, end = [], time.monotonic() + seconds
