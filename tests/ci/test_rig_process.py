@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -74,8 +73,20 @@ def config_of(twin: TwinProcess, **more: Any) -> RobotConfig:
     )
 
 
-def loaded() -> SubprocessPolicy:
-    policy = SubprocessPolicy()
+class Stalls(SubprocessPolicy):
+    """Its process is stopped in the middle of an attempt."""
+
+    calls = 0
+
+    def act(self, observation: np.ndarray, deadline_s: float | None = None) -> np.ndarray:
+        self.calls += 1
+        if self.calls == 10 and self.pid is not None:
+            os.kill(self.pid, signal.SIGSTOP)
+        return super().act(observation, deadline_s)
+
+
+def loaded(policy: SubprocessPolicy | None = None) -> SubprocessPolicy:
+    policy = policy or SubprocessPolicy()
     policy.load(V1)
     assert policy.pid is not None
     prefer(policy.pid, os.SCHED_FIFO, 50)
@@ -116,12 +127,14 @@ def test_an_attempt_through_three_processes_and_its_log(twin: TwinProcess, tmp_p
     finally:
         policy.close()
     assert episode.outcome in ("failure", "success")
-    assert episode.failure_mode in ("", "timeout", "missed", "dropped", "no_grasp"), episode.detail
-    assert episode.steps >= 50
+    assert episode.failure_mode in ("", "timeout", "missed", "dropped", "no_grasp", "collision"), (
+        episode.detail
+    )
+    assert episode.steps >= 25
     motion = read_log(log)
     assert rig.cycles is not None
     assert (rig.cycles.dropped, rig.cycles.written) == (0, len(motion.time))
-    assert len(motion.time) > 400
+    assert len(motion.time) > 200
     assert np.ptp(motion.command[:, 3]) > 0.1, "the policy moved nothing"
     assert np.abs(motion.q - motion.command)[:, :7].max() < 0.3
 
@@ -129,14 +142,10 @@ def test_an_attempt_through_three_processes_and_its_log(twin: TwinProcess, tmp_p
 def test_a_policy_process_that_is_stopped_fails_late_and_the_arm_stays(
     twin: TwinProcess,
 ) -> None:
-    policy = loaded()
+    policy = loaded(Stalls(on_time=True))
     try:
         with build_rig(config_of(twin), poses=Standing()) as rig:
-            pid = policy.pid
-            assert pid is not None
-            timer = threading.Timer(3.0, os.kill, (pid, signal.SIGSTOP))
-            timer.start()
-            episode = attempt(rig, policy, horizon_s=20.0)
+            episode = attempt(rig, policy)
             assert (episode.outcome, episode.failure_mode) == ("failure", "late"), episode.detail
             assert not rig.servo.stopped
     finally:

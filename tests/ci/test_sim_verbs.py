@@ -54,10 +54,10 @@ Run = Callable[..., Said]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with the demo's good v1 and its weak v2, and gates for them."""
+    """A home with the demo's good v1, its weak v2, v3 that no test plays, and gates for them."""
     folder = tmp_path_factory.mktemp("sim")
     (folder / "gates.yaml").write_text(GATES)
-    for version in ("v1", "v2"):
+    for version in ("v1", "v2", "v3"):
         checkpoint = ROOT / "ci/demo/checkpoints" / version
         words = ["register", str(checkpoint), "--policy", "box-grasp", "--home", str(folder)]
         with pytest.raises(SystemExit) as ended:
@@ -156,7 +156,7 @@ def test_a_failure_is_reported_and_replayed_to_the_bit(
 
 def test_what_was_not_played_cannot_be_replayed(run: Run) -> None:
     for key, status in (("box-grasp:0.0:0", 6), ("box-grasp:9.9:0", 6), ("nonsense", 6)):
-        missing = run("replay", key, "--version", "v1")
+        missing = run("replay", key, "--version", "v3")
         assert missing.status == status
         assert "verdict" in missing.data["error"]["what"]
 
