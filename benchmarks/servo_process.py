@@ -143,7 +143,7 @@ def dead_servo(folder: Path) -> float:
         robot.step()
     killed = time.monotonic()
     os.kill(robot.servo.pid, signal.SIGKILL)
-    robot.servo._servo.wait()  # type: ignore[union-attr]
+    robot.servo.process.wait()
     while bus.recv(0.0) is not None:
         pass
     while (message := bus.recv(2.0)) is not None and not 1 <= message.arbitration_id <= 8:
@@ -170,7 +170,9 @@ def dead_policy(folder: Path) -> float:
     rests = float(cycles.time[moving[-1] + 1])
     os.kill(robot.policy.pid, signal.SIGCONT)
     robot.close()
-    return max(0.0, rests - stopped) / (TICKS * PERIOD_S)
+    if rests <= stopped:
+        raise SystemExit("the arm rested before the policy was stopped: nothing was measured")
+    return (rests - stopped) / (TICKS * PERIOD_S)
 
 
 def main() -> int:

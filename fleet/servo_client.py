@@ -169,10 +169,15 @@ class ServoClient:
             raise
 
     @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The servo's; only after `start`."""
+        assert self._servo is not None
+        return self._servo
+
+    @property
     def pid(self) -> int:
         """Of the servo's process."""
-        assert self._servo is not None
-        return self._servo.pid
+        return self.process.pid
 
     def close(self) -> None:
         """The servo says farewell and ends, then the guardians. The motors hold; nothing falls.

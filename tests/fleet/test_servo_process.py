@@ -218,7 +218,7 @@ def test_the_guardian_follows_a_servo_that_dies_within_100_ms(
         swing(servo, 2)
     if how is signal.SIGSTOP:
         os.kill(pid, signal.SIGCONT)  # it is refused before it commands a motor
-        until(lambda: servo._servo is not None and servo._servo.poll() == 9)
+        until(lambda: servo.process.poll() == 9)
     bus.shutdown()
 
 
