@@ -7,7 +7,11 @@ flat out at the same priority on python-can's `virtual` bus of the same version,
 responder thread; blocks of each alternate. The bare exchange sends the same eight commands, built
 beforehand, and takes eight replies, with no driver at all.
 
-    benchmarks/control_cycle.py [--blocks N] [--cycles N]
+All of it runs on one core, as a servo does that `servo_core` pins: driver and responder share an
+interpreter, so a second core adds nothing but the time in which it wakes. `--free` leaves the cores
+to the operating system.
+
+    benchmarks/control_cycle.py [--blocks N] [--cycles N] [--free]
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -149,7 +154,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--cycles", type=int, default=500)
+    parser.add_argument("--free", action="store_true", help="do not pin to one core")
     args = parser.parse_args()
+    if not args.free:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # LeRobot's process inherits it
     ours, lerobot = Ours(), LeRobots()
     sides: dict[str, Callable[[int], list[float]]] = {
         "ours": ours.cycles,

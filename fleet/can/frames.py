@@ -253,7 +253,14 @@ class ArmCodec:
     Not safe for two threads: it writes into buffers of its own. What it returns is new each time.
     """
 
-    def __init__(self, ranges: Sequence[Ranges]) -> None:
+    def __init__(
+        self,
+        ranges: Sequence[Ranges],
+        *,
+        kp_most: float = KP_MAX,
+        tau_most: Sequence[float] | None = None,
+    ) -> None:
+        """`kp_most` and `tau_most` (N,) [Nm] clamp MIT commands below full scale."""
         n = len(ranges)
         pmax = np.array([r.pmax for r in ranges])
         vmax = np.array([r.vmax for r in ranges])
@@ -263,6 +270,9 @@ class ArmCodec:
         self._low = np.stack([-pmax, -vmax, np.zeros(n), np.zeros(n), -tmax])
         self._high = np.stack([pmax, vmax, np.full(n, KP_MAX), np.full(n, KD_MAX), tmax])
         self._span = self._high - self._low
+        most = np.minimum(tmax, tmax if tau_most is None else tau_most)
+        self._floor = np.stack([-pmax, -vmax, np.zeros(n), np.zeros(n), -most])
+        self._ceiling = np.stack([pmax, vmax, np.full(n, kp_most), np.full(n, KD_MAX), most])
         self._top = np.repeat([[65535.0], [4095.0], [4095.0], [4095.0], [4095.0]], n, axis=1)
         shift = _words((48, 36, 24, 12, 0), n)
         self._place = np.left_shift(np.uint64(1), shift[:, 0])
@@ -300,8 +310,8 @@ class ArmCodec:
         tau_row[...] = tau
         if not math.isfinite(np.add.reduce(x, axis=None)):
             raise ValueError(f"MIT command is not finite: {x.tolist()}")
-        np.maximum(x, self._low, out=x)
-        np.minimum(x, self._high, out=x)
+        np.maximum(x, self._floor, out=x)
+        np.minimum(x, self._ceiling, out=x)
         np.subtract(x, self._low, out=x)
         np.divide(x, self._span, out=x)
         np.multiply(x, self._top, out=x)

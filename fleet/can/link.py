@@ -75,10 +75,8 @@ class MotorLink:
 
     def set_ranges(self, ranges: Sequence[Ranges]) -> None:
         """Use these full scales from now on."""
-        self._codec = ArmCodec(ranges)
         peak = [motor.type.peak_torque for motor in self.motors]
-        self._tau_high = np.minimum(peak, [scale.tmax for scale in ranges])
-        self._tau_low = -self._tau_high
+        self._codec = ArmCodec(ranges, kp_most=KP_CEILING, tau_most=peak)
 
     def forget(self) -> None:
         """Start anew: what was heard before says nothing about what comes."""
@@ -112,8 +110,7 @@ class MotorLink:
 
     def send_mit(self, q: Array, dq: Array, kp: Array, kd: Array, tau: Array) -> None:
         """One MIT command to every motor; ValueError if a value is not finite."""
-        tau = np.minimum(np.maximum(tau, self._tau_low), self._tau_high)
-        payload = self._codec.encode_mit(q, dq, np.minimum(kp, KP_CEILING), kd, tau)
+        payload = self._codec.encode_mit(q, dq, kp, kd, tau)
         self._payload = payload
         send, fd, message = self.bus.send, self._fd, can.Message
         lost = 0
