@@ -159,7 +159,7 @@ def _remote(config: RobotConfig, values: LimitValues, poses: PoseSource, log: Pa
     rig = Rig(
         config,
         servo,
-        Runtime(servo, servo.kinematics, poses, speed_scale=config.speed_scale),
+        Runtime(servo, servo.kinematics, poses, speed_scale=config.speed_scale, beside=True),
         servo.kinematics,
         poses,
         servo.arms,
