@@ -7,6 +7,8 @@ Rules
   lately took between two orders (`lead`): the next comes before the servo has to brake.
 - What the servo measures is read from shared memory, newest at each access. A state older than
   `STALE_S` or a closed line is ServiceFailed: the guardian has the arm then.
+- A guardian that has ended is an ArmFault before the next motion, and before the next step of one:
+  the servo brakes and holds then.
 - Faults of the arm are raised here as the ArmFault they are there.
 
 Arrays are (1, J) and (J,) as in Servo; rad, rad/s, Nm, s.
@@ -182,7 +184,8 @@ class ServoClient:
     def close(self) -> None:
         """The servo says farewell and ends, then the guardians. The motors hold; nothing falls.
 
-        A guardian that has taken over goes on, a person ends it. Safe any number of times.
+        A guardian that has taken over goes on, a person ends it. It has its memory, so that no name
+        stays behind, not even a killed servo's. Safe any number of times.
         """
         if self._closed:
             return
@@ -211,9 +214,8 @@ class ServoClient:
             if block is not None:
                 block.close()
         self._orders = self._states = None
-        if not taken_over:
-            for path in memory_folder().glob(f"{self.setup.name}-*"):
-                path.unlink(missing_ok=True)
+        for path in memory_folder().glob(f"{self.setup.name}-*"):
+            path.unlink(missing_ok=True)
 
     # -- what is known
 
@@ -271,6 +273,10 @@ class ServoClient:
         The servo itself never sleeps. Raises ArmFault where a guardian has ended.
         """
         self._returned = None
+        self._guarded()
+
+    def _guarded(self) -> None:
+        """Asked before every motion and every step of one; a hold and a stop need no guardian."""
         for one, guardian in zip(self.setup.buses, self.guardians, strict=False):
             if guardian.poll() is not None:
                 raise ArmFault(
@@ -316,6 +322,7 @@ class ServoClient:
     ) -> bool:
         """Minimum-jerk joint move; True when the command has arrived, False when something said
         no."""
+        self._guarded()
         number = self._send("move_to", goal=goal.tolist(), speed=speed)
         asked = True
         until = self.now() + ANSWER_S
@@ -345,6 +352,7 @@ class ServoClient:
     def _order(self, goal: Array, ticks: int) -> None:
         if self._orders is None:
             raise self._gone("it was not started")
+        self._guarded()
         self._number += 1
         values = np.empty(ORDER + self.setup.joints)
         values[0], values[1], values[ORDER:] = self._number, ticks, goal
