@@ -107,13 +107,13 @@ class Witness:
                 self.frames.append(frame)
 
     def report(self) -> FrameReport:
-        """Of all frames until now, from the first at which each motor has said where it is."""
+        """Of all replies until now, and of commands from when each motor had said where it is."""
         self._done.set()
         self._thread.join()
         unheard = set(range(0x11, 0x19))
         for frame in self.frames:
             unheard.discard(frame.arbitration_id)
-            if not unheard:
+            if frame.is_rx or not unheard:
                 self.monitor(frame.timestamp, frame)
         return self.monitor.report()
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import can
 import numpy as np
 import pytest
 from sim_policies import detected
@@ -262,12 +263,21 @@ def test_an_arm_that_does_not_connect_leaves_no_bus_of_the_other_open(
             "twin": {"seed": 1},
         }
     )
-    make, opened = ci.rig._world, []
+    make = ci.rig._world
+    opened: list[str] = []
+    closed: list[str] = []
 
     def world(*args: Any) -> TwinWorld:
         found = make(*args)
-        bus = found.bus
-        monkeypatch.setattr(found, "bus", lambda name: opened.append(bus(name)) or opened[-1])
+        make_bus = found.bus
+
+        def bus(name: str) -> can.BusABC:
+            made = make_bus(name)
+            opened.append(name)
+            made.shutdown = lambda: closed.append(name)
+            return made
+
+        monkeypatch.setattr(found, "bus", bus)
         for slot in range(8):
             found.bank("left").mute(slot)
         return found
@@ -276,7 +286,8 @@ def test_an_arm_that_does_not_connect_leaves_no_bus_of_the_other_open(
     with pytest.raises(ArmFault, match="left arm: dead bus") as caught:
         build_rig(both)
     assert caught.tb, "while it is told, nothing is closed by being forgotten"
-    assert [bus._is_shutdown for bus in opened] == [True, True]
+    assert opened == ["right", "left"]
+    assert set(closed) == {"right", "left"}
 
 
 def test_the_witness_hears_of_every_stop_and_of_the_resume() -> None:
