@@ -350,7 +350,7 @@ def test_a_client_that_is_killed_is_a_stop_and_the_guardian_lowers_the_arm(
     assert len(set(positions(seen[-40:], 1))) == 1
     os.kill(guardian, signal.SIGTERM)
     bus.shutdown()
-    for path in memory_folder().glob(f"{setup.name}-*"):
+    for path in (*memory_folder().glob(f"{setup.name}-*"), *locks()):
         path.unlink()
 
 
