@@ -114,10 +114,14 @@ def command(
             try:
                 supervisor.loop(stop)
             finally:
-                rig.servo.protective_stop("agent_stopped")
-                write_whole(folder / "monitor.json", json.dumps(rig.frames(), indent=2).encode())
-                spool.close_file()
-                registry.close()
+                try:
+                    rig.servo.protective_stop("agent_stopped")
+                finally:
+                    write_whole(
+                        folder / "monitor.json", json.dumps(rig.frames(), indent=2).encode()
+                    )
+                    spool.close_file()
+                    registry.close()
     narrate(f"{config.robot}: stopped after {supervisor.attempts} attempt(s)")
 
 

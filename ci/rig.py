@@ -9,8 +9,8 @@ both directions from the first on.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -159,7 +159,7 @@ def _remote(config: RobotConfig, values: LimitValues, poses: PoseSource, log: Pa
     rig = Rig(
         config,
         servo,
-        Runtime(servo, servo.kinematics, poses, speed_scale=config.speed_scale),
+        Runtime(servo, servo.kinematics, poses, speed_scale=config.speed_scale, beside=True),
         servo.kinematics,
         poses,
         servo.arms,
@@ -177,36 +177,62 @@ def _inline(
     poses: PoseSource | None,
     log: Path | None,
 ) -> Rig:
-    """The servo in this process: in lock-step with its twin, or on a real bus."""
+    """The servo in this process: in lock-step with its twin, or on a virtual bus.
+
+    Whatever fails on the way, no bus stays open.
+    """
     names = tuple(arm.name for arm in config.arms)
     world = None if config.twin is None else _world(config.twin, names)
     monitors = []
     arms = []
-    for settings, (low, high) in zip(config.arms, values.ranges, strict=True):
-        bus: can.BusABC
-        if world is not None:
-            monitor = FrameMonitor(settings.name)
-            monitors.append(monitor)
-            bus = FrameTap(world.bus(settings.name), monitor)
-        else:
-            bus = open_bus(settings.bus.to_can())
-        arms.append(
-            Arm(
-                bus,
-                name=settings.name,
-                limits=(np.array(low), np.array(high)),
-                fd=settings.bus.fd,
-                on_host_loss=config.on_host_loss,
+    with ExitStack() as undo:
+        for settings, (low, high) in zip(config.arms, values.ranges, strict=True):
+            bus: can.BusABC
+            if world is not None:
+                monitor = FrameMonitor(settings.name)
+                monitors.append(monitor)
+                bus = FrameTap(world.bus(settings.name), monitor)
+            else:
+                bus = open_bus(settings.bus.to_can())
+            undo.callback(bus.shutdown)
+            arms.append(
+                Arm(
+                    bus,
+                    name=settings.name,
+                    limits=(np.array(low), np.array(high)),
+                    fd=settings.bus.fd,
+                    on_host_loss=config.on_host_loss,
+                )
             )
+        servo = Servo(
+            arms,
+            kinematics,
+            values.safety(kinematics),
+            period_s=config.period_s,
+            physics_s=config.physics_s,
         )
-    servo = Servo(
-        arms,
-        kinematics,
-        values.safety(kinematics),
-        period_s=config.period_s,
-        physics_s=config.physics_s,
-    )
-    witnesses = tuple(monitors)
+        witnesses = tuple(monitors)
+        servo.on_stop = _told(servo, witnesses)
+        sight = poses or _poses(config, world)
+        for arm in arms:
+            arm.connect()
+        for arm in arms:
+            arm.enable()
+        servo.start()
+        servo.hold(
+            1
+        )  # motors are limp from being switched on to their first command: the arm sinks
+        runtime = Runtime(servo, kinematics, sight, speed_scale=config.speed_scale)
+        rig = Rig(config, servo, runtime, kinematics, sight, tuple(arms), world, witnesses)
+        if log is not None:
+            with _closing_on_error(rig):
+                _log_cycles(rig, servo, log)
+        undo.pop_all()
+    return rig
+
+
+def _told(servo: Servo, witnesses: tuple[FrameMonitor, ...]) -> Callable[[bool], None]:
+    """What tells the witnesses of stops and resumes."""
 
     def on_stop(stopped: bool) -> None:
         for witness in witnesses:
@@ -215,24 +241,11 @@ def _inline(
             else:
                 witness.resume()
 
-    servo.on_stop = on_stop
-    sight = poses or _poses(config, world)
-    for arm in arms:
-        arm.connect()
-    for arm in arms:
-        arm.enable()
-    servo.start()
-    servo.hold(1)  # motors are limp from being switched on to their first command: the arm sinks
-    runtime = Runtime(servo, kinematics, sight, speed_scale=config.speed_scale)
-    rig = Rig(config, servo, runtime, kinematics, sight, tuple(arms), world, witnesses)
-    if log is not None:
-        with _closing_on_error(rig):
-            _log_cycles(rig, servo, log)
-    return rig
+    return on_stop
 
 
 def _log_cycles(rig: Rig, servo: Servo, path: Path) -> None:
-    name = f"policyctl-{rig.config.robot}-{time.monotonic_ns()}-cycles"
+    name = f"policyctl-{rig.config.robot}-inline-{time.monotonic_ns()}-cycles"
     ring = rig.ring = Ring.create(name, JOINTS * len(rig.arms))
     rig.cycles = CycleLog(path, name, rig.config.class_.joints)
     lock_step = rig.world is not None

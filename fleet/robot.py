@@ -6,7 +6,7 @@
     on_host_loss: hold                # hold or fall; a real arm does not arm without it
     work: continuous                  # or on_rollout: attempts only while a rollout runs here
     servo_hz: 200
-    servo: process                    # with a guardian; or inline, in the program of the policy
+    servo: process                    # with a guardian; inline only for a lock-step twin or virtual
     servo_core: 3                     # a core that the kernel leaves alone
     cycle_log: /var/log/arm           # a folder: every servo cycle of each session, as MCAP
     speed_scale: 1.0                  # .5 runs the same path in twice the time
@@ -26,8 +26,9 @@ Rules
 - Arms are those of the robot class, in its order; on a twin all are emulated, or none.
 - A real robot says what its motors do when this computer dies (`on_host_loss`); there is no
   default, because either answer can hurt: `hold` keeps pushing, `fall` drops the arm.
-- A real arm's servo is a process of its own with a guardian, unless the file says `inline`. A twin
-  in lock-step and a virtual bus are inline: they live in one process.
+- A real arm's servo is a process of its own with a guardian, always: `inline` would leave nobody to
+  hold the arm when the program dies. A twin in lock-step and a virtual bus are inline: they live in
+  one process, and nothing falls.
 - `calibration` and `limits` narrow what the arm may do, nothing widens it, and they come from this
   file alone: no policy and no message changes them.
 - The servo period is a whole number of physics steps and divides the policy's.
@@ -215,6 +216,14 @@ class RobotConfig(Strict):
                 "servo: a twin in lock-step and a virtual bus live in one process, inline; "
                 "`policyctl twin run` serves a twin that a servo process can drive"
             )
+        if self.servo == "inline" and not self._in_one_process:
+            raise ValueError(
+                "servo: inline has no guardian, so nobody would hold a real arm when the program "
+                "dies; say process, or leave it out"
+            )
+        virtual = {arm.bus.interface == "virtual" for arm in self.arms}
+        if len(virtual) > 1:
+            raise ValueError("arms: some are on virtual buses and some on real ones")
         if self.is_twin and self.twin_control is not None:
             raise ValueError("twin_control: is of a twin process; this twin is in lock-step")
         if not self.is_twin and self.on_host_loss is None:

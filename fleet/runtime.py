@@ -6,8 +6,9 @@ Rules
   horizon; release, home.
 - What fails before the attempt is opened is the rig's: `void`. After it, a protective stop, an
   operator's stop, a policy that raises, is late or not finite, and a motor that reports a fault are
-  `failure`; only lost communication with the arm, and a pose source that has died or is
-  frozen, still void.
+  `failure`; only lost communication with the arm, a servo or another service of the rig that
+  failed, and a pose source that has died or is frozen, still void. Whatever it is, the attempt is
+  closed here and now.
 - Safety events (class A) end the attempt by a protective stop; after one, nothing moves until
   `resume`, a person's decision, and attempts are void before they are opened. A motor near its peak
   (`torque`) ends the attempt too, but the arm then lets go and goes home by itself.
@@ -22,24 +23,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from fleet.attempt import Array, Episode, Judge, Scene, Task
-from fleet.camera import Pose, PoseSource
+from fleet.camera import PoseSource
 from fleet.can.faults import ArmFault
-from fleet.frozen import FrozenWatch
 from fleet.kinematics import ArmKinematics
 from fleet.limits import JOINTS
 from fleet.safety import CLASS_A
-from fleet.servo import ticks_per_step
 from fleet.servo_port import ServoPort
+from fleet.sight import Sight
+from fleet.steps import End, RigFailed, Steps
 from policies import Policy
-from policies.actions import ActionState, shape, start
-from policies.observation import Measurement, assemble
-from policies.process import PolicyFailedError
+from registry.errors import Refused, ServiceFailed
+
+T = TypeVar("T")
 
 HOME_SPEED = 0.5
 """Of the velocity limits, for moves that no policy makes, at speed scale 1."""
@@ -51,21 +51,8 @@ SETTLE_S = 0.6
 RETREAT_M = 0.10
 """[m] the hand rises before it goes home, so that it does not sweep over the table."""
 RELEASE_S = 0.3
-POSE_AGE_S = 0.5
-"""Fifteen frames at 30 Hz: no run of lost ones is as long, so beyond it the source is dead, and
-what follows would be judged as the policy's."""
 COOL_S = 1.0
 """Held before a motor that was too warm is judged again."""
-FROZEN = "the camera repeats one frame: new pictures, nothing new in them"
-LOOK_S = 0.04
-"""Between two looks before an attempt: a source may look only when it is asked."""
-
-
-@dataclass(frozen=True)
-class _End:
-    outcome: str
-    mode: str = ""
-    detail: str = ""
 
 
 class Runtime:
@@ -78,14 +65,14 @@ class Runtime:
         poses: PoseSource,
         *,
         speed_scale: float = 1.0,
+        beside: bool = False,
     ) -> None:
+        """`beside`: policies are processes; a chunk is asked for while the arm goes on."""
         self.servo = servo
         self._kinematics = tuple(kinematics)
-        self._poses = poses
+        self._sight = Sight(servo, kinematics, poses)
         self._speed_scale = speed_scale
-        self._pose: Pose | None = None
-        self._pose_at = 0.0
-        self._camera = FrozenWatch()
+        self._beside = beside
 
     def run_attempt(
         self,
@@ -108,15 +95,19 @@ class Runtime:
         reset_fault = _fault_of(policy.reset)
         open_attempt(facts)
         servo = self.servo
-        began, late = servo.now(), servo.overruns
-        run = _Run(self, policy, judge, should_stop, task.horizon_s, trace)
+        began, late = servo.now(), _known(lambda: servo.overruns, 0)
+        run = Steps(
+            servo, self._sight, policy, judge, should_stop, task.horizon_s,
+            speed_scale=self._speed_scale, beside=self._beside, trace=trace,
+        )  # fmt: skip
         if reset_fault:
-            end = _End("failure", "policy_fault", reset_fault)
+            end = End("failure", "policy_fault", reset_fault)
         else:
             end = self._guarded(run)
         duration = servo.now() - began
         counts = Counter(run.counts)
-        counts.update(servo.interventions())
+        nothing: dict[str, int] = {}
+        counts.update(_known(servo.interventions, nothing))
         events = tuple(servo.events)
         end = self._leave(end, task)
         return Episode(
@@ -129,7 +120,7 @@ class Runtime:
             interventions=dict(counts),
             safety_events=tuple(name for name in events if name in CLASS_A),
             scene=facts,
-            overruns=servo.overruns - late,
+            overruns=max(_known(lambda: servo.overruns, late) - late, 0),
             detail=end.detail,
             trace=run.traced(),
         )
@@ -161,44 +152,49 @@ class Runtime:
 
     # -- before and after
 
-    def _prepare(self, task: Task, scene: Scene) -> tuple[_End | None, Mapping[str, Any]]:
-        if self.servo.stopped:
-            return _End("void", "protective_stop", self.servo.stop_reason), {}
+    def _prepare(self, task: Task, scene: Scene) -> tuple[End | None, Mapping[str, Any]]:
         try:
+            if self.servo.stopped:
+                return End("void", "protective_stop", self.servo.stop_reason), {}
             if why := self.home(np.array(task.start_q)):
-                return _End("void", "home", why), {}
+                return End("void", "home", why), {}
             check = scene.prepare()
             if not check.ok:
-                return _End("void", "scene", check.why), {}
+                return End("void", "scene", check.why), {}
             if self.servo.hot:
                 self.servo.hold(round(COOL_S / self.servo.period_s))  # temperatures come by ticks
             if hot := self.servo.hot:
-                return _End("void", "motor_hot", hot), {}
-            if why := self._unseen():
-                return _End("void", "no_pose", why), {}
+                return End("void", "motor_hot", hot), {}
+            if why := self._sight.unseen():
+                return End("void", "no_pose", why), {}
         except ArmFault as fault:
-            return _End("void", "rig_fault", str(fault)), {}
+            return End("void", "rig_fault", str(fault)), {}
         return None, check.facts
 
-    def _guarded(self, run: _Run) -> _End:
+    def _guarded(self, run: Steps) -> End:
         """The run; whatever ends it, the arm holds before this returns or raises."""
-        self.servo.begin()
         try:
-            end = run.loop()
+            self.servo.begin()
+            return run.loop()
         except ArmFault as fault:
-            return _End(fault.rule.outcome, fault.rule.mode, str(fault))
+            return End(fault.rule.outcome, fault.rule.mode, str(fault))
+        except RigFailed as failed:
+            with suppress(
+                ServiceFailed, Refused
+            ):  # what cannot be told to stop is held by guardian or motors
+                self.servo.protective_stop("rig_fault")
+            return End("void", "rig_fault", str(failed.cause))
         except BaseException:
             self.servo.protective_stop("interrupted")
             raise
-        return end
 
-    def _leave(self, end: _End, task: Task) -> _End:
+    def _leave(self, end: End, task: Task) -> End:
         """Open the gripper and go home; trouble here is found again by the next attempt."""
-        if self.servo.stopped:
-            if self.servo.stop_reason != "torque":
-                return end
-            self.servo.resume()
         try:
+            if self.servo.stopped:
+                if self.servo.stop_reason != "torque":
+                    return end
+                self.servo.resume()
             home = np.array(task.start_q)
             goal = self.servo.command.copy()
             goal[JOINTS - 1 :: JOINTS] = home[JOINTS - 1 :: JOINTS]
@@ -206,9 +202,11 @@ class Runtime:
             if self.servo.move_to(goal, HOME_SPEED * self._speed_scale):
                 self.servo.hold(round(RELEASE_S / self.servo.period_s))
                 self.home(home)
-        except ArmFault as fault:
+        except (ServiceFailed, Refused) as fault:
+            if end.outcome == "void":
+                return end
             detail = f"{end.detail}; then {fault}" if end.detail else f"after the outcome: {fault}"
-            return _End(end.outcome, end.mode, detail)
+            return End(end.outcome, end.mode, detail)
         return end
 
     def _rise(self, home: Array) -> None:
@@ -242,162 +240,13 @@ class Runtime:
             servo.tick(q)
         return bool(np.abs(servo.q[0, arm] - q[arm]).max() < HOME_WITHIN)
 
-    # -- what is seen
 
-    def _unseen(self) -> str:
-        """ "" once a fresh pose is there, else why none came; the arm holds meanwhile."""
-        servo = self.servo
-        self._pose = None
-        servo.wake()
-        until = servo.now() + POSE_AGE_S
-        while (pose := self._look()) is None or pose.age_s > POSE_AGE_S:
-            if servo.now() > until:
-                return "nothing sees the object" if pose is None else _stale(pose.age_s)
-            servo.hold(round(LOOK_S / servo.period_s))
-        return FROZEN if self._camera.frozen else ""
-
-    def _look(self) -> Pose | None:
-        """The newest pose with its age now; the last one grows older while nothing is seen."""
-        now = self.servo.now()
-        pose = self._poses.read()
-        if pose is not None:
-            self._pose, self._pose_at = pose, now
-            self._camera.saw(pose.position.tobytes() + repr(pose.yaw).encode(), now - pose.age_s)
-            return pose
-        if self._pose is None:
-            return None
-        return Pose(self._pose.position, self._pose.yaw, self._pose.age_s + now - self._pose_at)
-
-    def _measure(self, command: Array) -> Measurement:
-        """What the policy may see now; command (1, J) is the last shaped one."""
-        servo, pose = self.servo, self._look()
-        if pose is None:
-            raise RuntimeError("an attempt runs without a pose")
-        count = len(self._kinematics)
-        tcp = np.empty((2, count, 3))
-        axes = np.empty((1, count, 6))
-        both = np.concatenate((servo.q, command))
-        for i, arm in enumerate(self._kinematics):
-            at, hand = arm.fk(both[:, JOINTS * i : JOINTS * i + 7])
-            tcp[:, i] = at
-            axes[0, i] = hand[0]
-        return Measurement(
-            q=servo.q,
-            dq=servo.dq,
-            tau=servo.tau,
-            command=command,
-            tcp=tcp[:1],
-            tcp_command=tcp[1:],
-            hand_axes=axes,
-            object_position=pose.position[None],
-            object_yaw=np.array([pose.yaw]),
-            object_age=np.array([pose.age_s]),
-        )
-
-
-class _Run:
-    """The steps of one attempt."""
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        policy: Policy,
-        judge: Judge,
-        should_stop: Callable[[], str | None],
-        horizon_s: float,
-        trace: bool,
-    ) -> None:
-        servo = runtime.servo
-        self.steps = 0
-        self.counts: Counter[str] = Counter()
-        self._runtime, self._servo = runtime, servo
-        self._policy, self._judge = policy, judge
-        self._should_stop = should_stop
-        self._contract = policy.contract
-        self._ticks = ticks_per_step(self._contract.rate_hz, servo.period_s, runtime._speed_scale)
-        self._horizon = round(horizon_s * self._contract.rate_hz)
-        self._deadline_s = self._contract.latency_ms * 1e-3
-        self._trace: list[tuple[Array, Array]] | None = [] if trace else None
-
-    def loop(self) -> _End:
-        """Policy steps until an outcome; the arm is at rest at the command when it returns."""
-        servo, judge = self._servo, self._judge
-        judge.reset()
-        state = start(self._contract, servo.command[None])
-        period = 1.0 / self._contract.rate_hz
-        while self.steps < self._horizon:
-            reason = self._should_stop()
-            if reason is not None:
-                servo.protective_stop(reason)
-                return _End("failure", reason)
-            state, end = self._step(state)
-            if end is not None:
-                return end
-            judge.update(servo.q[0], servo.dq[0], servo.tau[0], period)
-            outcome = judge.outcome()
-            if outcome is not None:
-                mode = "" if outcome == "success" else judge.failure_mode() or "timeout"
-                return _End(outcome, mode)
-        return _End("failure", "timeout")
-
-    def _step(self, state: ActionState) -> tuple[ActionState, _End | None]:
-        servo = self._servo
-        if servo.hot:
-            servo.hold(self._ticks)
-            return state, _End("failure", "motor_hot", servo.hot)
-        seen = self._runtime._measure(state.command)
-        if servo.limits.breached(seen.tcp)[0]:
-            servo.events.append("workspace_breach")
-            servo.protective_stop("workspace_breach")
-            return state, _End("failure", "collision", "the hand left the workspace")
-        age_s = float(seen.object_age[0])
-        if age_s > POSE_AGE_S:
-            servo.hold(self._ticks)
-            return state, _End("void", "no_pose", _stale(age_s))
-        if self._runtime._camera.frozen:
-            servo.hold(self._ticks)
-            return state, _End("void", "camera_frozen", FROZEN)
-        asked = servo.now()
-        try:
-            raw = np.asarray(self._policy.act(assemble(self._contract, seen)))
-            if raw.shape != seen.q.shape:
-                raise ValueError(f"the policy gave {raw.shape}, not {seen.q.shape}")
-            state, command, faults, counts = shape(self._contract, state, raw)
-        except Exception as error:  # noqa: BLE001 a policy's code is foreign: any crash is its failure
-            servo.hold(self._ticks)
-            late = isinstance(error, PolicyFailedError) and error.mode == "late"
-            mode = "late" if late or isinstance(error, TimeoutError) else "policy_fault"
-            return state, _End("failure", mode, f"{type(error).__name__}: {error}")
-        taken = servo.now() - asked
-        if taken > self._deadline_s:
-            servo.hold(self._ticks)
-            return state, _End("failure", "late", f"the policy took {1e3 * taken:.0f} ms")
-        for name, count in counts.items():
-            if count[0]:
-                self.counts[f"shape_{name}"] += int(count[0])
-        if faults[0]:
-            servo.hold(self._ticks)
-            return state, _End("failure", "policy_fault", "the policy's output is not finite")
-        self.steps += 1
-        servo.follow(command[0], self._ticks)
-        if self._trace is not None:
-            self._trace.append((servo.q[0].copy(), servo.command.copy()))
-        if servo.stopped:
-            servo.protective_stop(servo.stop_reason)
-            stalled = servo.stop_reason == "loop_stalled"
-            mode = "loop_stalled" if stalled else "collision"
-            return state, _End("failure", mode, servo.stop_reason)
-        return state, None
-
-    def traced(self) -> tuple[Array, Array] | None:
-        if not self._trace:
-            return None
-        q, command = zip(*self._trace, strict=True)
-        return np.array(q), np.array(command)
-
-
-def _stale(age_s: float) -> str:
-    return f"the newest pose of the object is {1e3 * age_s:.0f} ms old"
+def _known(ask: Callable[[], T], otherwise: T) -> T:
+    """What a servo says of an attempt that is over, also where the servo is gone."""
+    try:
+        return ask()
+    except (ServiceFailed, Refused):
+        return otherwise
 
 
 def _fault_of(call: Callable[[], object]) -> str:

@@ -7,6 +7,8 @@ Rules
   lately took between two orders (`lead`): the next comes before the servo has to brake.
 - What the servo measures is read from shared memory, newest at each access. A state older than
   `STALE_S` or a closed line is ServiceFailed: the guardian has the arm then.
+- A guardian that has ended is an ArmFault before the next motion, and before the next step of one:
+  the servo brakes and holds then.
 - Faults of the arm are raised here as the ArmFault they are there.
 
 Arrays are (1, J) and (J,) as in Servo; rad, rad/s, Nm, s.
@@ -16,10 +18,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from fleet.can.faults import ArmFault, FaultKind
+from fleet.guardians import Guardians, spawn
 from fleet.limits import JOINTS
 from fleet.safety import INTERVENTIONS
 from fleet.servo import COMMAND_AGE_S
@@ -43,7 +44,7 @@ from fleet.servo_wire import (
     state_length,
 )
 from fleet.shared_memory import Newest, Reading, memory_folder
-from registry.errors import PolicyctlError, Refused, ServiceFailed
+from registry.errors import PolicyctlError, ServiceFailed
 
 START_S = 60.0
 ANSWER_S = 60.0
@@ -105,7 +106,7 @@ class ServoClient:
         )
         self.on_stop: Callable[[bool], None] = lambda stopped: None
         self._line: socket.socket | None = None
-        self.guardians: list[subprocess.Popen[bytes]] = []
+        self._guardians = Guardians(setup)
         self._servo: subprocess.Popen[bytes] | None = None
         self._orders: Newest | None = None
         self._states: Newest | None = None
@@ -124,41 +125,18 @@ class ServoClient:
         """Guardians, servo, arms; once. Raises ArmFault, Refused, ServiceFailed: none runs then."""
         try:
             if self.setup.guarded:
-                self._start_guardians()
+                self._guardians.start()
             self._start_servo()
         except BaseException:
             self.close()
             raise
-
-    def _start_guardians(self) -> None:
-        for one in self.setup.buses:
-            told = json.dumps(
-                {
-                    "robot": self.setup.robot,
-                    "name": self.setup.name,
-                    "arm": one.arm,
-                    "bus": dict(one.bus),
-                    "fd": one.fd,
-                }
-            )
-            process = _spawn("fleet.guardian_process", told)
-            self.guardians.append(process)
-        for process in self.guardians:
-            assert process.stdout is not None
-            with process.stdout as stream:
-                said = stream.readline().decode().strip()
-            if said != "ready":
-                what, evidence, hint = (
-                    json.loads(said) if said else ("the guardian ended at once", "", "")
-                )
-                raise Refused(what, evidence=evidence, hint=hint)
 
     def _start_servo(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._line = ours
         self._orders = Newest.create(self.setup.orders, order_length(self.setup.joints))
         with theirs:
-            self._servo = _spawn("fleet.servo_process", str(theirs.fileno()), keep=theirs.fileno())
+            self._servo = spawn("fleet.servo_process", str(theirs.fileno()), keep=theirs.fileno())
         ours.send(self.setup.to_json().encode())
         granted = self._answer(0, START_S)
         self.granted = tuple((name, bool(yes), found) for name, yes, found in granted)
@@ -175,6 +153,11 @@ class ServoClient:
         return self._servo
 
     @property
+    def guardians(self) -> list[subprocess.Popen[bytes]]:
+        """Those that run, also one that has taken over."""
+        return self._guardians.processes
+
+    @property
     def pid(self) -> int:
         """Of the servo's process."""
         return self.process.pid
@@ -182,7 +165,8 @@ class ServoClient:
     def close(self) -> None:
         """The servo says farewell and ends, then the guardians. The motors hold; nothing falls.
 
-        A guardian that has taken over goes on, a person ends it. Safe any number of times.
+        A guardian that has taken over goes on, a person ends it. It has its memory, so that no name
+        stays behind, not even a killed servo's. Safe any number of times.
         """
         if self._closed:
             return
@@ -201,19 +185,14 @@ class ServoClient:
                 taken_over = True
                 self._servo.kill()
                 self._servo.wait()
-        for process in self.guardians:
-            if not taken_over:
-                process.terminate()
-                process.wait(END_S)
         if not taken_over:
-            self.guardians.clear()
+            self._guardians.end()
         for block in (self._orders, self._states):
             if block is not None:
                 block.close()
         self._orders = self._states = None
-        if not taken_over:
-            for path in memory_folder().glob(f"{self.setup.name}-*"):
-                path.unlink(missing_ok=True)
+        for path in memory_folder().glob(f"{self.setup.name}-*"):
+            path.unlink(missing_ok=True)
 
     # -- what is known
 
@@ -271,15 +250,7 @@ class ServoClient:
         The servo itself never sleeps. Raises ArmFault where a guardian has ended.
         """
         self._returned = None
-        for one, guardian in zip(self.setup.buses, self.guardians, strict=False):
-            if guardian.poll() is not None:
-                raise ArmFault(
-                    FaultKind.ADAPTER_LOST,
-                    one.arm,
-                    (),
-                    f"its guardian has ended, status {guardian.returncode}",
-                    "nothing would hold the arm if the servo died: end the program, start it again",
-                )
+        self._guardians.check()
 
     def begin(self) -> None:
         """Count interventions and events anew. Stops stay."""
@@ -316,6 +287,7 @@ class ServoClient:
     ) -> bool:
         """Minimum-jerk joint move; True when the command has arrived, False when something said
         no."""
+        self._guardians.check()
         number = self._send("move_to", goal=goal.tolist(), speed=speed)
         asked = True
         until = self.now() + ANSWER_S
@@ -326,10 +298,19 @@ class ServoClient:
                 if asked and keep_going is not None and not keep_going():
                     asked = False
                     self._send("cancel")
+                self._check_under_way()
                 continue
             self._hear()
             return bool(result)
         raise self._gone(f"a move took longer than {ANSWER_S:g} s")
+
+    def _check_under_way(self) -> None:
+        """A move is ended where its guardian has; raises the ArmFault that is."""
+        try:
+            self._guardians.check()
+        except ArmFault:
+            self._send("cancel")
+            raise
 
     def protective_stop(self, reason: str) -> None:
         """Brake within the limits and hold until `resume`; raises what an arm's fault is."""
@@ -345,6 +326,7 @@ class ServoClient:
     def _order(self, goal: Array, ticks: int) -> None:
         if self._orders is None:
             raise self._gone("it was not started")
+        self._guardians.check()
         self._number += 1
         values = np.empty(ORDER + self.setup.joints)
         values[0], values[1], values[ORDER:] = self._number, ticks, goal
@@ -421,14 +403,3 @@ class ServoClient:
             f"the servo does not answer: {why}{ended}",
             "the guardian holds and lowers the arms: look at them, then start again",
         )
-
-
-def _spawn(module: str, argument: str, keep: int | None = None) -> subprocess.Popen[bytes]:
-    """`main` of one of our modules in a process and session of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", f"from {module} import main; main()", argument],
-        stdout=subprocess.PIPE if keep is None else None,
-        pass_fds=() if keep is None else (keep,),
-        start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    )

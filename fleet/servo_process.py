@@ -12,7 +12,8 @@ Rules
   guardian lowers the arms. Without a guardian the motors do what `on_host_loss` says.
 - A fault does not end it: it goes on beating for the guardian, so that healthy motors hold, and
   every motion answers with that fault.
-- One servo drives a robot at a time: a lock on the robot's name is held to the end.
+- One servo drives a robot at a time: a lock on the robot's name is held to the end. Under it, what
+  a killed one left in memory is removed.
 """
 
 from __future__ import annotations
@@ -287,6 +288,7 @@ def main() -> None:
     setup = ServoSetup.from_json(receive(line, ATTACH_S).decode())
     try:
         lock = take_lock(f"{setup.robot}-servo")
+        setup.remove_leftovers()
         process = ServoProcess(setup, line)
     except PolicyctlError as error:
         say(line, {"n": 0, "error": error_to_json(error)})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from fleet.can.bus import open_bus
 from fleet.can.host_loss import HostLoss
 from fleet.kinematics import ArmKinematics, load_arms
 from fleet.limits import JOINTS, SafetyLimits
+from fleet.shared_memory import memory_folder
 
 Ranges = tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
 
@@ -43,7 +46,8 @@ class LimitValues:
 
 @dataclass(frozen=True)
 class ServoSetup:
-    """A robot as its servo sees it. Names of shared memory begin with `name`, new at each start."""
+    """A robot as its servo sees it. Names of shared memory begin with `name`, new at each start:
+    `policyctl-ROBOT-NUMBER`."""
 
     robot: str
     name: str
@@ -78,6 +82,21 @@ class ServoSetup:
 
     def word(self, arm: str) -> str:
         return f"{self.name}-{arm}-word"
+
+    def remove_leftovers(self) -> list[Path]:
+        """Names that killed servos and clients of this robot left in memory. Hold the robot's servo
+        lock: then none of them is in use by name, and a guardian that still runs has its memory.
+        """
+        ends = "|".join((r"orders", r"states", r"cycles", r"[a-z0-9_]+-(beat|word)"))
+        ours = re.compile(rf"policyctl-{re.escape(self.robot)}-\d+-({ends})")
+        found = [
+            path
+            for path in memory_folder().glob(f"policyctl-{self.robot}-*")
+            if ours.fullmatch(path.name) and not path.name.startswith(f"{self.name}-")
+        ]
+        for path in found:
+            path.unlink(missing_ok=True)
+        return found
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

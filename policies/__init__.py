@@ -27,7 +27,7 @@ class Policy(Protocol):
         ...
 
     def act(self, observation: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """(B, N) observations to (B, J) outputs, before shaping."""
+        """(B, N) observations to (B, J) outputs before shaping, K * J in rows where chunked."""
         ...
 
 

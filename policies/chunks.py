@@ -10,6 +10,10 @@ Rules
   the caller holds and counts, nothing is extrapolated.
 - A chunk whose observation is older than that of the chunk in use came out of order: refused.
 
+- A policy's outputs become rows by shaping them one after the other from the command it saw, which
+  is row 0. What is followed is then kept within the step limit and the range once more: a mixture
+  of two chunks may be steeper than both.
+
 Rows are (K, J) [rad], times [s] of one clock.
 """
 
@@ -19,6 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from policies.actions import ActionState, shape
+from policies.contract import Contract
 
 Floats = npt.NDArray[np.float64]
 
@@ -94,3 +101,43 @@ class Blend:
     def exhausted(self, now: float) -> bool:
         """True beyond the newest chunk's last row: the policy is late."""
         return self._to is None or now > self._to.ends_at
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """A policy's answer as commands: `rows` (K + 1, J), and per output what shaping changed."""
+
+    rows: Floats
+    finite: bool
+    interventions: dict[str, npt.NDArray[np.int64]]
+    """(K,) by name."""
+
+
+def unrolled(contract: Contract, seen: ActionState, raw: npt.NDArray[np.float32]) -> Unrolled:
+    """The answer `raw` (1, K * J) to an observation in which the command was `seen`."""
+    state, rows, finite = seen, [seen.command[0]], True
+    counts: dict[str, list[int]] = {}
+    for output in raw.reshape(-1, 1, len(contract.joints)):
+        state, command, faults, found = shape(contract, state, output)
+        rows.append(command[0])
+        finite = finite and not faults[0]
+        for name, count in found.items():
+            counts.setdefault(name, []).append(int(count[0]))
+    return Unrolled(np.array(rows), finite, {name: np.array(n) for name, n in counts.items()})
+
+
+def kept(
+    contract: Contract, last: ActionState, target: Floats
+) -> tuple[ActionState, dict[str, int]]:
+    """The next command towards `target` (J,), within the step limit and the range; what bit."""
+    action = contract.action
+    limit = np.array(action.limit)
+    way = target - last.command[0]
+    step = np.clip(way, -limit, limit)
+    reached = last.command[0] + step
+    command = np.clip(reached, action.low, action.high)
+    counts = {
+        "delta": int(np.count_nonzero(np.abs(way - step) > 1e-9)),
+        "range": int(np.count_nonzero(command != reached)),
+    }
+    return ActionState(command[None]), counts

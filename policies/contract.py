@@ -10,12 +10,18 @@ Rules
   by an exponential moving average with `ema_alpha` (1 = none) and kept within `low`..`high`.
 - Cameras are named with the size of their images. `image_NAME` observes one as 3 h w shares of
   white, rows from the top, pixel by pixel red, green, blue; `depth_NAME` as h w metres.
+- With `chunk` an answer is `rows` outputs, one after the other, of which the first is for the step
+  that the observation was made for; policies/chunks.py says how they are followed. All in policy
+  steps. `every` leaves time for the answer (`latency_ms`) and for going over to it (`blend`), and
+  `rows` reach until that is done, so that a policy in time is never waited for. Without `chunk`
+  an answer is one output.
 - The normalization of observations is stored with the weights; the contract fixes term order.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -121,6 +127,17 @@ class Action(_Model):
     high: tuple[float, ...]
 
 
+class Chunking(_Model):
+    """How many outputs an answer has and how they are used [policy steps]."""
+
+    rows: Annotated[int, Field(ge=2, le=200)]
+    """Outputs in an answer."""
+    every: Annotated[int, Field(ge=1)]
+    """From one question to the next."""
+    blend: Annotated[int, Field(ge=1)]
+    """How long going over from one answer to the next takes."""
+
+
 class Contract(_Model):
     """The contract stored in a checkpoint as contract.json."""
 
@@ -136,6 +153,7 @@ class Contract(_Model):
     load_s: Annotated[float, Field(gt=0)]
     latency_ms: Annotated[float, Field(gt=0)]
     cameras: tuple[CameraSpec, ...] = ()
+    chunk: Chunking | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -161,12 +179,33 @@ class Contract(_Model):
         for camera in self.cameras:
             if not observed & {IMAGE + camera.name, DEPTH + camera.name}:
                 raise ValueError(f"cameras: nothing observes '{camera.name}'")
+        if self.chunk is not None:
+            self._in_time(self.chunk)
         return self
+
+    def _in_time(self, chunk: Chunking) -> None:
+        """ValueError unless an answer in time is there, and gone over to, when it is needed."""
+        late = math.ceil(self.latency_ms * 1e-3 * self.rate_hz - 1e-9)
+        if late + chunk.blend > chunk.every:
+            raise ValueError(
+                f"chunk.every: {chunk.every} steps are less than {late} for an answer in "
+                f"{self.latency_ms:g} ms and {chunk.blend} for going over to it"
+            )
+        reach = chunk.every + late + chunk.blend
+        if chunk.rows < reach:
+            raise ValueError(
+                f"chunk.rows: {chunk.rows} end before the next answer is followed, at {reach}"
+            )
 
     @property
     def width(self) -> int:
         """Numbers in one observation."""
         return sum(term.width for term in self.observation)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers in one answer: one for each joint, or as many rows of them as a chunk has."""
+        return len(self.joints) * (self.chunk.rows if self.chunk is not None else 1)
 
     def check(self, robot: RobotClass, task: str | None = None, *, where: str = FILE_NAME) -> None:
         """Raise ConfigError naming the first field that does not fit the robot class or task."""
@@ -209,10 +248,12 @@ class Contract(_Model):
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON, the content of contract.json, without `cameras` where there are none."""
+        """Plain JSON, the content of contract.json, without `cameras` or `chunk` where none are."""
         data = self.model_dump(mode="json", by_alias=True)
         if not self.cameras:
             del data["cameras"]
+        if self.chunk is None:
+            del data["chunk"]
         return data
 
 

@@ -116,10 +116,10 @@ class SubprocessPolicy:
             self._ask({"do": "reset"}, b"", self._hang_s)
 
     def act(self, observation: Rows, deadline_s: float | None = None) -> Rows:
-        """(B, N) to (B, J) within `deadline_s`; PolicyFailedError otherwise, and never later."""
+        """(B, N) to (B, outputs) within `deadline_s`; else PolicyFailedError, and never later."""
         contract = self.contract
         rows = np.ascontiguousarray(observation, dtype=np.float32)
-        expected = (rows.shape[0], len(contract.joints))
+        expected = (rows.shape[0], contract.outputs)
         if deadline_s is None and self._on_time:
             deadline_s = 1e-3 * contract.latency_ms
         head, body = self._ask({"do": "act", "shape": rows.shape}, rows.tobytes(), deadline_s)

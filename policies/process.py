@@ -54,7 +54,7 @@ class PolicyProcess(Protocol):
         ...
 
     def act(self, observation: Rows, deadline_s: float | None = None) -> Rows:
-        """(B, N) to (B, J) within `deadline_s` of wall time; PolicyFailedError otherwise."""
+        """(B, N) to (B, outputs) within `deadline_s` of wall time; PolicyFailedError otherwise."""
         ...
 
     def close(self) -> None: ...
@@ -97,7 +97,7 @@ class InlinePolicy:
         except Exception as error:
             raise PolicyFailedError("crash", repr(error)) from error
         took = self._clock() - began
-        expected = (observation.shape[0], len(policy.contract.joints))
+        expected = (observation.shape[0], policy.contract.outputs)
         if answer.shape != expected:
             raise PolicyFailedError("shape", f"{answer.shape}, expected {expected}")
         if not np.isfinite(answer).all():

@@ -48,6 +48,38 @@ class Told:
         return np.full((len(observation), 8), value, dtype=np.float32)
 
 
+CHUNK_S = 0.06
+"""What `SlowChunks` takes for an answer."""
+
+
+class SlowChunks:
+    """Swings a wrist by chunks, each of which takes longer than a policy step."""
+
+    def __init__(self) -> None:
+        data = contract_json() | {
+            "latency_ms": 140.0,
+            "chunk": {"rows": 40, "every": 12, "blend": 5},
+        }
+        data["action"] |= {"low": [-1.35, -0.14, -1.5, 0.04, -1.5, -0.7, -1.5, -0.75],
+                           "high": [3.45, 3.27, 1.5, 2.40, 1.5, 0.7, 1.5, -0.01]}  # fmt: skip
+        self.contract = parse_contract(data)
+        self._turn = 0
+
+    def reset(self) -> None:
+        self._turn = 0
+
+    def act(self, observation: Rows) -> Rows:
+        time.sleep(CHUNK_S)
+        rows = np.zeros((40, 8), dtype=np.float32)
+        rows[:, 4] = 0.2 * (-1) ** (self._turn // 3)
+        self._turn += 1
+        return rows.reshape(1, -1)
+
+
+def load_slow_chunks(folder: Path) -> SlowChunks:
+    return SlowChunks()
+
+
 def load(folder: Path) -> Told:
     return Told()
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -25,6 +26,7 @@ from fleet.can.frames import PARAMETER_ID
 from fleet.can.gains import STIFF
 from fleet.can.host_loss import HostLoss
 from harness.twin.control import ask
+from harness.twin.monitor import FrameMonitor, FrameReport
 
 STARTED_WITHIN_S = 60.0
 PATIENT_S = 0.1
@@ -85,6 +87,44 @@ class TwinProcess:
         if self.process.poll() is None:
             self.process.terminate()
             self.process.wait(20)
+
+
+class Witness:
+    """The independent monitor on a twin's bus, as a passive program of its own; a context."""
+
+    def __init__(self, twin: TwinProcess, name: str = "right") -> None:
+        self.monitor = FrameMonitor(name)
+        self.frames: list[can.Message] = []
+        self._bus = joined(twin, name)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def _watch(self) -> None:
+        while not self._done.is_set():
+            frame = self._bus.recv(0.02)
+            if frame is not None:
+                frame.is_rx = 0x11 <= frame.arbitration_id <= 0x18  # all others are sent to motors
+                self.frames.append(frame)
+
+    def report(self) -> FrameReport:
+        """Of all replies until now, and of commands from when each motor had said where it is."""
+        self._done.set()
+        self._thread.join()
+        unheard = set(range(0x11, 0x19))
+        for frame in self.frames:
+            unheard.discard(frame.arbitration_id)
+            if frame.is_rx or not unheard:
+                self.monitor(frame.timestamp, frame)
+        return self.monitor.report()
+
+    def __enter__(self) -> Witness:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._bus.shutdown()
 
 
 def column(arm: dict[str, Any], name: str) -> np.ndarray:

@@ -71,6 +71,13 @@ class BatchEnv:
         detector: DetectorModel | None = None,
         protection: Literal["servo", "policy"] = "servo",
     ) -> None:
+        if contract.chunk is not None:
+            raise ConfigError(
+                "the simulation does not play chunks of actions",
+                where="contract.json",
+                field=f"chunk: {contract.chunk.rows} rows an answer",
+                hint="robots and twins do: `policyctl arm run`, `policyctl gate run hil`",
+            )
         self.contract, self.size = contract, size
         self.task: Task = task or _task_of(contract)
         if contract.task != self.task.name:

@@ -6,10 +6,13 @@ adapter that vanished closes its programs' sockets; who connects meanwhile is to
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import can
@@ -21,6 +24,8 @@ from registry.errors import ServiceFailed, UsageError
 
 BACKLOG = 8192
 """Packets kept for a program that is slow; 200 Hz make 3 200 a second."""
+ALONE_WITHIN_S = 5.0
+"""Others need milliseconds."""
 LONGEST_PATH = 107
 """Bytes that the kernel has for a Unix socket's path."""
 
@@ -28,7 +33,8 @@ LONGEST_PATH = 107
 def listen(path: Path, kind: int, option: str) -> socket.socket:
     """A listening Unix socket that only its owner may open. Raises UsageError, ServiceFailed.
 
-    A socket left behind by a process that was killed is replaced; a live one is not, nor a file.
+    A socket left behind by a process that was killed is replaced; a live one is not, nor a file. Of
+    two that come at once, the second finds the first one's.
     `option` is what the user named it by.
     """
     if len(os.fsencode(path)) > LONGEST_PATH:
@@ -37,6 +43,41 @@ def listen(path: Path, kind: int, option: str) -> socket.socket:
             evidence=str(path),
             hint=f"name a shorter one with {option}",
         )
+    with _alone_in(path.parent, option):
+        return _bound(path, kind, option)
+
+
+@contextmanager
+def _alone_in(folder: Path, option: str) -> Iterator[None]:
+    """Nobody else looks for a live socket, or puts one, in `folder` meanwhile. ServiceFailed."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _cannot_serve(folder, option, error) from error
+    try:
+        until = time.monotonic() + ALONE_WITHIN_S
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > until:
+                    raise _cannot_serve(folder, option, error) from error
+                time.sleep(0.01)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _cannot_serve(path: Path, option: str, error: OSError) -> ServiceFailed:
+    return ServiceFailed(
+        f"cannot serve at {path}",
+        evidence=str(error),
+        hint=f"name a path that can be written with {option}",
+    )
+
+
+def _bound(path: Path, kind: int, option: str) -> socket.socket:
     found = socket.socket(socket.AF_UNIX, kind)
     try:
         if path.is_socket() and _answers(path, kind):
@@ -57,11 +98,7 @@ def listen(path: Path, kind: int, option: str) -> socket.socket:
         found.setblocking(False)
     except OSError as error:
         found.close()
-        raise ServiceFailed(
-            f"cannot serve at {path}",
-            evidence=str(error),
-            hint=f"name a path that can be written with {option}",
-        ) from error
+        raise _cannot_serve(path, option, error) from error
     except UsageError:
         found.close()
         raise

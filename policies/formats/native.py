@@ -81,7 +81,7 @@ class NativePolicy:
         """Nothing to forget: the network has no memory."""
 
     def act(self, observation: Rows) -> Rows:
-        """(B, N) to (B, J), bit-identical per row whatever B is."""
+        """(B, N) to (B, outputs), bit-identical per row whatever B is."""
         return self._network(observation)
 
 
@@ -101,7 +101,7 @@ def save(folder: Path, contract: Contract | SpaceContract, network: Network) -> 
 def load(folder: Path) -> NativePolicy:
     """Read and check a checkpoint."""
     contract = read_contract(folder)
-    return NativePolicy(contract, read_network(folder, contract.width, len(contract.joints)))
+    return NativePolicy(contract, read_network(folder, contract.width, contract.outputs))
 
 
 def read_network(folder: Path, inputs: int, outputs: int) -> Network:

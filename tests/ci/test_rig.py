@@ -6,18 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import can
 import numpy as np
 import pytest
 from sim_policies import detected
 
+import ci.rig
 from ci.rig import Rig, build_rig
 from fleet.can.calibration import Calibration
+from fleet.can.faults import ArmFault
 from fleet.can.frames import Status
 from fleet.can.motors import joint_limits
 from fleet.robot import RobotConfig
 from harness.episodes.log import read_log
 from harness.sim.expert import Expert, ExpertConfig
 from harness.tasks.box_grasp import BOX_GRASP
+from harness.twin.physics import TwinWorld
 from policies.contract import ROBOT_CLASSES, Contract, parse_contract
 from policies.observation import Measurement
 from registry.errors import ConfigError, ServiceFailed
@@ -246,6 +250,44 @@ def test_a_real_robot_is_not_built_without_something_that_sees() -> None:
     )
     with pytest.raises(ServiceFailed, match="no camera"):
         build_rig(real)
+
+
+def test_an_arm_that_does_not_connect_leaves_no_bus_of_the_other_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = RobotConfig.model_validate(
+        {
+            "robot": "robot-03",
+            "class": "openarm-v2-bimanual",
+            "arms": [{"name": name, "bus": {"interface": "twin"}} for name in ("right", "left")],
+            "twin": {"seed": 1},
+        }
+    )
+    make = ci.rig._world
+    opened: list[str] = []
+    closed: list[str] = []
+
+    def world(*args: Any) -> TwinWorld:
+        found = make(*args)
+        make_bus = found.bus
+
+        def bus(name: str) -> can.BusABC:
+            made = make_bus(name)
+            opened.append(name)
+            made.shutdown = lambda: closed.append(name)
+            return made
+
+        monkeypatch.setattr(found, "bus", bus)
+        for slot in range(8):
+            found.bank("left").mute(slot)
+        return found
+
+    monkeypatch.setattr(ci.rig, "_world", world)
+    with pytest.raises(ArmFault, match="left arm: dead bus") as caught:
+        build_rig(both)
+    assert caught.tb, "while it is told, nothing is closed by being forgotten"
+    assert opened == ["right", "left"]
+    assert set(closed) == {"right", "left"}
 
 
 def test_the_witness_hears_of_every_stop_and_of_the_resume() -> None:

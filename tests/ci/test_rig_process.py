@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import process_policies
 import pytest
-from twin_process import TwinProcess
+from twin_process import TwinProcess, Witness
 
 from ci.rig import Rig, build_rig
+from fleet.answers import Chunks
 from fleet.attempt import SceneCheck
 from fleet.camera import Pose
 from fleet.robot import RobotConfig, load_robot
@@ -99,7 +101,12 @@ def prefer(pid: int, policy: int, priority: int) -> None:
         os.sched_setscheduler(pid, policy, os.sched_param(priority))
 
 
-def attempt(rig: Rig, policy: SubprocessPolicy, horizon_s: float = 2.0) -> Any:
+def attempt(
+    rig: Rig,
+    policy: SubprocessPolicy,
+    horizon_s: float = 2.0,
+    should_stop: Callable[[], str | None] = lambda: None,
+) -> Any:
     opened: list[Mapping[str, Any]] = []
     prefer(0, os.SCHED_FIFO, 40)
     try:
@@ -109,6 +116,7 @@ def attempt(rig: Rig, policy: SubprocessPolicy, horizon_s: float = 2.0) -> Any:
             rig.judge("box-grasp"),
             opened.append,
             Ready(),
+            should_stop=should_stop,
         )
     finally:
         prefer(0, os.SCHED_OTHER, 0)
@@ -150,6 +158,74 @@ def test_a_policy_process_that_is_stopped_fails_late_and_the_arm_stays(
             assert not rig.servo.stopped
     finally:
         policy.close()
+
+
+@pytest.mark.parametrize("which", ["servo", "guardian"])
+def test_a_killed_servo_or_guardian_closes_the_attempt_as_void_at_once(
+    twin: TwinProcess, which: str
+) -> None:
+    with Witness(twin) as witness, build_rig(config_of(twin), poses=Standing()) as rig:
+        servo = rig.servo
+        assert isinstance(servo, ServoClient)
+        victim = servo.process if which == "servo" else servo.guardians[0]
+        steps: list[bool] = []
+
+        def kill_at_the_tenth_step() -> None:
+            steps.append(True)
+            if len(steps) == 10:
+                victim.kill()
+                victim.wait()
+
+        policy = loaded()
+        try:
+            episode = attempt(rig, policy, should_stop=kill_at_the_tenth_step)
+        finally:
+            policy.close()
+        assert (episode.outcome, episode.failure_mode) == ("void", "rig_fault"), episode.detail
+        says = "does not answer" if which == "servo" else "guardian has ended"
+        assert says in episode.detail
+        assert episode.opened
+        assert episode.steps in (9, 10)
+        again = rig.runtime.run_attempt(
+            policy, find_robot_task("box-grasp"), rig.judge("box-grasp"), never, Ready()
+        )
+        assert (again.outcome, again.opened, says in again.detail) == ("void", False, True)
+    seen = witness.report()
+    assert seen.kept, seen.examples
+
+
+def never(facts: Mapping[str, Any]) -> None:
+    raise AssertionError("an attempt was opened")
+
+
+def test_chunks_that_take_longer_than_a_step_keep_the_arm_moving(
+    twin: TwinProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """60 ms a question at 50 Hz: no single action would be in time."""
+    delays: list[float] = []
+    close = Chunks.close
+
+    def noted(chunks: Chunks) -> None:
+        delays.append(chunks.blend.delay_s)
+        close(chunks)
+
+    monkeypatch.setattr(Chunks, "close", noted)
+    policy = SubprocessPolicy(process_policies.load_slow_chunks, on_time=True)
+    policy.load(V1)
+    assert policy.pid is not None
+    prefer(policy.pid, os.SCHED_FIFO, 50)
+    try:
+        with Witness(twin) as witness, build_rig(config_of(twin), poses=Standing()) as rig:
+            assert isinstance(rig.servo, ServoClient)
+            episode = attempt(rig, policy, 1.5)
+            assert (episode.outcome, episode.failure_mode) == ("failure", "timeout"), episode.detail
+            assert episode.steps == 75
+            seen = witness.report()
+    finally:
+        policy.close()
+    assert process_policies.CHUNK_S <= delays[0] < process_policies.CHUNK_S + 0.1
+    assert episode.duration_s < 1.5 + 0.3, "it waited for the policy"
+    assert seen.kept, seen.examples
 
 
 def test_a_log_that_exists_is_refused_and_nothing_is_left_running(

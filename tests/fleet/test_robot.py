@@ -33,6 +33,9 @@ arms:
 """
 
 
+VIRTUAL = "{interface: virtual, channel: v}"
+
+
 @pytest.fixture
 def load(tmp_path):
     def of(text):
@@ -82,6 +85,8 @@ def test_a_real_robot_with_two_arms(load):
         (REAL.replace("socketcan, channel: can1", "twin"), "one or the other"),
         (TWIN.replace("interface: twin", "interface: virtual"), "twin"),
         (TWIN.replace("robot: robot-01", "robot: ../robot"), "robot"),
+        (REAL + "servo: inline\n", "no guardian"),
+        (REAL.replace("{interface: socketcan, channel: can1}", VIRTUAL), "some on real"),
         (TWIN + "limits: {joint_speed: [2, 2, 3.4, 3, 6, 6, 6, 6]}\n", "joint 3 .* 3.3"),
         (TWIN + "limits: {contact_torque: [0, 1, 1, 1, 1, 1, 1]}\n", "joint 1 .* above 0"),
         (TWIN + "limits: {joint_speed: [1, 1]}\n", "joint_speed"),
@@ -93,6 +98,26 @@ def test_what_is_wrong_is_named(load, text, says):
     with pytest.raises(ConfigError, match=says) as caught:
         load(text)
     assert "robot.yaml" in caught.value.where
+
+
+@pytest.mark.parametrize(
+    "bus",
+    [
+        "{interface: socketcan, channel: can0}",
+        "{interface: slcan, channel: /dev/ttyACM0}",
+        "{interface: udp_multicast, channel: 239.74.163.91}",
+        "{interface: policyctl, channel: right.sock}",
+    ],
+)
+def test_only_what_lives_in_this_process_has_its_servo_here(load, bus):
+    """Whatever can fall when the program dies has a guardian."""
+    real = "robot: r\nclass: openarm-v2-right\non_host_loss: hold\n"
+    assert load(f"{real}arms: [{{name: right, bus: {bus}}}]\n").servo_process
+    with pytest.raises(ConfigError, match="no guardian"):
+        load(f"{real}servo: inline\narms: [{{name: right, bus: {bus}}}]\n")
+    for servo in ("", "servo: inline\n"):
+        assert not load(f"{real}{servo}arms: [{{name: right, bus: {VIRTUAL}}}]\n").servo_process
+        assert not load(TWIN + servo).servo_process
 
 
 def test_a_calibration_lies_beside_the_robot_file_and_limits_are_the_houses_where_unsaid(

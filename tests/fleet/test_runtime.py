@@ -9,17 +9,20 @@ import pytest
 from fleet.attempt import SceneCheck
 from fleet.camera import Pose
 from fleet.can.arm import REPLY_WINDOW_S, Arm
+from fleet.can.faults import ArmFault, FaultKind
 from fleet.can.frames import Status
 from fleet.kinematics import load_arms
 from fleet.limits import SafetyLimits
-from fleet.runtime import POSE_AGE_S, Runtime
+from fleet.runtime import Runtime
 from fleet.servo import Servo
+from fleet.sight import POSE_AGE_S
 from harness.sim.mirror import MIRROR
 from harness.tasks.box_grasp import BOX_GRASP
 from harness.tasks.detector import Detector, DetectorModel
 from harness.twin.physics import TwinConfig, TwinWorld
 from policies.contract import ROBOT_CLASSES, parse_contract
 from policies.process import PolicyFailedError
+from registry.errors import Refused, ServiceFailed
 
 WIDTHS = {"joint_position": 8, "joint_command": 8, "tcp_position": 3, "gripper_torque": 1}
 
@@ -394,6 +397,43 @@ def test_an_adapter_that_vanishes_between_two_exchanges_voids_the_attempt(rig):
     episode = rig.attempt(answer, judge=PatientJudge(steps=39))
     assert (episode.outcome, episode.failure_mode, episode.opened) == ("void", "rig_fault", True)
     assert "no such device" in episode.detail
+
+
+@pytest.mark.parametrize("error", [ServiceFailed, Refused])
+def test_a_servo_that_fails_under_the_policy_voids_the_attempt_and_closes_it(rig, error):
+    """Not by a fault of an arm: such as a servo process whose guardian has taken over."""
+    follow, servo = rig.servo.follow, rig.servo
+
+    def breaks(command, ticks):
+        if rig.failing:
+            raise error("the servo is gone", evidence="killed")
+        follow(command, ticks)
+
+    def answer(step):
+        rig.failing = step >= 5
+        return sway(step)
+
+    rig.failing, servo.follow = False, breaks
+    episode = rig.attempt(answer, PatientJudge(steps=39))
+    assert (episode.outcome, episode.failure_mode, episode.opened) == ("void", "rig_fault", True)
+    assert "the servo is gone" in episode.detail
+    assert "killed" in episode.detail
+    assert servo.stopped
+    assert not rig.attempt().opened
+
+
+def test_a_servo_that_says_nothing_after_the_attempt_keeps_it_from_nothing(rig):
+    def gone():
+        raise ArmFault(FaultKind.ADAPTER_LOST, "right", (), "the servo does not answer")
+
+    def answer(step):
+        if step == 5:
+            rig.servo.interventions = gone
+            rig.world.bank().mute(1)
+        return sway(step)
+
+    episode = rig.attempt(answer, PatientJudge(steps=39))
+    assert (episode.outcome, episode.failure_mode, episode.opened) == ("void", "rig_fault", True)
 
 
 def test_a_judge_that_breaks_leaves_the_arm_holding(rig):

@@ -14,7 +14,7 @@ from typing import Any
 import can
 import numpy as np
 import pytest
-from twin_process import TwinProcess
+from twin_process import TwinProcess, Witness
 
 from fleet.can.arm import ArmFault
 from fleet.can.bus import open_bus
@@ -182,6 +182,99 @@ def test_without_its_guardian_no_motion_begins(servo: ServoClient) -> None:
     servo.hold(2)  # what moves already may still be held and stopped
 
 
+def test_a_guardian_that_is_killed_under_motion_is_noticed_before_the_next_step(
+    servo: ServoClient, twin: TwinProcess
+) -> None:
+    with Witness(twin) as witness:
+        goal = swing(servo, 10, 0.02)
+        os.kill(servo.guardians[0].pid, signal.SIGKILL)
+        until(lambda: servo.guardians[0].poll() is not None)
+        with pytest.raises(ArmFault, match="guardian has ended"):
+            servo.follow(goal + 0.02, 4)
+        with pytest.raises(ArmFault, match="guardian has ended"):
+            servo.move_to(goal + 0.2)
+        servo.hold(40)  # a hold and a stop need nobody
+        assert np.abs(servo.command - goal).max() < 0.01
+        servo.protective_stop("test")
+        assert servo.process.poll() is None
+        seen = witness.report()
+    assert seen.kept, seen.examples
+    assert seen.commands > 100
+
+
+def test_a_guardian_that_is_killed_in_the_middle_of_a_long_move_ends_it(
+    servo: ServoClient, twin: TwinProcess
+) -> None:
+    goal = servo.command.copy()
+    goal[0] += 1.0
+    asked: list[bool] = []
+
+    def kill_once() -> bool:
+        if not asked:
+            os.kill(servo.guardians[0].pid, signal.SIGKILL)
+        asked.append(True)
+        return True
+
+    with Witness(twin) as witness:
+        with pytest.raises(ArmFault, match="guardian has ended"):
+            servo.move_to(goal, speed=0.2, keep_going=kill_once)
+        servo.hold(20)
+        assert servo.command[0] < goal[0] - 0.5
+        rests = servo.command.copy()
+        time.sleep(0.1)
+        assert np.array_equal(servo.command, rests)
+        seen = witness.report()
+    assert seen.kept, seen.examples
+
+
+def names(servo: ServoClient) -> set[str]:
+    """What is in memory of this robot but for its locks."""
+    ours = memory_folder().glob(f"policyctl-{servo.setup.robot}-*")
+    return {path.name for path in ours if path.suffix != ".lock"}
+
+
+def test_nothing_of_a_killed_servo_stays_in_memory_once_its_client_has_closed(
+    servo: ServoClient, twin: TwinProcess
+) -> None:
+    swing(servo, 5)
+    assert len(names(servo)) == 5  # orders, states, cycles, beat, word
+    os.kill(servo.pid, signal.SIGKILL)
+    with pytest.raises(ArmFault, match="does not answer"):
+        swing(servo, 100)
+    servo.close()
+    assert names(servo) == set()
+    bus = open_bus({"interface": "policyctl", "channel": str(twin.channel)})
+    assert frames_after(bus, 0.3), "the guardian goes on without its names"
+    bus.shutdown()
+
+
+def test_the_next_start_removes_what_killed_processes_left_in_memory(twin: TwinProcess) -> None:
+    setup = setup_of(twin, log=True)
+    client = subprocess.Popen(
+        [sys.executable, "-c", CLIENT, setup.to_json()], stdout=subprocess.PIPE, text=True
+    )
+    assert client.stdout is not None
+    for pid in (*map(int, client.stdout.readline().split()), client.pid):
+        os.kill(pid, signal.SIGKILL)
+    client.wait()
+    other = memory_folder() / f"policyctl-{setup.robot}-x-1-states"  # of a robot named like it
+    other.touch()
+    second = ServoClient(setup_of(twin))
+    left = set(memory_folder().glob(f"{setup.name}-*"))
+    assert len(left) == 5
+    try:
+        second.start()
+        assert not list(memory_folder().glob(f"{setup.name}-*"))
+        assert other.exists()
+        swing(second, 5)
+    finally:
+        second.close()
+        other.unlink()
+    assert names(second) == set()
+    for path in locks():
+        path.unlink()
+
+
 def frames_after(bus: can.BusABC, seconds: float) -> list[tuple[float, can.Message]]:
     """Commands (ids 1 to 8) seen on the bus from now on."""
     found, end = [], time.monotonic() + seconds
@@ -257,7 +350,7 @@ def test_a_client_that_is_killed_is_a_stop_and_the_guardian_lowers_the_arm(
     assert len(set(positions(seen[-40:], 1))) == 1
     os.kill(guardian, signal.SIGTERM)
     bus.shutdown()
-    for path in memory_folder().glob(f"{setup.name}-*"):
+    for path in (*memory_folder().glob(f"{setup.name}-*"), *locks()):
         path.unlink()
 
 

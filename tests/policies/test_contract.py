@@ -130,3 +130,38 @@ def test_a_missing_or_broken_file_names_itself(tmp_path: Path) -> None:
     (tmp_path / "contract.json").write_text("{")
     with pytest.raises(ConfigError, match="not JSON"):
         read_contract(tmp_path)
+
+
+def chunked(**change: int) -> dict[str, Any]:
+    """10 ms at 50 Hz are one step."""
+    return {**contract_json(), "chunk": {"rows": 12, "every": 6, "blend": 5, **change}}
+
+
+def test_a_contract_may_name_chunks_and_one_without_says_nothing_of_them() -> None:
+    contract = parse_contract(chunked())
+    assert contract.outputs == 12 * 8
+    assert contract.to_json() == chunked()
+    assert parse_contract(json.loads(json.dumps(contract.to_json()))) == contract
+    plain = parse_contract(contract_json())
+    assert plain.chunk is None
+    assert plain.outputs == 8
+    assert "chunk" not in plain.to_json()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"rows": 1}, "chunk.rows"),
+        ({"every": 0}, "chunk.every"),
+        ({"blend": 0}, "chunk.blend"),
+        ({"blend": 6}, "6 steps are less than 1 for an answer in 10 ms and 6"),
+        ({"rows": 11}, "11 end before the next answer is followed, at 12"),
+        ({"steps": 3}, "chunk.steps"),
+    ],
+)
+def test_chunks_that_a_policy_in_time_would_leave_the_arm_without_are_refused(
+    change: dict[str, int], field: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_contract(chunked(**change))
+    assert field in caught.value.field
