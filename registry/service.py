@@ -380,8 +380,9 @@ class Registry:
 
     def keep_trust(self) -> list[str]:
         """See `Approving.keep`; and the keyring that robots are shown is this home's."""
+        waits = self._approving.keep()  # first: robots go on being told what is fresh
         self.settle_keyring()
-        return self._approving.keep()
+        return waits
 
     def settle_keyring(self) -> bool:
         """See `registry.trust.publishing`."""
@@ -469,7 +470,7 @@ class Registry:
 
         With trust it is also held against the head that the keyring was begun with.
         """
-        if self.trust is not None and (since := self.trust.keyring.since):
+        if self.trust is not None and (since := self.trust.since):
             with self._ledger.read() as connection:
                 audit.check_chain(connection, Head.parse(since))
         with self._ledger.read() as connection:

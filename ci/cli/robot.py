@@ -88,6 +88,7 @@ def _key_of(registry: Registry, robot: str, given: Path | None) -> PublicKey | N
     from registry.trust.keys import public_key
     from registry.trust.sealing import public_of
 
+    registry.trust.require()  # before a key is made
     if given is not None:
         return public_of(public_key(given))
     return _identity(robot).make_key()

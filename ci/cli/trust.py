@@ -71,7 +71,12 @@ def init(place: str | None, public: Path | None) -> None:
 
 def _begun(registry: Registry, approvals: Approvals) -> Key | None:
     """The one key of a home whose `trust init` was killed before it had a keyring."""
-    if registry.trust is not None or not approvals.repository.exists:
+    from registry.trust.files import TrustFolder
+
+    folder = TrustFolder(registry.approvals.folder)
+    if registry.trust is not None and not folder.unfinished:
+        registry.trust.require()  # a keyring that was lost is restored, not begun anew
+    if folder.has_keyring or not approvals.repository.exists:
         return None
     root = approvals.repository.root().signed
     keys = {keyid for role in root.roles.values() for keyid in role.keyids}

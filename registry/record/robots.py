@@ -54,6 +54,8 @@ class Robots:
         reports nothing before that.
         """
         self._desk.actor.require("enrol")
+        if self._desk.trust is not None:
+            self._desk.trust.require()
         if key is not None and self._desk.trust is not None:
             self._desk.trust.add_robot(name, key)
             info = {**info, "key": key.keyid}

@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from registry.errors import Conflict, NotFound, Refused
+from registry.errors import Conflict, Corrupt, NotFound, Refused
 from registry.gates import CanaryGate
 from registry.ledger.tables import policies, rollouts, serves
 from registry.record.attempts import read_evidence, require_signed
@@ -39,6 +39,7 @@ from registry.rollouts import (
     Observed,
     Opened,
     Phase,
+    Resume,
     Rollout,
     SetStage,
     Superseded,
@@ -161,6 +162,8 @@ class Rollouts:
     def apply(
         self, connection: Connection, before: Rollout, revision: int, event: Event, now: float
     ) -> Advanced:
+        if self._desk.trust is not None and isinstance(event, Opened | Resume):
+            self._desk.trust.require()  # what sends a candidate out; stopping and going back go on
         after, commands = step(before, event, now)
         if after != before:
             self._write(connection, before, after, revision, event)
@@ -265,8 +268,10 @@ class Rollouts:
             self.apply(connection, newest, records[newest.id].revision, why, now)
             return
         try:
+            if self._desk.trust is not None:
+                self._desk.trust.require()
             drawn = self.draw(connection, record, newest.gate)
-        except Refused as none:
+        except (Refused, Corrupt) as none:
             # The rollout that ends must end, whatever became of the one behind it.
             why = Abort(f"it could not open: {none.what}")
             self.apply(connection, newest, records[newest.id].revision, why, now)

@@ -24,7 +24,7 @@ from registry.record.desk import Desk
 from registry.record.model import StatementRecord, VerdictRecord, VersionRecord
 from registry.stages import command_of
 from registry.trust.authority import Trust
-from registry.verdicts import Verdict, judge
+from registry.verdicts import Outcome, Verdict, judge
 from registry.versions import Provenance, VersionRef, digest_of
 
 if TYPE_CHECKING:
@@ -58,10 +58,12 @@ def seal_verdict(
     """A runner's statement, by this machine's key; None without trust. Raises NotAllowed.
 
     The director's, of a canary: None also where its key cannot be used here, because a rollback
-    waits for nobody.
+    waits for nobody. Raises Corrupt where the keyring is lost, but for a canary that failed.
     """
     if trust is None:
         return None
+    if said.outcome is not Outcome.FAIL:
+        trust.require()
     from registry.trust.statements import verdict
 
     role = signs(gate)

@@ -1,6 +1,7 @@
 """Trust as the record uses it: a keyring to check by, and the keys that this machine holds.
 
 Where a home has none of it (`None` in place of a `Trust`), nothing is signed and nothing asked for.
+Where it has lost its keyring there is a `Trust` all the same, and what asks it raises Corrupt.
 """
 
 from __future__ import annotations
@@ -41,6 +42,15 @@ class Trust:
     @property
     def keyring(self) -> Keyring:
         return self._keyring()
+
+    def require(self) -> None:
+        """Raises Corrupt where the keyring cannot be read: then nothing that it guards is done."""
+        _ = self.keyring
+
+    @property
+    def since(self) -> str:
+        """The audit's head when trust began; "" while its first set-up has not ended."""
+        return "" if self._folder.unfinished else self.keyring.since
 
     def has_signer(self, role: str) -> bool:
         return self._has_signer(role)

@@ -50,7 +50,7 @@ def init(
                 evidence=str(repository.folder),
                 hint="`policyctl trust status` says how",
             )
-        key = key or repository.signers.make("home.pem")
+        key = key or repository.signers.make_first()
         root = Root(expires=repository.expiry(ROOT), consistent_snapshot=True)
         for role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP):
             root.add_key(key, role)

@@ -1,4 +1,7 @@
-"""A home's `trust` folder, as far as the record uses it. A home without a keyring has no trust.
+"""A home's `trust` folder, as far as the record uses it. A home has trust once a file lies in it.
+
+Where the keyring is then gone or cannot be read, whatever needs it raises Corrupt: a home that has
+trust never goes on as one that has none.
 
     keyring.json        which keys may act in which role (`registry.trust.keyring`)
     keyring.next.json   a changed keyring that waits for the approvers' signatures
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from registry.trust.keys import Signer
 
 KEYRING, NEXT, SIGNERS, KEYS = "keyring.json", "keyring.next.json", "signers.json", "keys"
+LOCK, TARGETS = "lock", "targets"
 VARIABLE = "POLICYCTL_SIGNER_"
 HOME = "home:"
 
@@ -49,7 +53,21 @@ class TrustFolder:
 
     @property
     def exists(self) -> bool:
-        return (self.root / KEYRING).is_file()
+        """Whether trust was begun here, also where its keyring is gone since."""
+        return _holds_files(self.root)
+
+    @property
+    def has_keyring(self) -> bool:
+        return os.path.lexists(self.root / KEYRING)
+
+    @property
+    def unfinished(self) -> bool:
+        """A first set-up was cut off before its keyring: none was ever published or proposed."""
+        return not (self.has_keyring or os.path.lexists(self.root / NEXT) or self._copies())
+
+    def _copies(self) -> list[Path]:
+        """The keyrings that were published for robots: each is one that approvers signed once."""
+        return sorted((self.root / TARGETS).glob(f"*.{KEYRING}"))
 
     def keyring(self) -> Keyring:
         """The approved keyring. Raises Corrupt, also where it is gone or of a lower number."""
@@ -61,11 +79,7 @@ class TrustFolder:
                 return self._keyring
             found = parse_keyring(path.read_bytes(), str(path))
         except OSError as gone:
-            raise Corrupt(
-                "the keyring of this home cannot be read",
-                evidence=f"{path}: {gone.strerror}",
-                hint="restore it from a backup; without it nothing new is trusted",
-            ) from gone
+            raise self._lost(gone) from gone
         if self._seen is not None and found.number < self._keyring.number:
             raise Corrupt(
                 "the keyring was replaced by an older one",
@@ -75,9 +89,23 @@ class TrustFolder:
         self._seen, self._keyring = seen, found
         return found
 
+    def _lost(self, gone: OSError) -> Corrupt:
+        hint = "restore it from a backup; without it nothing is signed, registered or judged here"
+        if self.unfinished:
+            hint += ". Where `policyctl trust init` was cut off: run it again"
+        elif copies := self._copies():
+            newest = max(copies, key=_number_of)
+            hint += f", or put the copy back that robots are shown: {newest}"
+        return Corrupt(
+            "this home has trust, and its keyring cannot be read",
+            evidence=f"{self.root / KEYRING}: {gone.strerror}",
+            hint=hint,
+        )
+
     def write_keyring(self, keyring: Keyring) -> None:
         """Puts an approved keyring in the place of the last one. Raises Conflict."""
-        if self.exists and (held := self.keyring()) != keyring and keyring.number <= held.number:
+        held = self.keyring() if self.has_keyring else None
+        if held is not None and held != keyring and keyring.number <= held.number:
             raise Conflict(
                 "the keyring has changed meanwhile",
                 evidence=f"number {held.number} is there; the new one has {keyring.number}",
@@ -191,3 +219,20 @@ def resolved(folder: Path, place: str) -> str:
     if place.startswith(HOME):
         return f"file:{folder / KEYS / place.removeprefix(HOME)}"
     return place
+
+
+def _holds_files(root: Path) -> bool:
+    """Whether trust left any file here. What cannot be looked at is not nothing."""
+    troubles: list[OSError] = []
+    for _, _, files in os.walk(root, onerror=troubles.append):
+        if any(name != LOCK for name in files):
+            return True
+    gone = all(isinstance(one, FileNotFoundError) for one in troubles)
+    return not gone or root.is_symlink()
+
+
+def _number_of(copy: Path) -> int:
+    try:
+        return parse_keyring(copy.read_bytes(), str(copy)).number
+    except (OSError, Corrupt):
+        return 0

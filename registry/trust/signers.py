@@ -18,6 +18,7 @@ from registry.trust.files import HOME, KEYS, resolved
 from registry.trust.keys import Key, Signer, new_key, signer
 
 LOCAL_SCHEMES = ("file", "env")
+FIRST = "home.pem"
 
 
 class Signers:
@@ -47,6 +48,15 @@ class Signers:
         """A new key in `keys/NAME`, remembered."""
         key = new_key(self.keys / name)
         self.remember(key, HOME + name)
+        return key
+
+    def make_first(self) -> Key:
+        """The home's first key; the one that is there where a set-up was cut off after it."""
+        path = self.keys / FIRST
+        if not path.is_file():
+            return self.make(FIRST)
+        key = signer(f"file:{path}").public_key
+        self.remember(key, HOME + FIRST)
         return key
 
     def make_next(self) -> Key:

@@ -16,7 +16,7 @@ from ci.cli.main import main
 from fleet.agent.identity import Identity
 from policies.contract import parse_contract
 from policies.formats.native import Network, save
-from registry.errors import NotAllowed, ServiceFailed
+from registry.errors import Corrupt, NotAllowed, ServiceFailed
 from registry.home import Home
 from registry.service import Actor, Registry
 from registry.trust.documents import check_assignment
@@ -317,3 +317,30 @@ def test_revoking_is_for_keys_that_publish_judge_or_direct(run: Run, tmp_path: P
     assert "--stolen" in refused.out
     done(run("trust", "revoke", key, "--stolen", "--yes"))
     assert done(run("trust", "roles"))["keyring"]["robots"] == {}
+
+
+def test_a_lost_keyring_is_put_back_and_not_begun_anew(run: Run, tmp_path: Path) -> None:
+    done(run("trust", "init"))
+    lost = tmp_path / ".policyctl" / "trust" / "keyring.json"
+    before = lost.read_bytes()
+    lost.unlink()
+    said = run("trust", "init")
+    assert said.status == 9
+    (copy,) = (lost.parent / "targets").glob("*.keyring.json")
+    assert copy.name in said.err + said.out
+    assert not lost.exists()
+    lost.write_bytes(copy.read_bytes())
+    assert lost.read_bytes() == before
+    with opened(tmp_path) as registry:
+        assert registry.doubts(registered(tmp_path, registry)) == []
+
+
+def test_an_init_that_was_killed_after_its_key_was_made_is_finished(
+    run: Run, tmp_path: Path
+) -> None:
+    from registry.trust.signers import Signers
+
+    key = Signers(tmp_path / ".policyctl" / "trust").make("home.pem")
+    with opened(tmp_path) as registry, pytest.raises(Corrupt, match="keyring"):
+        registered(tmp_path, registry)
+    assert done(run("trust", "init"))["key"] == key.keyid

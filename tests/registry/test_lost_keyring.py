@@ -1,0 +1,136 @@
+"""A home that has trust and has lost its keyring writes nothing unsigned; stopping goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from record import HIL, POLICY, Record, write_files
+from sqlalchemy import select
+
+from registry.errors import Corrupt
+from registry.ledger.tables import assignments, claims
+from registry.service import Actor, Registry
+from registry.stages import Stage
+from registry.trust.opening import FOLDER
+from registry.verdicts import judge
+
+
+def _gone(path: Path) -> None:
+    path.unlink()
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _dangling(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.parent / "elsewhere")
+
+
+def _damaged(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def _no_folder(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("moved"))
+    path.parent.write_text("a file")
+
+
+LOSSES = [_gone, _folder, _dangling, _damaged, _no_folder]
+Loss = Callable[[Path], None]
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    return Record(tmp_path, robots=4, trust=True)
+
+
+def lose(record: Record, loss: Loss = _gone) -> Registry:
+    """The registry as the next process opens it."""
+    loss(record.home.root / FOLDER / "keyring.json")
+    record.registry.close()
+    record.registry = Registry.open(record.home, Actor("tester"), clock=record.clock)
+    return record.registry
+
+
+def refused(act: Callable[[], object]) -> None:
+    with pytest.raises(Corrupt) as caught:
+        act()
+    assert caught.value.exit_status == 9
+    assert caught.value.evidence
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nothing_is_registered(record: Record, loss: Loss) -> None:
+    registry = lose(record, loss)
+    blobs = sorted(registry.blobs.digests())
+    refused(lambda: registry.register(write_files(record.folder / "new", 9), POLICY))
+    assert registry.list_versions() == []
+    assert sorted(registry.blobs.digests()) == blobs
+    with registry._ledger.read() as connection:
+        assert connection.execute(select(claims)).all() == []
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_verdict_is_kept_and_none_is_called_proven(record: Record, loss: Loss) -> None:
+    ref = record.register()
+    found = record.evidence(ref, HIL, success=20, failure=0)
+    registry = lose(record, loss)
+    refused(lambda: registry.record_verdict(ref, HIL, found, judge(HIL, found)))
+    assert registry.verdicts(ref) == []
+    assert registry.version(ref).stage is Stage.REGISTERED
+    refused(lambda: registry.doubts(ref))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_attempt_is_taken(record: Record, loss: Loss) -> None:
+    robot = record.promote(record.ready()).rollout.cohort[0]
+    report = record.next_report(robot, "success")
+    assert report is not None
+    registry = lose(record, loss)
+    refused(lambda: registry.ingest(robot, [report]))
+    assert registry.attempts() == []
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nothing_is_promoted_and_nobody_enrolled(record: Record, loss: Loss) -> None:
+    ref = record.ready()
+    registry = lose(record, loss)
+    refused(lambda: record.promote(ref))
+    assert registry.rollouts() == []
+    before = [one.name for one in registry.robots()]
+    refused(lambda: registry.enrol_robot("robot-09", "openarm-v2-right"))
+    assert [one.name for one in registry.robots()] == before
+
+
+def test_a_running_registry_notices_it(record: Record) -> None:
+    _gone(record.home.root / FOLDER / "keyring.json")
+    refused(record.register)
+    assert record.registry.list_versions() == []
+
+
+def test_a_candidate_is_stopped_all_the_same_and_not_sent_out_again(record: Record) -> None:
+    record.promote(record.ready())
+    registry = lose(record)
+    registry.pause(POLICY)
+    with registry._ledger.read() as connection:
+        told = connection.execute(select(assignments)).all()
+    refused(lambda: registry.resume(POLICY))
+    with registry._ledger.read() as connection:
+        assert connection.execute(select(assignments)).all() == told
+    registry.abort(POLICY, "enough")
+    assert str(registry.rollouts()[0].rollout.phase) == "aborted"
+    assert all(candidate is None for candidate, _ in record.told())
+
+
+def test_a_folder_without_a_file_is_no_trust(tmp_path: Path) -> None:
+    record = Record(tmp_path)
+    (record.home.root / FOLDER / "keys").mkdir(parents=True)
+    (record.home.root / FOLDER / "lock").touch()
+    record.registry = Registry.open(record.home, Actor("tester"), clock=record.clock)
+    record.register()
