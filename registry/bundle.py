@@ -20,6 +20,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ from typing import IO, BinaryIO, cast
 from registry.blobs.folder import FolderBlobs, hex_of
 from registry.blobs.hashing import named
 from registry.blobs.tensors import write_file
-from registry.errors import Corrupt, PolicyctlError
+from registry.errors import Corrupt, PolicyctlError, ServiceFailed
 from registry.ports import BlobStore
 from registry.storage import disk_errors, sync_folder
 from registry.versions import Manifest, Piece, Provenance, canonical, digest_bytes
@@ -135,6 +136,7 @@ def _unpack(
     if manifest.policy != said["policy"]:
         raise _corrupt(f"its manifest is of {manifest.policy}, not of {said['policy']}")
     provenance = tuple(Provenance.from_json(one) for one in json.loads(origins))
+    _make_room(folder, manifest)
     pieces = FolderBlobs(folder / "pieces")
     for piece in manifest.pieces:
         with members.take(_piece_name(piece), piece.size) as stream:
@@ -147,6 +149,22 @@ def _unpack(
     for entry in manifest.files:
         write_file(pieces, entry, folder / "files" / entry.path)
     return Content(manifest, provenance, signatures is not None)
+
+
+def _make_room(folder: Path, manifest: Manifest) -> None:
+    """Raises ServiceFailed unless the pieces and the files made of them fit beside what is there.
+
+    A piece may stand in many files: a small bundle can unfold to any size.
+    """
+    needed = manifest.size + sum(piece.size for piece in manifest.pieces)
+    with disk_errors(folder):
+        free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ServiceFailed(
+            "the bundle does not fit on this disk",
+            evidence=f"it unfolds to {needed:,} bytes under {folder.parent}, {free:,} are free",
+            hint="make room, or import it where there is some",
+        )
 
 
 class _Members:

@@ -39,8 +39,10 @@ class Source(Protocol):
 class Batch(Protocol):
     """Blobs on their way into a store. All are durable when the batch ends without an error."""
 
-    written: int
-    """Bytes that the store lacked. Complete when the batch has ended."""
+    @property
+    def written(self) -> int:
+        """Bytes that the store lacked. Complete when the batch has ended."""
+        ...
 
     def add(self, digest: str, source: Source) -> None:
         """Stores `source` unless the store has `digest`; returns before it is done.

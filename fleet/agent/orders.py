@@ -6,7 +6,8 @@ Rules:
   refusal is reported with every heartbeat. The same terms issued later renew a document.
 - A candidate runs only in contact. Contact is lost `max_offline_attempts` attempts or
   `max_offline_s` seconds (monotonic) after the registry was last heard, whichever comes first; an
-  agent that has just started has not heard it yet. The baseline never expires.
+  agent that has just started has not heard it yet. The baseline never expires. No document can
+  make that longer than `MOST_OFFLINE_S`: a stolen director's key permits nothing for ever.
 - A robot that has a keyring obeys what a director's key signed, and nothing else; that holds for
   the document in its spool, too. Contact is then counted from when the newest document was signed,
   not from when one was heard: who repeats an old one, or holds new ones back, keeps no candidate
@@ -32,6 +33,8 @@ _ENVELOPE = "assignment_envelope"
 _FLOORS = "generations"
 _TIMES = "director_times"
 REFUSALS_KEPT = 5
+MOST_OFFLINE_S = 3600.0
+"""[s] the registry's documents say 600."""
 
 
 class Orders:
@@ -113,7 +116,7 @@ class Orders:
         if self._heard_at is None or newest is None:
             return False
         elapsed = self._monotonic() - self._heard_at
-        if elapsed > newest.max_offline_s:
+        if elapsed > _offline_s(newest):
             return False
         if self._keyring() is not None and self._permitted_s(newest) <= 0:
             return False
@@ -123,7 +126,7 @@ class Orders:
 
     def _permitted_s(self, document: Assignment) -> float:
         """How long the document still lets its candidate run."""
-        return document.issued_at + document.max_offline_s - self._director_time()
+        return document.issued_at + _offline_s(document) - self._director_time()
 
     def _director_time(self) -> float:
         """The director's clock as far as it can be known here; never ahead of it."""
@@ -183,6 +186,11 @@ class Orders:
     def _refuse(self, why: str) -> None:
         if why not in self.refused:
             self.refused = [*self.refused, why][-REFUSALS_KEPT:]
+
+
+def _offline_s(document: Assignment) -> float:
+    """How long this robot runs the document's candidate unheard of."""
+    return min(MOST_OFFLINE_S, document.max_offline_s)
 
 
 def _signers(document: Assignment) -> list[str]:

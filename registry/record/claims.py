@@ -7,6 +7,7 @@ that only slept for so long finds its claim gone at the end, and has to begin ag
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from types import TracebackType
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from registry.blobs.tensors import Progress
 from registry.errors import Conflict
 from registry.ledger.tables import claims
+from registry.ports import Batch, Source
 from registry.record.desk import Desk
 
 LASTS_S = 900.0
@@ -50,18 +52,24 @@ class Claim:
             with self._desk.ledger.write() as connection:
                 connection.execute(delete(claims).where(claims.c.id == self._id))
 
+    def batch(self, batch: Batch) -> Batch:
+        """`batch`, whose reads keep the claim alive: uploads go on long after hashing ended."""
+        return _Renewing(batch, self._keep)
+
     def while_(self, progress: Progress | None) -> Progress:
         """`progress`, which also keeps the claim alive."""
 
         def went_on(size: int) -> None:
-            if self._desk.clock.now() - self._renewed > RENEW_S:
-                self._renew()
+            self._keep()
             if progress is not None:
                 progress(size)
 
         return went_on
 
-    def _renew(self) -> None:
+    def _keep(self) -> None:
+        """Renews the claim where it is time; from any thread."""
+        if self._desk.clock.now() - self._renewed <= RENEW_S:
+            return
         self._renewed = self._desk.clock.now()
         with self._desk.ledger.write() as connection:
             connection.execute(
@@ -79,6 +87,36 @@ class Claim:
                 evidence=f"not a word for {LASTS_S / 60:.0f} min, and gc ran meanwhile",
                 hint="run the same command again; what is stored is not stored twice",
             )
+
+
+class _Renewing:
+    """A Batch (contract: `registry.ports.Batch`) that calls `keep` whenever a source is read."""
+
+    def __init__(self, batch: Batch, keep: Callable[[], None]) -> None:
+        self._batch, self._keep = batch, keep
+
+    @property
+    def written(self) -> int:
+        return self._batch.written
+
+    def add(self, digest: str, source: Source) -> None:
+        self._keep()
+        self._batch.add(digest, source if source.fixed else _Watched(source, self._keep))
+
+
+class _Watched:
+    """A Source (contract: `registry.ports.Source`) that tells of every read."""
+
+    def __init__(self, source: Source, keep: Callable[[], None]) -> None:
+        self._source, self._keep = source, keep
+        self.size, self.fixed = source.size, source.fixed
+
+    def read_at(self, start: int, length: int) -> bytes:
+        self._keep()
+        return self._source.read_at(start, length)
+
+    def close(self) -> None:
+        self._source.close()
 
 
 def live_claims(connection: Connection, now: float) -> int:

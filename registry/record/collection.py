@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 from sqlalchemy import JSON, Connection, String, Table, delete, func, insert, select
 
@@ -112,15 +111,12 @@ class Collector:
     def _sweep(self, due: list[str]) -> tuple[int, int, int]:
         """Blobs and bytes removed, and the claims that stopped it. Writers wait for one slice."""
         removed = freed = claims = 0
-        needed: set[str] = set()
-        seen: tuple[Any, ...] = ()
         waiting = deque(due)
         while waiting:
             with self._desk.ledger.write() as connection:
                 if claims := live_claims(connection, self._desk.clock.now()):
                     break
-                if (state := _state(connection)) != seen:
-                    needed, seen = _needed(connection), state
+                needed = _needed(connection)  # others may have named blobs since the last slice
                 gone: list[str] = []
                 began = time.monotonic()
                 while waiting and time.monotonic() - began < SLICE_S:
@@ -161,15 +157,6 @@ def _groups(digests: Iterable[str], size: int) -> Iterator[list[str]]:
 def _naming() -> list[Table]:
     """The tables in whose rows a blob may be named, but `versions`."""
     return [table for name, table in metadata.tables.items() if name not in NAMELESS]
-
-
-def _state(connection: Connection) -> tuple[Any, ...]:
-    """Changes when anything that names blobs was added."""
-    counts = (
-        connection.execute(select(func.count()).select_from(table)).scalar()
-        for table in (versions, releases, *_naming())
-    )
-    return tuple(counts)
 
 
 def _needed(connection: Connection, also_released: Iterable[VersionRef] = ()) -> set[str]:

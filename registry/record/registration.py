@@ -126,7 +126,7 @@ class Registrar:
             check(folder)
         with Claim(self._desk) as claim:
             source = _Source(folder, policy, environment, based_on, expect, claim.while_(progress))
-            manifest, written = self._store(source)
+            manifest, written = self._store(source, claim)
             return self._record(claim, manifest, origin, written)
 
     def _refuse_forbidden(self, files: tuple[Found, ...]) -> None:
@@ -191,17 +191,17 @@ class Registrar:
             check_registration_envelope(self._desk.trust, statement, policy, digest, what)
         return statement
 
-    def _store(self, source: _Source) -> tuple[Manifest, int]:
+    def _store(self, source: _Source, claim: Claim) -> tuple[Manifest, int]:
         """The manifest of what was stored, and how many bytes the store lacked of it."""
         blobs, expect = self._desk.blobs, source.expect
         in_pieces = expect is None or expect.schema > 1
         files = scan(source.folder)
         try:
             with blobs.batch() as batch:
-                known = self._known_files(source.policy)
+                kept, known = claim.batch(batch), self._known_files(source.policy)
                 entries = [
                     store_file(
-                        batch, one, in_pieces=in_pieces, known=known, progress=source.progress
+                        kept, one, in_pieces=in_pieces, known=known, progress=source.progress
                     )
                     for one in files
                 ]

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,28 @@ def test_a_bundle_of_other_members_is_refused(
         bring(site, remake(tmp_path / "bundle", change))
     assert len(site.registry.list_versions()) == 1
     assert not list(tmp_path.rglob("escaped"))
+
+
+def test_a_bundle_that_unfolds_to_more_than_the_disk_holds_writes_nothing(
+    record: Record, site: Record, ref: VersionRef, tmp_path: Path
+) -> None:
+    """A small file may say that it unfolds to any size; no piece is read of such a one."""
+    manifest = record.registry.manifest(ref)
+    plain = next(entry for entry in manifest.files if entry.header is None)
+    big = replace(manifest, files=(replace(plain, size=1 << 50),))
+    written: list[int] = []
+
+    def swapped(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+        head = json.loads(members[0][1]) | {"manifest": big.digest}
+        members[0] = (members[0][0], json.dumps(head).encode())
+        members[1] = (members[1][0], big.canonical())
+
+    record.registry.export(ref, tmp_path / "bundle")
+    with pytest.raises(ServiceFailed, match="does not fit") as refused:
+        bring(site, remake(tmp_path / "bundle", swapped), progress=written.append)
+    assert "2,251,799,813,685,248 bytes" in refused.value.evidence
+    assert written == []
+    assert list(site.home.cache.iterdir()) == []
 
 
 def test_no_bundle_is_written_from_damaged_bytes(

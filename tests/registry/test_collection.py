@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from checkpoints import noise, write_checkpoint
 from record import HIL, POLICY, SIM, Record
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from registry.errors import Conflict, NotAllowed, Refused
-from registry.ledger.tables import claims, marks
+from registry.ledger.tables import claims, marks, results
+from registry.ports import Source
+from registry.record import collection
 from registry.record.claims import LASTS_S, Claim
 from registry.record.collection import Collected
 from registry.record.desk import Desk
@@ -131,6 +136,76 @@ def test_a_claim_lives_as_long_as_bytes_go_by(record: Record) -> None:
         assert gc(record, grace_s=0).claims == 1
         with record.registry._ledger.write() as connection:
             claim.settle(connection)
+
+
+class Unhurried:
+    """A Source that takes a third of a claim's life to read once."""
+
+    size, fixed = 3, False
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def read_at(self, start: int, length: int) -> bytes:
+        self._record.clock.time += LASTS_S / 3
+        return b"abc"[start : start + length]
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_claim_lives_as_long_as_an_upload_reads(record: Record) -> None:
+    """Hashing ended long ago; what the store's threads read keeps the claim."""
+    digest, read = digest_bytes(b"abc"), []
+
+    class Slow:
+        written = 0
+
+        def add(self, digest: str, source: Source) -> None:
+            read.extend(source.read_at(0, 3) for _ in range(9))
+            self.written = source.size
+
+    with Claim(desk_of(record)) as claim:
+        batch = claim.batch(Slow())
+        batch.add(digest, Unhurried(record))
+        assert (batch.written, read) == (3, [b"abc"] * 9)
+        record.registry.blobs.put(b"nobody's")
+        assert gc(record, grace_s=0).claims == 1
+        with record.registry._ledger.write() as connection:
+            claim.settle(connection)
+
+
+def test_what_is_named_between_two_slices_is_kept(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where as many rows went as came."""
+    blobs, desk = record.registry.blobs, desk_of(record)
+    garbage = sorted(blobs.put(text) for text in (b"one", b"two", b"three"))
+    record.registry.store_result("old", {"of": "no blob"})
+    monkeypatch.setattr(collection, "SLICE_S", 0.2)
+    remove = type(blobs).remove
+
+    def slowly(self: object, digest: str) -> int:
+        time.sleep(0.25)  # one blob a slice
+        return remove(blobs, digest)
+
+    monkeypatch.setattr(type(blobs), "remove", slowly)
+    write, slices = desk.ledger.write, []
+
+    @contextlib.contextmanager
+    def naming() -> Iterator[Connection]:
+        slices.append(1)
+        if len(slices) == 4:  # the marks, the first slice, the second one; now the third
+            with write() as connection:
+                connection.execute(delete(results))
+            record.registry.store_result("new", {"film": garbage[2]})
+        with write() as connection:
+            yield connection
+
+    monkeypatch.setattr(desk.ledger, "write", naming)
+    done = gc(record, grace_s=0)
+    assert done.removed == 2
+    assert [blobs.has(digest) for digest in garbage] == [False, False, True]
 
 
 @pytest.mark.slow

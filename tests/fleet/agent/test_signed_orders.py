@@ -11,6 +11,7 @@ from trusted import Keys
 from world import POLICY, TASK, Clock, Fleet, Robot, Table, write_checkpoint
 
 from fleet.agent.identity import Identity
+from fleet.agent.orders import MOST_OFFLINE_S
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
 from registry.errors import Corrupt, NotFound
@@ -178,6 +179,16 @@ def test_a_permission_that_nobody_renews_ends_though_the_order_is_heard(scene: S
     scene.clock.passes(601.0)
     assert scene.rounds(4) == [1] * 4
     assert scene.robot.supervisor.orders.in_contact is False
+
+
+def test_no_document_permits_a_candidate_for_ever(scene: Signed) -> None:
+    """Not even one that a stolen director's key has signed."""
+    scene.order(candidate=2, baseline=1, **HALF, max_offline_s=1e12)
+    assert set(scene.rounds(4)) == {1, 2}
+    scene.clock.passes(MOST_OFFLINE_S - 100.0)
+    assert set(scene.rounds(4)) == {1, 2}
+    scene.clock.passes(101.0)
+    assert scene.rounds(4) == [1] * 4
 
 
 def test_a_renewed_permission_goes_on_with_the_same_draw(scene: Signed) -> None:
