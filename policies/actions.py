@@ -68,3 +68,14 @@ def shape(
         "range": np.count_nonzero(command != smooth, axis=1),
     }
     return ActionState(command), command, ~finite, interventions
+
+
+def output_for(contract: Contract, last: Floats, command: Floats) -> npt.NDArray[np.float32]:
+    """Outputs (B, J) that `shape` turns into `command` after `last` (B, J), to the precision of
+    float32; where the step limit does not allow that, as far as it does."""
+    action = contract.action
+    delta = (command - last) / action.ema_alpha
+    if action.space == "delta":
+        return np.asarray(delta / _numbers(action.limit), dtype=np.float32)
+    low, high = _numbers(action.low), _numbers(action.high)
+    return np.asarray(2.0 * (last + delta - low) / (high - low) - 1.0, dtype=np.float32)

@@ -26,6 +26,7 @@ policy step through its hold, and none of what ends an episode before (harness/s
 
 _DISTRIBUTIONS = ("mujoco", "numpy", "openarm-mujoco")
 SOURCES = (
+    "harness.sim.chunks",
     "harness.sim.course",
     "harness.sim.env",
     "harness.sim.episode",
@@ -59,6 +60,7 @@ SOURCES = (
     "fleet.servo",
     "policies",
     "policies.actions",
+    "policies.chunks",
     "policies.contract",
     "policies.formats.native",
     "policies.observation",

@@ -71,13 +71,6 @@ class BatchEnv:
         detector: DetectorModel | None = None,
         protection: Literal["servo", "policy"] = "servo",
     ) -> None:
-        if contract.chunk is not None:
-            raise ConfigError(
-                "the simulation does not play chunks of actions",
-                where="contract.json",
-                field=f"chunk: {contract.chunk.rows} rows an answer",
-                hint="robots and twins do: `policyctl arm run`, `policyctl gate run hil`",
-            )
         self.contract, self.size = contract, size
         self.task: Task = task or _task_of(contract)
         if contract.task != self.task.name:
@@ -246,6 +239,14 @@ class BatchEnv:
             self._observation[new] = self.signals.observed(new, step[new], now)
             self._observed[new] = step[new]
         return self._observation[rows]
+
+    def steps(self, slots: Ints) -> Ints:
+        """Policy steps (n,) since the episodes in these slots began."""
+        return self._courses.step[slots]
+
+    def commands(self, slots: Ints) -> Floats:
+        """The last commands (n, J) of the policies in these slots [rad]."""
+        return self._command[slots]
 
     @property
     def tick_s(self) -> float:

@@ -30,7 +30,7 @@ from harness.sim.episode import Change, EpisodeSpec
 from harness.sim.experts import expert_of
 from harness.sim.grid import SHARED, Grid
 from harness.sim.randomization import change
-from harness.sim.runner import Guard
+from harness.sim.runner import Asker
 from harness.sim.scene import Scene
 from policies import Policy
 from registry.errors import ConfigError
@@ -136,27 +136,25 @@ def _follow(
     slots: Ints = np.arange(len(specs))
     env.reset(list(slots), specs)
     traces: list[Trace] = [{look: [] for look in LOOKS} for _ in specs]
-    act = _driver(policy, env)
+    drive = _driver(policy, env)
     latest = max(change.at_s for spec in specs for change in spec.changes or (_NOTHING,))
     steps = max(STEPS, round(latest * policy.contract.rate_hz) + AFTER)
     drove = True
     for _ in range(min(steps, env.horizon)):
         seen = env.observe(slots)
         _note(env, slots, seen, traces)
-        raw = act(slots, seen)
+        raw = drive(slots)
         drove &= bool(np.isfinite(raw).all())
         env.step(slots, raw)
     return traces, drove
 
 
-def _driver(policy: Policy, env: BatchEnv) -> Callable[[Ints, Rows], Rows]:
+def _driver(policy: Policy, env: BatchEnv) -> Callable[[Ints], Rows]:
     """Who moves the arms: the expert by the truth, or the policy by what it sees."""
-    contract = policy.contract
-    expert = expert_of(contract)
+    expert = expert_of(policy.contract)
     if expert is not None:
-        return lambda slots, seen: expert.act(env.measure(slots), env.truth(slots))
-    guard = Guard(policy.act, len(contract.joints))
-    return lambda slots, seen: guard(seen)
+        return lambda slots: expert.act(env.measure(slots), env.truth(slots))
+    return Asker(env, policy.act)
 
 
 def _note(env: BatchEnv, slots: Ints, seen: Rows, traces: list[Trace]) -> None:

@@ -18,10 +18,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from harness.sim.chunks import Chunks
 from harness.sim.env import Act, BatchEnv
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from policies import Policy
 
+Ints = npt.NDArray[np.intp]
 Rows = npt.NDArray[np.float32]
 Answer = Callable[[int], Rows]
 """Outputs (1, J) of a policy step, by its number."""
@@ -31,13 +33,13 @@ _WARM_UP, _STEPS = 5, 25
 
 
 class Guard:
-    """A policy that always answers (n, joints): rows it has no answer for are NaN.
+    """A policy that always answers (n, outputs): rows it has no answer for are NaN.
 
     `failed` says of the last call which rows those are, with their failure mode and its detail.
     """
 
-    def __init__(self, act: Act, joints: int) -> None:
-        self._act, self._joints = act, joints
+    def __init__(self, act: Act, outputs: int) -> None:
+        self._act, self._outputs = act, outputs
         self.failed: dict[int, tuple[str, str]] = {}
 
     def __call__(self, observation: Rows) -> Rows:
@@ -50,7 +52,7 @@ class Guard:
         return np.concatenate([row for row, _ in rows])
 
     def _try(self, observation: Rows) -> tuple[Rows, tuple[str, str] | None]:
-        nothing = np.full((len(observation), self._joints), np.nan, dtype=np.float32)
+        nothing = np.full((len(observation), self._outputs), np.nan, dtype=np.float32)
         try:
             answer = np.asarray(self._act(observation), dtype=np.float32)
         except Exception as error:  # noqa: BLE001 - whatever a policy raises is the policy's failure
@@ -63,18 +65,33 @@ class Guard:
         return answer, None
 
 
-def ask(env: BatchEnv, guard: Guard, slots: Sequence[int]) -> Rows:
-    """Outputs (n, J) for the slots; those of which the policy had no answer are blamed for it."""
-    raw = guard(env.observe(slots))
-    for row, (mode, detail) in guard.failed.items():
-        env.blame(slots[row], mode, detail)
-    return raw
+class Asker:
+    """Asks a policy for the next step of an environment's slots."""
+
+    def __init__(self, env: BatchEnv, act: Act) -> None:
+        self._env, self._guard = env, Guard(act, env.contract.outputs)
+        self._chunks = Chunks(env.contract, env.size) if env.contract.chunk else None
+
+    def __call__(self, slots: Sequence[int] | Ints) -> Rows:
+        """Outputs (n, J) for the slots; those of which the policy had no answer are blamed."""
+        rows = np.asarray(slots, dtype=np.intp)
+        seen = self._env.observe(rows)  # also between questions: what comes late has to be there
+        if self._chunks is None:
+            return self._ask(rows, seen)
+        steps, commands = self._env.steps(rows), self._env.commands(rows)
+        return self._chunks.next(rows, steps, commands, lambda due: self._ask(rows[due], seen[due]))
+
+    def _ask(self, rows: Ints, seen: Rows) -> Rows:
+        raw = self._guard(seen)
+        for row, (mode, detail) in self._guard.failed.items():
+            self._env.blame(int(rows[row]), mode, detail)
+        return raw
 
 
 def inference(env: BatchEnv, act: Act) -> Answer:
     """What a policy answers in slot 0."""
-    guard = Guard(act, len(env.contract.joints))
-    return lambda step: ask(env, guard, [0])
+    ask = Asker(env, act)
+    return lambda step: ask([0])
 
 
 def play_one(
@@ -95,11 +112,10 @@ def play_one(
 
 def play(env: BatchEnv, act: Act, specs: Iterable[EpisodeSpec]) -> Iterator[EpisodeRecord]:
     """Run every spec to its end, refilling slots as they free; records come as episodes end."""
-    guard = Guard(act, len(env.contract.joints))
-    queue = iter(specs)
+    ask, queue = Asker(env, act), iter(specs)
     active = _refill(env, list(range(env.size)), queue)
     while active:
-        done = env.step(active, ask(env, guard, active))
+        done = env.step(active, ask(active))
         ended = [slot for slot, end in zip(active, done, strict=True) if end]
         if ended:
             yield from (env.record(slot) for slot in ended)
@@ -114,24 +130,27 @@ def _refill(env: BatchEnv, slots: list[int], queue: Iterator[EpisodeSpec]) -> li
 
 
 def lateness(policy: Policy) -> str:
-    """How a policy misses its control period, in words; "" where it keeps it.
+    """How a policy misses its control period (or, where it answers with chunks, its contract's
+    latency), in words; "" where it keeps it.
 
     A policy that cannot be asked is not late: it fails by itself in every episode.
     """
     contract = policy.contract
     observed = np.zeros((1, contract.width), dtype=np.float32)
     took = []
-    guard = Guard(policy.act, len(contract.joints))
+    guard = Guard(policy.act, contract.outputs)
     for _ in range(_WARM_UP + _STEPS):
         began = time.perf_counter()
         guard(observed)
         took.append(time.perf_counter() - began)
         if guard.failed:
             return ""
-    typical, period = float(np.median(took[_WARM_UP:])), 1.0 / contract.rate_hz
-    if typical <= period:
-        return ""
-    return f"{1e3 * typical:.1f} ms a step, the control period is {1e3 * period:.1f} ms"
+    typical = float(np.median(took[_WARM_UP:]))
+    if contract.chunk is not None:
+        limit, what = contract.latency_ms * 1e-3, "an answer, the contract's latency"
+    else:
+        limit, what = 1.0 / contract.rate_hz, "a step, the control period"
+    return "" if typical <= limit else f"{1e3 * typical:.1f} ms {what} is {1e3 * limit:.1f} ms"
 
 
 def in_order(

@@ -251,9 +251,3 @@ def test_physics_that_fail_within_a_step_leave_the_other_scenes_alone() -> None:
         assert env.record(1).failure_mode == "unstable"
         alone.append([env.record(slot) for slot in range(3)])
     assert alone[0] == alone[1]
-
-
-def test_a_policy_with_chunks_is_refused_by_name() -> None:
-    chunked = contract().to_json() | {"chunk": {"rows": 24, "every": 8, "blend": 5}}
-    with pytest.raises(ConfigError, match="does not play chunks"):
-        BatchEnv(parse_contract(chunked), 1)
