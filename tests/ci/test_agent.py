@@ -16,16 +16,16 @@ import pytest
 import yaml
 from world import CHEAP, POLICY, contract_json, judge_hil, judge_sim
 
+from fleet.controller import Controller
 from policies.contract import parse_contract
 from policies.formats.native import Network, save
 from registry.home import Home
 from registry.service import Actor, Registry
 from registry.stages import Stage
-from registry.trust import ceremony
-from registry.trust.approvals import target_file
 
 NAME = "robot-01"
 AGENT = Path(sys.executable).with_name("policyctl-agent")
+POLICYCTL = AGENT.with_name("policyctl")
 
 pytestmark = pytest.mark.slow
 
@@ -153,9 +153,11 @@ def test_one_sigterm_lets_the_attempt_end_and_two_stop_it(road: Road) -> None:
 def test_an_agent_installs_what_was_approved_and_nothing_else(road: Road) -> None:
     """Trust is turned on between two runs; then the approval of the only version is taken away."""
     assert road.start("--max-attempts", "1").wait(120) == 0
-    infos = [target_file(ref, *signed) for ref, signed in road.registry.approvable().items()]
+    words = [str(POLICYCTL), "--home", str(road.home.root), "trust", "init"]
+    subprocess.run(words, check=True, capture_output=True)
+    with Registry.open(road.home, Actor("test")) as server:
+        Controller(server, print).reconcile(time.time())  # signs the order that stands
     approvals = road.registry.approvals.open()
-    ceremony.init(approvals.repository, None, infos)
     anchor = approvals.repository.folder / "metadata" / "1.root.json"
     second = road.start("--max-attempts", "1", "--trust-root", str(anchor))
     assert second.wait(120) == 0, second.stderr.read() if second.stderr else ""

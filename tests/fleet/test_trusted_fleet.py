@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from registry.rollouts import Phase
 from registry.stages import Stage
 from registry.trust import ceremony
 from registry.trust.approvals import target_file
+from registry.trust.documents import seal_assignment
 from registry.trust.keys import new_key
 from registry.trust.opening import HomeApprovals
 from registry.versions import VersionRef
@@ -26,6 +28,7 @@ def turn_on(fleet: Fleet) -> None:
     running = fleet.registry.approvable()
     infos = [target_file(ref, *signed) for ref, signed in running.items()]
     ceremony.init(trust(fleet).open().repository, None, infos)
+    fleet.registry.settle_keyring()
 
 
 def approved(fleet: Fleet) -> tuple[str, ...]:
@@ -42,7 +45,7 @@ def settle(fleet: Fleet, ref: VersionRef, end: Phase) -> None:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    made = Fleet(tmp_path, robots=6, on_rollout_only=True)
+    made = Fleet(tmp_path, robots=6, on_rollout_only=True, trust=True)
     yield made
     made.close()
 
@@ -162,7 +165,7 @@ def test_a_second_try_gives_up_a_withdrawal_that_waits(fleet: Fleet, tmp_path: P
 
 
 def test_an_order_alone_installs_nothing(fleet: Fleet) -> None:
-    """Whoever writes assignments can neither install what is not approved nor bring back what was
+    """Whoever signs assignments can neither install what is not approved nor bring back what was
     taken back; robots go on with what they have, and say why."""
     turn_on(fleet)
     good = fleet.release(1.0)
@@ -179,15 +182,15 @@ def test_an_order_alone_installs_nothing(fleet: Fleet) -> None:
         held = fleet.registry.assignment(robot.name)
         assert held is not None
         digest = fleet.registry.version(ref).digest
-        order = type(held)(
-            **{
-                **vars(held),
-                "generation": held.generation + step,
-                "baseline": ref.number,
-                "candidate": None,
-                "digests": {ref.number: digest},
-            }
+        assert fleet.keys is not None
+        wrong = replace(
+            held,
+            generation=held.generation + step,
+            baseline=ref.number,
+            candidate=None,
+            digests={ref.number: digest},
         )
+        order = seal_assignment(wrong, fleet.keys.signer("director"))
         robot.link.inner = _Ordering(fleet, order)  # type: ignore[assignment]
         robot.tick()
         status = next(r for r in fleet.registry.robots() if r.name == robot.name)
