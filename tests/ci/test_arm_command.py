@@ -95,6 +95,7 @@ def test_zero_is_asked_for_and_confirmed() -> None:
     assert abs(zeroed[0]["after"]) < 1e-3
 
 
+@pytest.mark.slow
 def test_limits_are_what_the_joints_were_moved_through(served: TwinWorld, tmp_path: Path) -> None:
     file = tmp_path / "arm.json"
     with pytest.raises(Exception, match="were not moved"):

@@ -18,6 +18,8 @@ from registry.blobs.folder import FolderBlobs
 from registry.home import Home
 from registry.versions import VersionRef
 
+pytestmark = pytest.mark.slow
+
 GATES = f"""
 sim: {{task: box-grasp, axes: {{friction: [0.5, 1.0]}}, episodes_per_cell: {SIM.episodes_per_cell}}}
 hil: {{suite: {HIL.suite}}}

@@ -15,6 +15,8 @@ from ci.cli.main import ROOT, cli, main
 from registry.config import load_gates_yaml
 from registry.gates import Gates, gate_from_json
 
+pytestmark = pytest.mark.slow
+
 ROOMS = {"registry", "policies", "fleet", "harness", "ci"}
 HEAVY = ("torch", "mujoco", "boto3", "cv2", "fastapi", "scipy", "tuf", "securesystemslib")
 

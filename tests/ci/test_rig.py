@@ -26,6 +26,8 @@ from policies.contract import ROBOT_CLASSES, Contract, parse_contract
 from policies.observation import Measurement
 from registry.errors import ConfigError, ServiceFailed
 
+pytestmark = pytest.mark.slow
+
 LIMIT = [0.05, 0.05, 0.06, 0.06, 0.06, 0.06, 0.06, 0.08]
 WIDTHS = {"joint_position": 8, "joint_command": 8, "tcp_position": 3}
 
@@ -113,7 +115,6 @@ def forget(facts: Mapping[str, Any]) -> None:
     """Opens an attempt nowhere."""
 
 
-@pytest.mark.slow
 def test_the_expert_lifts_the_box_through_frames_and_no_bound_is_broken() -> None:
     robot = build_rig(twin())
     runtime = robot.runtime
@@ -131,7 +132,6 @@ def test_the_expert_lifts_the_box_through_frames_and_no_bound_is_broken() -> Non
     assert report.worst["command_speed"] > 0.9
 
 
-@pytest.mark.slow
 def test_a_soft_grip_drops_heavy_boxes_that_a_full_grip_holds() -> None:
     def successes(close: float) -> int:
         robot = build_rig(twin(mass=1.0))

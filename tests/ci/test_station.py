@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT = Path(__file__).parents[2] / "ci" / "demo" / "checkpoints" / "v1"
 STATION = """\
 robot: lab-1
@@ -56,7 +58,6 @@ def shell(tmp_path: Path) -> Shell:
     return shell
 
 
-@pytest.mark.slow
 def test_a_healthy_twin_is_fit_and_a_robot_of_the_fleet_is_no_station(shell: Shell) -> None:
     found = shell("station", "check", "lab.yaml")
     assert found["fit"] is True
@@ -78,7 +79,6 @@ def test_stock_is_counted_at_the_station(shell: Shell) -> None:
     assert shell("station", "stock", "lab.yaml", "bag-a5")["count"] == 8
 
 
-@pytest.mark.slow
 def test_a_gate_run_without_a_terminal_a_lease_or_a_station_is_refused(shell: Shell) -> None:
     shell("register", str(CHECKPOINT), "--policy", "box-grasp")
     run = ("gate", "run", "hil", "v1", "--policy", "box-grasp", "--station", "lab.yaml")
@@ -91,7 +91,6 @@ def test_a_gate_run_without_a_terminal_a_lease_or_a_station_is_refused(shell: Sh
     assert "no station" in told["what"]
 
 
-@pytest.mark.slow
 def test_a_version_is_tried_once_on_a_twin_or_a_station(shell: Shell) -> None:
     shell("register", str(CHECKPOINT), "--policy", "box-grasp")
     told = shell("arm", "run", "v1", "--task", "box_grasp", "--seed", "3")
@@ -103,7 +102,6 @@ def test_a_version_is_tried_once_on_a_twin_or_a_station(shell: Shell) -> None:
     assert shell("show", "v1")["stage"] == "registered"
 
 
-@pytest.mark.slow
 def test_ctrl_c_in_the_middle_ends_130_and_the_next_run_goes_on_to_a_recorded_pass(
     shell: Shell,
 ) -> None:

@@ -23,6 +23,8 @@ from registry.service import Actor, Registry
 from registry.trust.client import TrustClient
 from registry.versions import VersionRef
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Said]
 ROOT_PEOPLE, APPROVERS = ("anna", "ben", "cleo"), ("dora", "emil", "fay")
 GATES = """
@@ -340,7 +342,6 @@ def test_acts_of_trust_are_in_the_audit(run: Run, tmp_path: Path) -> None:
     assert actions == ["trust_init", "trust_harden", "trust_sign", "trust_sign"]
 
 
-@pytest.mark.slow
 def test_a_home_with_trust_lists_as_lightly_as_before(run: Run, tmp_path: Path) -> None:
     done(run("trust", "init"))
     code = (

@@ -49,6 +49,7 @@ def tool(*words: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_workflows_and_actions_fit_githubs_schemas() -> None:
     check = BIN / "check-jsonschema"
     tool(check, "--builtin-schema", "vendor.github-workflows", *WORKFLOWS)

@@ -22,6 +22,8 @@ from registry.service import Registry, RolloutRecord
 from registry.stages import Stage
 from registry.versions import VersionRef
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:

@@ -82,6 +82,7 @@ def test_two_arms_stay_within_limits_and_apart_under_noise(seed, size):
     assert (left[:, 1] - right[:, 1]).min() > 0.18 - 0.005
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000))
 def test_the_commanded_tcp_stays_in_the_workspace(seed):
@@ -120,6 +121,7 @@ def test_every_difference_from_the_target_is_counted(targets):
         assert set(found) <= set(INTERVENTIONS)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000))
 def test_a_row_does_not_depend_on_its_batch(seed):

@@ -14,6 +14,8 @@ from fleet.safety import Measured, SafetyState, interpolate, protect
 from fleet.safety_ahead import protect_ahead, watch_ahead
 from harness.sim.mirror import MIRROR
 
+pytestmark = pytest.mark.slow
+
 Floats = npt.NDArray[np.float64]
 DT, TICKS = 0.004, 5
 START = np.array([-0.04, 0.77, -0.66, 1.81, 1.12, 0.42, -0.70, -0.5])

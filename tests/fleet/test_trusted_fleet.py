@@ -19,6 +19,8 @@ from registry.trust.keys import new_key
 from registry.trust.opening import HomeApprovals
 from registry.versions import VersionRef
 
+pytestmark = pytest.mark.slow
+
 
 def trust(fleet: Fleet) -> HomeApprovals:
     return fleet.registry.approvals

@@ -9,6 +9,8 @@ import pytest
 
 from harness.sim.engine import SOURCES, fingerprint
 
+pytestmark = pytest.mark.slow
+
 ROOMS = ("registry", "policies", "fleet", "harness")
 ELSEWHERE = {
     "fleet.can.faults": "words for a motor's faults",

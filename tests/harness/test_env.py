@@ -18,6 +18,8 @@ from harness.tasks.box_grasp import BOX_GRASP
 from policies.contract import parse_contract
 from registry.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 CELL = (31,)
 
 

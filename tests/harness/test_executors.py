@@ -29,6 +29,8 @@ from harness.sim.grid import Grid
 from harness.sim.results import digest_rows, row
 from registry.errors import ConfigError, ServiceFailed, UsageError
 
+pytestmark = pytest.mark.slow
+
 GRID = Grid.of("box-grasp", {"friction": (0.5, 1.5), "delay": (0, 3)}, 3)
 NUMBERS = range(GRID.population)
 SPECS = [EpisodeSpec((), episode) for episode in range(100)]
@@ -94,14 +96,12 @@ def alone() -> str:
     return digest(record for spec in specs() for record in player.map([spec]))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("slots", "threads"), [(5, 1), (12, 2), (7, 3), (64, 4)])
 def test_results_do_not_depend_on_slots_or_threads(alone: str, slots: int, threads: int) -> None:
     player = InProcess(ExpertPolicy(), slots=slots, threads=threads)
     assert digest(player.map(specs(backwards=True))) == alone
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["threads", *WORKERS])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_do_not_depend_on_the_executor(alone: str, name: str, workers: int) -> None:
@@ -112,7 +112,6 @@ def test_results_do_not_depend_on_the_executor(alone: str, name: str, workers: i
 MODES = {"raise": "policy_crash", "nan": "policy_nan", "shape": "policy_shape"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", WORKERS)
 @pytest.mark.parametrize("fault", MODES)
 def test_a_policy_that_fails_fails_in_the_same_episodes_everywhere(name: str, fault: str) -> None:
@@ -125,7 +124,6 @@ def test_a_policy_that_fails_fails_in_the_same_episodes_everywhere(name: str, fa
     assert not all(faults)
 
 
-@pytest.mark.slow
 def test_a_version_is_loaded_where_it_is_played(tmp_path: Path) -> None:
     job = LockStep(write_still(tmp_path / "checkpoint"), "sha256:1", slots=4)
     few = specs()[:4]
@@ -329,7 +327,6 @@ def family(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("whom", ["process", "group"])
 @pytest.mark.parametrize("name", WORKERS)
 def test_ctrl_c_leaves_no_child(name: str, whom: str, tmp_path: Path) -> None:
@@ -343,7 +340,6 @@ def test_ctrl_c_leaves_no_child(name: str, whom: str, tmp_path: Path) -> None:
     wait_for(lambda: not any(running(child.pid) for child in children), "a child is left")
 
 
-@pytest.mark.slow
 def test_a_killed_program_leaves_no_child(tmp_path: Path) -> None:
     process = waiting_program("processes", tmp_path)
     children = family(process.pid)
@@ -379,8 +375,12 @@ def test_ctrl_c_ends_the_threads_at_once() -> None:
     began = time.monotonic()
 
     class Interrupting(ExpertPolicy):
+        pressed = False
+
         def act(self, observation: Any) -> Any:
-            signal.raise_signal(signal.SIGINT)
+            if not self.pressed:
+                self.pressed = True
+                signal.raise_signal(signal.SIGINT)
             return super().act(observation)
 
     with pytest.raises(KeyboardInterrupt):
@@ -413,7 +413,6 @@ def test_a_missing_ray_says_what_to_install(
         executor("ray", ScriptedJob(tmp_path), workers=1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", WORKERS)
 def test_a_worker_with_another_engine_refuses(name: str, tmp_path: Path) -> None:
     job = LockStep(write_still(tmp_path / "still"), "sha256:0", 2, engine="mujoco 9.9.9")

@@ -11,6 +11,8 @@ from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from harness.sim.expert import Expert, ExpertConfig
 
+pytestmark = pytest.mark.slow
+
 CELL = (47,)
 
 
@@ -47,7 +49,6 @@ def test_it_succeeds_where_the_gate_and_the_fleet_are(
     assert np.median([record.steps for record in records]) < 120
 
 
-@pytest.mark.slow
 def test_a_softer_grip_holds_light_boxes_and_drops_heavy_ones() -> None:
     light = [EpisodeSpec(CELL, i, world(friction=0.5, mass=0.2)) for i in range(32)]
     heavy = [EpisodeSpec(CELL, i, world(friction=0.5, mass=0.95)) for i in range(32)]

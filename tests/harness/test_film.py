@@ -23,6 +23,8 @@ from harness.sim.results import pack, row
 from harness.sim.runner import play
 from registry.errors import ServiceFailed, UsageError
 
+pytestmark = pytest.mark.slow
+
 SPEC = EpisodeSpec(CELL, 1, world(friction=0.5))
 
 

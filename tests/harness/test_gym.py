@@ -48,6 +48,7 @@ def test_they_are_found_by_name_and_registering_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "made",
     [

@@ -256,6 +256,7 @@ def test_the_shipped_gate_spans_the_tasks_masses_and_says_why_no_arm_tries_it() 
     assert contract_of(recipe).check(ROBOT_CLASSES[config.robot_class], config.task) is None
 
 
+@pytest.mark.slow
 def test_every_axis_of_the_shipped_gate_is_alive() -> None:
     made = contract_for("pick-place")
     gates = load_gates_yaml(SHIPPED / "gates.yaml")
@@ -285,5 +286,6 @@ def test_the_expert_places_gently_where_the_gate_is(axes: dict[str, float]) -> N
     assert max(r.metrics["distance_m"] for r in records if r.success) < PICK_PLACE.tolerance_m
 
 
+@pytest.mark.slow
 def test_the_expert_turns_the_cube_where_it_is_asked() -> None:
     assert rate(drive(specs("pick-place-aligned", 24))) >= 0.95

@@ -25,8 +25,9 @@ from harness.sim.scenery import camera_name, cameras
 from policies.loading import load_policy
 from registry.errors import ConfigError, ServiceFailed
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_images_do_not_depend_on_batch_threads_order_or_process(tmp_path: Path) -> None:
     folder = write_camera_policy(tmp_path / "policy")
     alone = seen(folder, 1, 1, [0, 1, 2, 3, 4])
@@ -173,7 +174,6 @@ print(gl.choose(), os.environ["MUJOCO_GL"])
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("named", ["", *gl.BACKENDS])
 def test_the_backend_is_chosen_after_mujoco_is_imported(named: str) -> None:
     environment = {

@@ -37,6 +37,7 @@ def cases() -> list[Case]:
     return [(record.spec, row(GRID, numbers[record.spec], record)) for record in records]
 
 
+@pytest.mark.slow
 def test_one_environment_replays_episodes_in_any_order_to_the_bit(cases: list[Case]) -> None:
     player = Replayer(ExpertPolicy())
     for spec, kept in reversed(cases):

@@ -37,6 +37,7 @@ def test_results_do_not_depend_on_slots_threads_or_order() -> None:
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_a_refilled_slot_remembers_nothing_of_its_last_episode() -> None:
     specs = [EpisodeSpec((), e, world(delay=e % 4, mass=0.2 + 0.1 * e)) for e in range(4)]
     alone = {r.spec: r for s in specs for r in InProcess(ExpertPolicy(), slots=1).map([s])}

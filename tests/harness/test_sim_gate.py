@@ -29,6 +29,8 @@ from registry.gates import Regression, Term
 from registry.statistics.grid import order
 from registry.verdicts import Outcome, judge
 
+pytestmark = pytest.mark.slow
+
 TRIED: dict[str, tuple[AxisReport, ...]] = {}
 PAIRED = replace(GATE, regression=Regression(alpha=0.05, margin=0.02))
 

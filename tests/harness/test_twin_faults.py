@@ -19,6 +19,8 @@ from harness.twin.faults import FAULTS, clear, inject
 from harness.twin.physics import TwinConfig, TwinWorld
 from registry.errors import Refused, UsageError
 
+pytestmark = pytest.mark.slow
+
 ZERO = np.zeros(8)
 AT_CONNECT = ("master_id", "pose", "unsettled")
 """Troubles that a running arm shows in another way."""

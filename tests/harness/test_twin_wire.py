@@ -52,6 +52,7 @@ def test_frame_times_are_those_of_the_reference() -> None:
     assert frame_time(msg(0x11, fd=True), WireModel(data_bps=8e6)) == pytest.approx(42e-6)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 0x7FF), st.binary(min_size=8, max_size=8))
 def test_a_classic_frame_of_8_bytes_is_111_to_135_bits(identifier: int, data: bytes) -> None:
     assert 111 <= classic_bits(identifier, data) <= 135

@@ -16,6 +16,8 @@ import peers
 import pytest
 from twin_process import TwinProcess, column, free_port
 
+pytestmark = pytest.mark.slow
+
 GROUP = "239.74.163.91"
 STEP_DEG = [12.0, 12.0, 12.0, 20.0, 12.0, 12.0, 12.0, -20.0]
 SAG_DEG = 2.0
@@ -28,7 +30,6 @@ def lerobot() -> Path:
     return peers.lerobot_python()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)  # the first run builds LeRobot's environment
 def test_the_follower_connects_reads_moves_every_joint_and_disconnects(
     lerobot: Path, tmp_path: Path

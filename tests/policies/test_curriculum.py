@@ -96,6 +96,7 @@ def test_every_named_axis_can_be_in_a_curriculum(name: str) -> None:
     assert ends[0] <= min(seen[3]) < max(seen[3]) <= ends[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SURFACES)
 def test_the_nominal_saturation_is_that_of_the_scene(name: str) -> None:
     scene = build_scene(SceneConfig(visuals=True))
@@ -175,6 +176,7 @@ def test_a_recipe_with_a_curriculum_trains() -> None:
     assert np.isfinite(policy.act(np.zeros((1, policy.contract.width), np.float32))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "robot"),
     [("pick-place", "openarm-v2-left"), ("pick-place-aligned", "openarm-v2-bimanual")],

@@ -23,6 +23,8 @@ from policies.training.recipe import Randomization, Recipe, Round
 from registry.errors import ConfigError
 from registry.yaml_file import load_yaml
 
+pytestmark = pytest.mark.slow
+
 DEMO = Path(__file__).parents[2] / "ci" / "demo"
 VERSIONS = ("v1", "v2", "v3", "v4")
 
@@ -87,7 +89,6 @@ def weights(trained: Trained) -> list[bytes]:
     return [part.tobytes() for layer in trained.network.layers for part in layer]
 
 
-@pytest.mark.slow
 def test_equal_recipes_give_equal_weights_and_seeds_matter() -> None:
     plan = recipe("v1", rounds=ROUNDS)
     first = train(plan, Parrot())
@@ -158,7 +159,6 @@ def test_a_demo_checkpoint_is_what_its_recipe_says(version: str) -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("version", ["v1", "v3", "v4"])
 def test_good_versions_succeed_in_the_lab_and_on_the_grid(version: str) -> None:
     policy = load_policy(DEMO / "checkpoints" / version)
@@ -166,7 +166,6 @@ def test_good_versions_succeed_in_the_lab_and_on_the_grid(version: str) -> None:
     assert success(policy, grid(100)) >= 0.93
 
 
-@pytest.mark.slow
 def test_on_the_fleets_heavy_boxes_only_the_softer_grip_fails() -> None:
     rates = {
         version: success(
@@ -178,12 +177,10 @@ def test_on_the_fleets_heavy_boxes_only_the_softer_grip_fails() -> None:
     assert rates["v3"] <= rates["v1"] - 0.35
 
 
-@pytest.mark.slow
 def test_the_weak_version_is_weak_on_the_grid() -> None:
     assert success(load_policy(DEMO / "checkpoints" / "v2"), grid(100)) < 0.75
 
 
-@pytest.mark.slow
 def test_a_policy_retrained_from_a_shortened_recipe_passes() -> None:
     short = (
         {"driver": "teacher", "episodes": 192, "action_noise": 0.06, "iterations": 1000},

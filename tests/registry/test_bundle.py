@@ -20,6 +20,8 @@ from registry.errors import Corrupt, NotAllowed, ServiceFailed
 from registry.service import Registration
 from registry.versions import Provenance, VersionRef
 
+pytestmark = pytest.mark.slow
+
 TENSORS = {"a": noise(5000, 1), "b": noise(3_000_000, 2), "twin of a": noise(5000, 1), "none": b""}
 
 

@@ -114,6 +114,7 @@ def test_a_pickle_that_is_spelled_oddly_is_refused(folder: Path, content: bytes)
     refused(folder, "a pickle, which can run code")
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.recursive(
     st.none() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
@@ -453,6 +454,7 @@ def test_a_key_given_twice_among_very_many_is_found_at_once(folder: Path) -> Non
     assert time.monotonic() - began < 10.0
 
 
+@pytest.mark.slow
 def test_a_member_that_unpacks_to_more_than_it_says_does_not_fill_memory(folder: Path) -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as made:

@@ -25,6 +25,8 @@ from registry.stages import Stage
 from registry.verdicts import judge
 from registry.versions import Provenance, VersionRef, digest_bytes
 
+pytestmark = pytest.mark.slow
+
 DAY = 86400.0
 
 
@@ -208,7 +210,6 @@ def test_what_is_named_between_two_slices_is_kept(
     assert [blobs.has(digest) for digest in garbage] == [False, False, True]
 
 
-@pytest.mark.slow
 def test_registering_and_collecting_at_once_loses_nothing(record: Record) -> None:
     """Checkpoints whose tensors are garbage a moment before: the worst for whoever collects."""
     chance = random.Random(5)

@@ -12,6 +12,8 @@ from registry.errors import (
 )
 from registry.evidence import Tally
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def record(tmp_path: Path, database: str | None) -> Record:

@@ -14,6 +14,8 @@ from registry.rollouts import Phase
 from registry.stages import Stage
 from registry.versions import VersionRef
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def record(tmp_path: Path, database: str | None) -> Record:

@@ -121,6 +121,7 @@ def test_without_a_mirror_damage_is_set_aside_and_registering_heals(tmp_path: Pa
     assert record.registry.check_files([ref]).problems == ()
 
 
+@pytest.mark.slow
 def test_pieces_that_no_longer_make_the_file_are_found(vault: Vault) -> None:
     assert vault.registry.check_whole(vault.refs[0]) == []
     swapped = vault.registry.manifest(vault.refs[0]).files[1]

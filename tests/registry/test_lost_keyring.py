@@ -16,6 +16,8 @@ from registry.stages import Stage
 from registry.trust.opening import FOLDER
 from registry.verdicts import judge
 
+pytestmark = pytest.mark.slow
+
 
 def _gone(path: Path) -> None:
     path.unlink()

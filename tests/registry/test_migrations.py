@@ -19,6 +19,8 @@ from registry.ledger.tables import metadata
 from registry.service import Actor, Registry
 from registry.versions import VersionRef
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from databases import Postgres
 

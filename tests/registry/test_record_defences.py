@@ -15,6 +15,8 @@ from registry.statistics.grid import order_digest
 from registry.verdicts import Outcome, judge
 from registry.versions import Provenance, VersionRef
 
+pytestmark = pytest.mark.slow
+
 BIMANUAL = "openarm-v2-bimanual"
 
 

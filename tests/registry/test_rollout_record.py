@@ -24,6 +24,8 @@ from registry.stages import Stage
 from registry.verdicts import Outcome, judge
 from registry.versions import VersionRef
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def record(tmp_path: Path, database: str | None) -> Record:
@@ -120,7 +122,6 @@ def _promote(home: Home, number: int, results: Any) -> None:
         registry.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("numbers", [(1, 1), (1, 2)])
 def test_of_two_promotions_at_once_one_wins_and_the_other_is_refused(
     record: Record, numbers: tuple[int, int]

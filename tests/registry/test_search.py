@@ -87,6 +87,7 @@ def test_a_tag_is_of_one_version_until_it_is_removed(record: Record) -> None:
         record.as_role("viewer").tag(first, "x")
 
 
+@pytest.mark.slow
 def test_the_fleet_of_a_past_moment_is_what_it_was_then(record: Record) -> None:
     registry, clock = record.registry, record.clock
     start = clock.time

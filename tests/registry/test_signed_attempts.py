@@ -23,6 +23,8 @@ from registry.trust.merkle import proof, proves
 from registry.verdicts import judge
 from registry.versions import VersionRef
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def record(tmp_path: Path, database: str | None) -> Record:
@@ -194,7 +196,6 @@ def doubts_after(record: Record, ref: VersionRef) -> str:
     return "\n".join(record.registry.doubts(ref))
 
 
-@pytest.mark.slow
 def test_better_counts_than_robots_signed_are_found(record: Record) -> None:
     ref = released(record)
     with record.registry._ledger.read() as connection:
@@ -225,7 +226,6 @@ def test_hidden_safety_events_are_found(record: Record) -> None:
     assert "1 class A events were reported, it says 0" in doubts_after(record, ref)
 
 
-@pytest.mark.slow
 def test_stripping_the_root_hides_nothing(record: Record) -> None:
     ref = released(record)
     with record.registry._ledger.write() as connection:
@@ -322,7 +322,6 @@ def test_a_failure_that_is_filed_under_another_rollout_is_found(record: Record) 
     assert f"attempt {row.number} of {row.robot} belongs to it and was left out" in said
 
 
-@pytest.mark.slow
 def test_another_draw_told_afterwards_is_found(record: Record) -> None:
     """Robots signed the terms they ran under: salt and ratio cannot be changed behind them."""
     ref = released(record)
@@ -336,7 +335,6 @@ def test_another_draw_told_afterwards_is_found(record: Record) -> None:
     assert "it ran under other terms" in doubts_after(record, ref)
 
 
-@pytest.mark.slow
 def test_good_attempts_of_another_version_are_not_this_ones(record: Record) -> None:
     """A rollout of v2 was fine; the server says that its attempts were those of v3."""
     released(record)
@@ -427,7 +425,6 @@ def test_a_candidates_permission_is_renewed_while_its_rollout_runs(record: Recor
     assert after.generation > later.generation
 
 
-@pytest.mark.slow
 def test_without_the_directors_key_what_is_told_waits_for_the_server(
     record: Record, tmp_path: Path
 ) -> None:
@@ -449,7 +446,6 @@ def test_without_the_directors_key_what_is_told_waits_for_the_server(
     assert signed.envelope is not None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["taken out", "file gone", "variable empty"])
 def test_a_directors_key_that_cannot_be_used_keeps_nobody_from_going_back(
     record: Record, monkeypatch: pytest.MonkeyPatch, how: str

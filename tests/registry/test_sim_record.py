@@ -27,6 +27,8 @@ from registry.stages import Stage
 from registry.verdicts import Outcome, judge
 from registry.versions import Provenance, VersionRef
 
+pytestmark = pytest.mark.slow
+
 COMPARED = replace(SIM, regression=Regression())
 
 
@@ -171,7 +173,6 @@ def _keep_slice(home: Path, start: int) -> None:
             registry.keep_episodes("k", {n: {"steps": n} for n in range(first, first + 40)})
 
 
-@pytest.mark.slow
 def test_workers_may_keep_the_same_episodes_at_once(record: Record) -> None:
     context = multiprocessing.get_context("spawn")
     starts = (0, 0, 100)

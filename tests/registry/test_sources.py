@@ -24,6 +24,8 @@ from registry.errors import (
 from registry.sources import Fetched, choose, fetch, is_remote
 from registry.sources.hub import parse_source
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from stores import Seaweed
 
@@ -189,7 +191,6 @@ def bucket(seaweed: Seaweed, s3_account: None) -> Bucket:
     return Bucket(seaweed.url())
 
 
-@pytest.mark.slow
 def test_a_prefix_is_fetched_whole(bucket: Bucket, tmp_path: Path) -> None:
     there = files(tmp_path / "made")
     bucket.put(there)
@@ -200,7 +201,6 @@ def test_a_prefix_is_fetched_whole(bucket: Bucket, tmp_path: Path) -> None:
     assert read(get(bucket.url, tmp_path / "cache"))["policy.safetensors"].endswith(b"more")
 
 
-@pytest.mark.slow
 def test_a_fetch_that_was_cut_goes_on(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +227,6 @@ def test_a_fetch_that_was_cut_goes_on(
     assert starts["policy.safetensors"] == 2 << 20
 
 
-@pytest.mark.slow
 def test_an_object_that_changes_meanwhile_is_a_conflict(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,7 +245,6 @@ def test_an_object_that_changes_meanwhile_is_a_conflict(
         get(bucket.url, tmp_path / "cache")
 
 
-@pytest.mark.slow
 def test_an_empty_prefix_and_a_foreign_file_are_refused(bucket: Bucket, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no checkpoint"):
         get(bucket.url, tmp_path / "cache")

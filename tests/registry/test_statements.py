@@ -23,6 +23,8 @@ from registry.trust.statements import verdict as verdict_statement
 from registry.verdicts import judge
 from registry.versions import VersionRef
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def record(tmp_path: Path, database: str | None) -> Record:

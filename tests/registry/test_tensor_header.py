@@ -14,6 +14,8 @@ from safetensors import SafetensorError, deserialize
 
 from registry import tensor_header
 
+pytestmark = pytest.mark.slow
+
 DTYPES = ["BOOL", "F4", "F6_E2M3", "U8", "F8_E4M3", "F8_E8M0", "I16", "BF16", "F32", "C64", "I64"]
 
 

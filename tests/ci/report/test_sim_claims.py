@@ -43,6 +43,7 @@ def test_an_undecided_run_claims_nothing_and_says_what_is_missing() -> None:
     assert HEADLINE[Outcome.INCONCLUSIVE] in plain(render(report))
 
 
+@pytest.mark.slow
 def test_paths_end_where_the_registry_says(full: SimReport) -> None:
     run = play(rate=0.96, full=False)
     passing, failing = report_on(run).paths
@@ -62,6 +63,7 @@ def test_repeated_tries_weaken_the_error(full: SimReport) -> None:
     assert "= 3.0 %" in text
 
 
+@pytest.mark.slow
 def test_a_floor_is_claimed_with_the_cells_below_it() -> None:
     run = play(rate=0.93, floor=0.85)
     report = report_on(run)

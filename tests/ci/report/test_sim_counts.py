@@ -37,6 +37,7 @@ def test_worst_and_best_cell_are_those_of_the_verdict(seed: int) -> None:
     assert (n.spread, n.worst_bound) == (said["cell_std"], said["worst_high"])
 
 
+@pytest.mark.slow
 def test_the_page_says_what_its_rows_say(full: SimReport) -> None:
     text = plain(render(full))
     rows, wins = full.rows, sum(row.success for row in full.rows)

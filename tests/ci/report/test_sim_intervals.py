@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from ci.report.sim.intervals import COVERAGE, clopper_pearson, full_run
 from registry.statistics.grid import log_fail, log_pass
 
+pytestmark = pytest.mark.slow
+
 
 def test_exact_intervals_have_their_known_values() -> None:
     assert clopper_pearson(50, 50, 1 - 2 * 0.05 / 100)[0] == pytest.approx(0.858973, abs=1e-6)

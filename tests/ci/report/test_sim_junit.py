@@ -55,6 +55,7 @@ def verdict_case(root: ET.Element) -> ET.Element:
     return next(case for case in root.iter("testcase") if case.get("name") == "verdict")
 
 
+@pytest.mark.slow
 def test_a_passed_gate_has_a_case_a_cell_and_nothing_red() -> None:
     root = junit(play(rate=0.96))
     check_shape(root)
@@ -63,6 +64,7 @@ def test_a_passed_gate_has_a_case_a_cell_and_nothing_red() -> None:
     assert spent == pytest.approx(30.0, abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_failed_gate_fails_and_names_the_cells_that_are_low_beyond_chance() -> None:
     run = play(rate=0.8)
     root = junit(run)
@@ -87,6 +89,7 @@ def test_an_undecided_gate_is_an_error_and_cells_without_episodes_are_skipped() 
     assert counts(root) == {"tests": 101, "failures": 0, "errors": 1, "skipped": 100 - drawn}
 
 
+@pytest.mark.slow
 def test_a_cell_below_the_floor_fails_though_the_mean_passes() -> None:
     run = play(rate=0.93, floor=0.85)
     assert run.verdict.outcome is Outcome.FAIL

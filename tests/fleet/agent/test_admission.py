@@ -18,6 +18,8 @@ from registry.trust.client import Stale
 from registry.trust.keyring import Keyring, PublicKey
 from registry.versions import digest_bytes
 
+pytestmark = pytest.mark.slow
+
 DECADE = 10 * 365.25 * 86400
 
 

@@ -207,6 +207,7 @@ def fetch_in_a_process_killed_at(point: int, bench: Bench, digest: str) -> bool:
     return ended == 0
 
 
+@pytest.mark.slow
 def test_a_fetch_killed_anywhere_leaves_a_whole_version_or_none(bench: Bench) -> None:
     digest = bench.publish(0.9)
     seen = set()

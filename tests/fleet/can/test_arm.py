@@ -350,6 +350,7 @@ def test_disable_works_with_a_fault_standing(world: TwinWorld, arm: Arm) -> None
     assert not (state.status == Status.ENABLED).any()
 
 
+@pytest.mark.slow
 def test_a_motor_that_does_not_confirm_disable_is_reported(world: TwinWorld, arm: Arm) -> None:
     arm.connect()
     arm.enable()

@@ -31,6 +31,7 @@ def test_a_bus_without_an_interface_is_a_usage_error(config: dict[str, object]) 
         open_bus(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [

@@ -123,6 +123,7 @@ def test_scalar_and_vector_paths_agree_on_every_bit(rows: list[tuple[float, ...]
     assert bytes(again) == scalar
 
 
+@pytest.mark.slow
 @given(rows=st.lists(st.tuples(finite, finite, finite), min_size=8, max_size=8))
 def test_a_motor_and_the_arm_agree_on_feedback(rows: list[tuple[float, float, float]]) -> None:
     ranges = [motor.type.ranges for motor in OPENARM_MOTORS]

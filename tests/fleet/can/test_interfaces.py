@@ -120,6 +120,7 @@ def test_a_virtual_bus_carries_classic_and_fd(fd: bool) -> None:
         assert heard.is_fd is fd
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interface", ["virtual", "udp_multicast"])
 def test_an_arm_connects_over_a_real_bus(interface: str) -> None:
     """The twin's motors answer in a thread; foreign frames would be a fault, echoes are none."""

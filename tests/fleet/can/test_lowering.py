@@ -13,6 +13,8 @@ from harness.twin.monitor import FrameMonitor
 from harness.twin.physics import TwinConfig, TwinWorld
 from registry.errors import Refused
 
+pytestmark = pytest.mark.slow
+
 ZERO = np.zeros(8)
 
 

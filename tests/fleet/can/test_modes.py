@@ -90,6 +90,7 @@ def test_pos_vel_and_vel_have_their_own_ids_and_layout(bus: FaultyBus) -> None:
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
+@pytest.mark.slow
 @given(q=finite, a=finite, b=finite, c=finite, d=finite)
 def test_no_command_of_any_mode_is_ever_special_or_above_full_scale(
     q: float, a: float, b: float, c: float, d: float
@@ -225,6 +226,7 @@ def test_a_host_that_dies_lets_the_arm_fall_where_the_station_says_so(
     assert {m.status for m in caught.value.motors} == {Status.COMMUNICATION_LOST}
 
 
+@pytest.mark.slow
 def test_saving_needs_a_disabled_motor_and_is_refused_in_a_loop(
     world: TwinWorld, bus: FaultyBus
 ) -> None:

@@ -157,6 +157,7 @@ def typed(*words: str) -> object:
     return ended.value.code
 
 
+@pytest.mark.slow
 def test_register_gives_it_a_version(
     work: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

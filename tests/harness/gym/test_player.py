@@ -23,6 +23,8 @@ from harness.sim.episode import Change, EpisodeRecord, EpisodeSpec
 from policies.space import SpaceContract
 from registry.errors import ConfigError, ServiceFailed
 
+pytestmark = pytest.mark.slow
+
 Rows = npt.NDArray[np.float32]
 
 POLE = {"gymnasium": "CartPole-v1", "success": {"return": 475}}
@@ -104,7 +106,6 @@ def everything(records: Sequence[EpisodeRecord]) -> dict[EpisodeSpec, tuple[Any,
     return {r.spec: (r.success, r.failure_mode, r.steps, r.metrics, r.digest) for r in records}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("which", ["pole", "exit"])
 def test_an_episode_follows_from_its_spec_alone(tmp_path: Path, which: str) -> None:
     if which == "pole":

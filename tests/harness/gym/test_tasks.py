@@ -142,6 +142,7 @@ def test_values_that_exclude_each_other_are_found_before_the_run() -> None:
         dead_axes(task(POLE), {"low": (-0.1, 0.3), "high": (0.1, 0.4)})
 
 
+@pytest.mark.slow
 def test_the_fingerprint_names_who_ships_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,8 @@ from harness.hil.model import (
 from harness.hil.replay import replay
 from registry.errors import Refused, ServiceFailed
 
+pytestmark = pytest.mark.slow
+
 LOOSE = [code for code in InfraCode if code not in BREAKING | NOT_THE_BENCH]
 POLICY_FAULTS = [mode for mode in POLICY_MODES if mode != "policy_load"]
 
@@ -29,7 +31,6 @@ rig = st.none() | st.tuples(st.sampled_from(STAGES[1:]), st.sampled_from(list(In
 policy = st.none() | st.sampled_from(POLICY_FAULTS)
 
 
-@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(rig, policy, st.booleans()), min_size=1, max_size=8))
 def test_rig_faults_never_fail_and_policy_faults_never_void(plan):

@@ -72,6 +72,7 @@ def test_v8_projection_on_the_margin(
     assert divergence(0.9, c) + divergence(0.9, k) == pytest.approx(kl, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_exact_false_rollback_and_mean_of_the_one_to_one_test() -> None:
     """4.1: h = 20, 400 episodes, p = .9 both: .016286; a dead candidate is caught after 4.865."""
     false, _ = _exact(0.9, 0.9, horizon=400)

@@ -24,6 +24,8 @@ from registry.trust.ceremony import Replacement
 from registry.trust.client import Stale, TrustClient
 from registry.trust.keys import signer
 
+pytestmark = pytest.mark.slow
+
 DECADE = 10 * 365.25 * 86400
 
 

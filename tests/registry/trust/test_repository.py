@@ -19,6 +19,8 @@ from registry.trust.approvals import Approvals
 from registry.trust.keys import new_key
 from registry.trust.opening import HomeApprovals
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def vault(tmp_path: Path) -> Vault:
