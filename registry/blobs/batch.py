@@ -24,7 +24,7 @@ from registry.blobs.crew import Crew
 from registry.blobs.hashing import CHUNK, Held, named
 from registry.errors import Conflict
 from registry.ports import Source
-from registry.storage import disk_errors, sync_folder
+from registry.storage import EarlySync, disk_errors, sync_folder
 
 if TYPE_CHECKING:
     from registry.blobs.folder import FolderBlobs
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 WRITERS = 4
 WAITING = 16
 SMALL = 1 << 20
-SYNC_EVERY = 64 << 20
 
 
 class FolderBatch:
@@ -104,25 +103,18 @@ class FolderBatch:
                 self._unsynced.append(draft)
 
     def _copy(self, source: Source, handle: int) -> str | None:
-        """Writes it all; the digest, where it was not known to be the bytes' own.
-
-        Every `SYNC_EVERY` bytes the disk is set to work while this goes on.
-        """
+        """Writes it all; the digest, where it was not known to be the bytes' own."""
         if isinstance(source, Held):
             for chunk in source.chunks:
                 _write_all(handle, chunk)
             return None
-        sha256, position, syncing = hashlib.sha256(), 0, None
-        while position < source.size and (data := source.read_at(position, CHUNK)):
-            sha256.update(data)
-            _write_all(handle, memoryview(data))
-            if position // SYNC_EVERY != (position + len(data)) // SYNC_EVERY:
-                if syncing is not None:
-                    syncing.result()
-                syncing = self._syncers.submit(os.fdatasync, handle)
-            position += len(data)
-        if syncing is not None:
-            syncing.result()
+        sha256, position = hashlib.sha256(), 0
+        with EarlySync(handle, self._syncers) as disk:
+            while position < source.size and (data := source.read_at(position, CHUNK)):
+                sha256.update(data)
+                _write_all(handle, memoryview(data))
+                disk.wrote(len(data))
+                position += len(data)
         return named(sha256)
 
     def _commit(self) -> None:

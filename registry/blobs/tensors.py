@@ -24,7 +24,7 @@ from registry.blobs.hashing import Budget, FilePart, Hasher, Held, named
 from registry.checkpoint import Found, identity, open_regular, read_layout
 from registry.errors import Conflict, Corrupt, NotFound
 from registry.ports import Batch, BlobStore, Source
-from registry.storage import disk_errors, sync_folder
+from registry.storage import EarlySync, disk_errors, sync_folder
 from registry.tensor_header import Tensor
 from registry.versions import FileEntry, Piece, TensorEntry
 
@@ -240,10 +240,12 @@ def write_file(blobs: BlobStore, entry: FileEntry, target: Path) -> None:
         temporary = Path(name)
         try:
             with os.fdopen(handle, "wb") as stream, Hasher() as whole:
-                for piece in entry.pieces:
-                    for data in blobs.stream(piece.sha256):
-                        whole.feed(data)
-                        stream.write(data)
+                with EarlySync(handle) as disk:
+                    for piece in entry.pieces:
+                        for data in blobs.stream(piece.sha256):
+                            whole.feed(data)
+                            stream.write(data)
+                            disk.wrote(len(data))
                 stream.flush()
                 os.fsync(stream.fileno())
                 found = whole.digest()
