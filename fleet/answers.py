@@ -202,7 +202,7 @@ class Chunks:
         self.blend = Blend(start.command[0], contract.chunk.blend * step_s)
         self._question: _Question | None = None
         self._used: Unrolled | None = None
-        self._steps = self._until_next = 0
+        self._until_next = 0
 
     def next(
         self, state: ActionState, seen: Measurement, until: float

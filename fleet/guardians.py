@@ -44,7 +44,13 @@ class Guardians:
                 said = stream.readline().decode().strip()
             if said != "ready":
                 what, evidence, hint = (
-                    json.loads(said) if said else ("the guardian ended at once", "", "")
+                    json.loads(said)
+                    if said
+                    else (
+                        "the guardian ended at once",
+                        f"status {process.wait()}",
+                        "what it wrote before it ended says why; see to that, then start again",
+                    )
                 )
                 raise Refused(what, evidence=evidence, hint=hint)
 

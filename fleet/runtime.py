@@ -35,7 +35,7 @@ from fleet.limits import JOINTS
 from fleet.safety import CLASS_A
 from fleet.servo_port import ServoPort
 from fleet.sight import Sight
-from fleet.steps import End, RigFailed, Steps
+from fleet.steps import End, RigFailed, Steps, rig_failures
 from policies import Policy
 from registry.errors import Refused, ServiceFailed
 
@@ -156,32 +156,37 @@ class Runtime:
         try:
             if self.servo.stopped:
                 return End("void", "protective_stop", self.servo.stop_reason), {}
-            if why := self.home(np.array(task.start_q)):
+            with rig_failures():
+                why = self.home(np.array(task.start_q))
+            if why:
                 return End("void", "home", why), {}
             check = scene.prepare()
             if not check.ok:
                 return End("void", "scene", check.why), {}
             if self.servo.hot:
-                self.servo.hold(round(COOL_S / self.servo.period_s))  # temperatures come by ticks
+                with rig_failures():  # temperatures come by ticks
+                    self.servo.hold(round(COOL_S / self.servo.period_s))
             if hot := self.servo.hot:
                 return End("void", "motor_hot", hot), {}
             if why := self._sight.unseen():
                 return End("void", "no_pose", why), {}
         except ArmFault as fault:
             return End("void", "rig_fault", str(fault)), {}
+        except RigFailed as failed:
+            return End("void", "rig_fault", str(failed.cause)), {}
         return None, check.facts
 
     def _guarded(self, run: Steps) -> End:
         """The run; whatever ends it, the arm holds before this returns or raises."""
         try:
-            self.servo.begin()
+            with rig_failures():
+                self.servo.begin()
             return run.loop()
         except ArmFault as fault:
             return End(fault.rule.outcome, fault.rule.mode, str(fault))
         except RigFailed as failed:
-            with suppress(
-                ServiceFailed, Refused
-            ):  # what cannot be told to stop is held by guardian or motors
+            # what cannot be told to stop is held by its guardian or by its motors
+            with suppress(ServiceFailed, Refused):
                 self.servo.protective_stop("rig_fault")
             return End("void", "rig_fault", str(failed.cause))
         except BaseException:

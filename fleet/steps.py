@@ -7,7 +7,8 @@ policy's answers become is in `fleet/answers.py`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,17 @@ class RigFailed(Exception):  # noqa: N818
     def __init__(self, cause: PolicyctlError) -> None:
         super().__init__(str(cause))
         self.cause = cause
+
+
+@contextmanager
+def rig_failures() -> Iterator[None]:
+    """What fails inside and is no fault of an arm becomes RigFailed."""
+    try:
+        yield
+    except ArmFault:
+        raise
+    except (ServiceFailed, Refused) as error:
+        raise RigFailed(error) from error
 
 
 class Steps:
@@ -85,12 +97,8 @@ class Steps:
                 if reason is not None:
                     servo.protective_stop(reason)
                     return End("failure", reason)
-                try:
+                with rig_failures():
                     state, end = self._step(state, answers, step_s)
-                except ArmFault:
-                    raise
-                except (ServiceFailed, Refused) as error:
-                    raise RigFailed(error) from error
                 if end is not None:
                     return end
                 judge.update(servo.q[0], servo.dq[0], servo.tau[0], period)

@@ -6,8 +6,8 @@ Rules
 - When a new chunk arrives, the target goes over from the old one to the new one within `blend_s`,
   by a weight that leaves 0 and reaches 1 at rest (3w² - 2w³): the target has no jump, whatever the
   two chunks say. The old chunk is followed along its own time meanwhile.
-- Between rows the target is linear. Beyond the last row it stays there, and `exhausted` says so:
-  the caller holds and counts, nothing is extrapolated.
+- Between rows the target is linear. Beyond the last row it stays there (`exhausted`): nothing is
+  extrapolated. A contract's numbers keep a policy that is in time from getting there.
 - A chunk whose observation is older than that of the chunk in use came out of order: refused.
 
 - A policy's outputs become rows by shaping them one after the other from the command it saw, which
@@ -131,7 +131,7 @@ def kept(
 ) -> tuple[ActionState, dict[str, int]]:
     """The next command towards `target` (J,), within the step limit and the range; what bit."""
     action = contract.action
-    limit = np.array(action.limit)
+    limit = action.ema_alpha * np.array(action.limit)  # as far as a single action can go
     way = target - last.command[0]
     step = np.clip(way, -limit, limit)
     reached = last.command[0] + step

@@ -136,7 +136,7 @@ def _unpack(
     if manifest.policy != said["policy"]:
         raise _corrupt(f"its manifest is of {manifest.policy}, not of {said['policy']}")
     provenance = tuple(Provenance.from_json(one) for one in json.loads(origins))
-    _make_room(folder, manifest)
+    _check_room(folder, manifest)
     pieces = FolderBlobs(folder / "pieces")
     for piece in manifest.pieces:
         with members.take(_piece_name(piece), piece.size) as stream:
@@ -151,7 +151,7 @@ def _unpack(
     return Content(manifest, provenance, signatures is not None)
 
 
-def _make_room(folder: Path, manifest: Manifest) -> None:
+def _check_room(folder: Path, manifest: Manifest) -> None:
     """Raises ServiceFailed unless the pieces and the files made of them fit beside what is there.
 
     A piece may stand in many files: a small bundle can unfold to any size.

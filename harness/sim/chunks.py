@@ -40,7 +40,7 @@ class Chunks:
         self._contract = contract
         self._chunk: Chunking = contract.chunk
         self._late = math.ceil(contract.latency_ms * 1e-3 * contract.rate_hz - 1e-9)
-        self._blends: list[Blend] = [self._resting(np.zeros(len(contract.joints)))] * size
+        self._blends = [self._resting(np.zeros(len(contract.joints))) for _ in range(size)]
         self._waiting: list[Chunk | None] = [None] * size
 
     def next(

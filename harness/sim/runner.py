@@ -4,8 +4,9 @@
   in the episodes it was asked about and in no other: `policy_crash`, `policy_shape`, `policy_nan`,
   with its words in the record's detail. Other rows of the same call are asked again one by one, so
   what an episode suffers does not depend on its batch mates.
-- A policy that is slower than its control period fails every episode (`policy_late`), measured
-  once, before anything is played: one row at a time, as on a robot, the median of many steps.
+- A policy that is slower than its control period (with chunks: its contract's latency) fails every
+  episode (`policy_late`), measured once, before anything is played: one row at a time, as on a
+  robot, the median of many steps.
 - Results are released in the order in which the episodes were drawn, never first to finish first:
   short episodes are mostly successes, and a verdict that saw them early would be biased.
 """

@@ -101,6 +101,7 @@ class _Renewing:
 
     def add(self, digest: str, source: Source) -> None:
         self._keep()
+        # one in memory is short, and waits in a queue that is shorter than a claim lives
         self._batch.add(digest, source if source.fixed else _Watched(source, self._keep))
 
 

@@ -1,4 +1,5 @@
-"""A home's `trust` folder, as far as the record uses it. A home has trust once a file lies in it.
+"""A home's `trust` folder, as far as the record uses it. A home has trust once a
+file other than `lock` lies in it.
 
 Where the keyring is then gone or cannot be read, whatever needs it raises Corrupt: a home that has
 trust never goes on as one that has none.

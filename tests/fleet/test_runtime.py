@@ -422,6 +422,21 @@ def test_a_servo_that_fails_under_the_policy_voids_the_attempt_and_closes_it(rig
     assert not rig.attempt().opened
 
 
+@pytest.mark.parametrize("error", [ServiceFailed, Refused])
+@pytest.mark.parametrize(("at", "opened"), [("move_to", False), ("begin", True)])
+def test_a_servo_that_fails_before_the_first_step_is_void_too(rig, error, at, opened):
+    def breaks(*args, **more):
+        raise error("the guardian has taken over", evidence="right arm")
+
+    if at == "move_to":
+        rig.servo.move_to = breaks
+    else:
+        rig.servo.begin = breaks
+    episode = rig.attempt(sway, PatientJudge(steps=39))
+    assert (episode.outcome, episode.failure_mode, episode.opened) == ("void", "rig_fault", opened)
+    assert "the guardian has taken over" in episode.detail
+
+
 def test_a_servo_that_says_nothing_after_the_attempt_keeps_it_from_nothing(rig):
     def gone():
         raise ArmFault(FaultKind.ADAPTER_LOST, "right", (), "the servo does not answer")

@@ -19,7 +19,7 @@ from harness.sim.grid import Grid
 from harness.sim.replay import Replayer
 from harness.sim.results import row
 from harness.sim.runner import lateness, play
-from policies.actions import shape, start
+from policies.actions import ActionState, shape, start
 from policies.contract import Contract
 
 Rows = npt.NDArray[np.float32]
@@ -48,9 +48,12 @@ class Swinging:
         return np.asarray(0.4 * rows, dtype=np.float32).reshape(len(observation), -1)
 
 
-def test_what_is_followed_is_what_a_robot_follows() -> None:
-    """The same answers to the same questions, given to the robot's side and to the simulation's."""
-    policy = Swinging()
+@pytest.mark.parametrize("ema_alpha", [1.0, 0.7])
+def test_what_is_followed_is_what_a_robot_follows(ema_alpha: float) -> None:
+    """The same answers to the same questions, given to the robot's side and to the simulation's;
+    many of them, and the mixture, beyond the step limit."""
+    action = contract().to_json()["action"] | {"ema_alpha": ema_alpha}
+    policy = Swinging(chunked(action=action))
     env = BatchEnv(policy.contract, 1)
     env.reset([0], [EpisodeSpec((), 0)])
     seen = env.measure(np.array([0]))
@@ -62,7 +65,7 @@ def test_what_is_followed_is_what_a_robot_follows() -> None:
             return np.asarray(told[len(self.asked) - 1], dtype=np.float32)
 
     clock = [0.0]
-    there, here = Told(), Told()
+    there, here = Told(policy.contract), Told(policy.contract)
     state = begin = start(policy.contract, seen.q)
     robot = OnRobots(policy.contract, InStep(there, lambda: clock[0]), 0.02, begin)
     chunks = Chunks(policy.contract, 1)
@@ -74,7 +77,7 @@ def test_what_is_followed_is_what_a_robot_follows() -> None:
         raw = chunks.next(
             np.array([0]), np.array([step]), command, lambda _: here.act(np.zeros((1, 1)))
         )
-        command = shape(policy.contract, begin.__class__(command), raw)[1]
+        command = shape(policy.contract, ActionState(command), raw)[1]
         np.testing.assert_allclose(command, state.command, atol=1e-6)
         moved = max(moved, float(np.abs(command - begin.command).max()))
     assert there.asked == here.asked == [1] * 8
