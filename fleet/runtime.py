@@ -100,10 +100,7 @@ class Runtime:
             servo, self._sight, policy, judge, should_stop, task.horizon_s,
             speed_scale=self._speed_scale, beside=self._beside, trace=trace,
         )  # fmt: skip
-        if reset_fault:
-            end = End("failure", "policy_fault", reset_fault)
-        else:
-            end = self._guarded(run)
+        end = self._guarded(run, reset_fault)
         duration = servo.now() - began
         counts = Counter(run.counts)
         nothing: dict[str, int] = {}
@@ -176,11 +173,14 @@ class Runtime:
             return End("void", "rig_fault", str(failed.cause)), {}
         return None, check.facts
 
-    def _guarded(self, run: Steps) -> End:
-        """The run; whatever ends it, the arm holds before this returns or raises."""
+    def _guarded(self, run: Steps, reset_fault: str) -> End:
+        """The run; whatever ends it, the arm holds before this returns or raises. A policy that was
+        not reset does not run."""
         try:
             with rig_failures():
                 self.servo.begin()
+            if reset_fault:
+                return End("failure", "policy_fault", reset_fault)
             return run.loop()
         except ArmFault as fault:
             return End(fault.rule.outcome, fault.rule.mode, str(fault))
@@ -197,8 +197,8 @@ class Runtime:
         """Open the gripper and go home; trouble here is found again by the next attempt."""
         try:
             if self.servo.stopped:
-                if self.servo.stop_reason != "torque":
-                    return end
+                if not self.servo.stop_reason == end.detail == "torque":
+                    return end  # also where something else stopped it after the torque did
                 self.servo.resume()
             home = np.array(task.start_q)
             goal = self.servo.command.copy()

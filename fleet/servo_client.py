@@ -361,7 +361,11 @@ class ServoClient:
             self.stop_reason, self.hot = told["stop_reason"], told["hot"]
 
     def _ask(self, do: str, within_s: float = ANSWER_S, *, hear: bool = True, **more: Any) -> Any:
-        result = self._answer(self._send(do, **more), within_s)
+        number = self._send(do, **more)
+        try:
+            result = self._answer(number, within_s)
+        except TimeoutError:
+            raise self._gone(f"{do} took more than {within_s:g} s") from None
         if hear and do != "end":
             self._hear()
         return result

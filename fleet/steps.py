@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,6 +106,14 @@ class Steps:
                 if outcome is not None:
                     mode = "" if outcome == "success" else judge.failure_mode() or "timeout"
                     return End(outcome, mode)
+        except ArmFault:
+            raise
+        except BaseException as error:
+            # before `close`, which waits for the policy
+            why = "rig_fault" if isinstance(error, RigFailed) else "interrupted"
+            with suppress(ServiceFailed, Refused):
+                servo.protective_stop(why)
+            raise
         finally:
             answers.close()
         return End("failure", "timeout")

@@ -19,6 +19,7 @@ that nobody can tell later of another draw, another ratio or other versions than
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -79,7 +80,10 @@ class Assignment:
         if fields.pop("schema", None) != "policyctl.assignment/1":
             raise ValueError(f"not an assignment: schema {data.get('schema')!r}")
         fields["digests"] = {int(number): digest for number, digest in fields["digests"].items()}
-        return Assignment(**fields)
+        found = Assignment(**fields)
+        if not (math.isfinite(found.issued_at) and math.isfinite(found.max_offline_s)):
+            raise ValueError(f"times are numbers: {found.issued_at}, {found.max_offline_s}")
+        return found
 
     @property
     def digest(self) -> str:

@@ -118,7 +118,7 @@ class Orders:
         elapsed = self._monotonic() - self._heard_at
         if elapsed > _offline_s(newest):
             return False
-        if self._keyring() is not None and self._permitted_s(newest) <= 0:
+        if self._keyring() is not None and not self._permitted_s(newest) > 0:
             return False
         return not self._silent or self._alone < newest.max_offline_attempts
 

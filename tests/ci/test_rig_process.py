@@ -224,7 +224,7 @@ def test_chunks_that_take_longer_than_a_step_keep_the_arm_moving(
     finally:
         policy.close()
     assert process_policies.CHUNK_S <= delays[0] < process_policies.CHUNK_S + 0.1
-    assert episode.duration_s < 1.5 + 0.3, "it waited for the policy"
+    assert episode.duration_s < 1.5 * 1.5, "it waited for the policy"
     assert seen.kept, seen.examples
 
 

@@ -6,6 +6,7 @@ import can
 import numpy as np
 import pytest
 
+from fleet import answers
 from fleet.attempt import SceneCheck
 from fleet.camera import Pose
 from fleet.can.arm import REPLY_WINDOW_S, Arm
@@ -449,6 +450,38 @@ def test_a_servo_that_says_nothing_after_the_attempt_keeps_it_from_nothing(rig):
 
     episode = rig.attempt(answer, PatientJudge(steps=39))
     assert (episode.outcome, episode.failure_mode, episode.opened) == ("void", "rig_fault", True)
+
+
+def test_a_stop_that_follows_a_torque_stop_is_not_undone(rig):
+    """The servo keeps its first reason; who stops the arm after that is not overruled."""
+    asked = []
+
+    def should_stop():
+        asked.append(1)
+        if len(asked) == 5:
+            rig.servo.halt("torque")
+            return "operator_stop"
+        return None
+
+    episode = rig.attempt(sway, PatientJudge(steps=39), should_stop=should_stop)
+    assert (episode.outcome, episode.failure_mode) == ("failure", "operator_stop")
+    assert rig.servo.stopped
+
+
+def test_an_arm_is_stopped_before_anybody_waits_for_the_policy(rig, monkeypatch):
+    stopped = []
+    close = answers.Singles.close
+
+    def closing(self):
+        stopped.append(rig.servo.stopped)
+        close(self)
+
+    monkeypatch.setattr(answers.Singles, "close", closing)
+    judge = PatientJudge()
+    judge.update = lambda *args: 1 // 0
+    with pytest.raises(ZeroDivisionError):
+        rig.attempt(sway, judge)
+    assert stopped == [True]
 
 
 def test_a_judge_that_breaks_leaves_the_arm_holding(rig):

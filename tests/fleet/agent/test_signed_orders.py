@@ -191,6 +191,15 @@ def test_no_document_permits_a_candidate_for_ever(scene: Signed) -> None:
     assert scene.rounds(4) == [1] * 4
 
 
+@pytest.mark.parametrize("field", ["issued_at", "max_offline_s"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_no_document_has_a_time_that_is_no_number(field: str, value: float) -> None:
+    document = Assignment("r1", POLICY, 1, None, 1, "0", "pepper", 0).to_json()
+    assert Assignment.from_json(document).generation == 1
+    with pytest.raises(ValueError, match="times are numbers"):
+        Assignment.from_json({**document, field: value})
+
+
 def test_a_renewed_permission_goes_on_with_the_same_draw(scene: Signed) -> None:
     told = scene.order(candidate=2, baseline=1, **HALF)
     for _ in range(5):
