@@ -67,10 +67,16 @@ class Guardians:
                 )
 
     def end(self) -> None:
-        """Only where none has taken over: the arm is let go of what holds it."""
+        """Only where none has taken over: the arm is let go of what holds it. One that does not end
+        in time is killed, so that it keeps no arm's lock."""
         for process in self.processes:
             process.terminate()
-            process.wait(END_S)
+        for process in self.processes:
+            try:
+                process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         self.processes.clear()
 
 
