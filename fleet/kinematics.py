@@ -7,8 +7,8 @@ link's -z, the *finger axis*, along which the fingers open, its y.
 
 Numbers come from the official model (package `openarm-mujoco`) and from nowhere else. Every joint
 of it turns about a coordinate axis of an unrotated link frame (checked at load), so forward
-kinematics mixes two columns of a rotation matrix per joint: pure numpy, any batch, and a row's
-bits do not depend on the batch it is in. Gravity runs on a MuJoCo model of the one arm; its
+kinematics mixes two coordinates per joint: pure numpy, any batch, and a row's bits do not depend
+on the batch it is in. Gravity runs on a MuJoCo model of the one arm; its
 scratch memory makes an `ArmKinematics` usable by one thread at a time.
 
 This is the robot's one user of mujoco, imported on `load`.
@@ -30,6 +30,8 @@ from registry.errors import ConfigError, ServiceFailed
 Array = NDArray[np.float64]
 
 TCP_OFFSET = (-0.0014, 0.0, -0.158)
+_HAND = np.stack((TCP_OFFSET, (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)), axis=1)[:, :, None]
+"""(3, 3, 1): coordinates of TCP, hand axis, finger axis in the hand's frame."""
 GRIP_FOR_GRAVITY = 0.5
 """How far open [rad] the fingers are assumed when the arm is weighed."""
 
@@ -65,9 +67,12 @@ class ArmKinematics:
 
         self.side = side
         self._links = links
-        self._turns = tuple((k.offset, (k.axis + 1) % 3, (k.axis + 2) % 3, k.sign) for k in links)
+        self._turns = tuple(
+            (k.offset, (k.axis + 1) % 3, (k.axis + 2) % 3, k.sign) for k in reversed(links)
+        )
         self._tcp = _nonzero(TCP_OFFSET)
         self._pairs = tuple(_PAIRS[link.axis] for link in links)
+        self._inward, self._offsets = self._pairs[::-1], tuple(k.offset for k in reversed(links))
         self._signs: Array = np.array([link.sign for link in links])[:, None, None]
         self._model = model
         self._data = mujoco.MjData(model)
@@ -108,12 +113,12 @@ class ArmKinematics:
             cosines, sines = np.cos(q).tolist(), np.sin(q).tolist()
             rows = np.array([self._hand(c, s) for c, s in zip(cosines, sines, strict=True)])
             return rows[:, :3], rows[:, 3:]
-        _, position, columns = self._chain(q.T, with_joints=False)
-        return position.T, np.concatenate((-columns[2], columns[1])).T
+        found = self._from_hand(q.T)
+        return found[:, 0].T, found[:, 1:].transpose(2, 1, 0).reshape(-1, 6)
 
     def jacobian(self, q: Array) -> Array:
         """q (B,7) -> (B,6,7): TCP velocity [m/s] over angular velocity [rad/s], base frame."""
-        joints, tcp, _ = self._chain(q.T, with_joints=True)
+        joints, tcp = self._chain(q.T)
         arms = tcp - np.stack([origin for origin, _ in joints])
         axes = np.stack([axis for _, axis in joints])
         x, y, z = axes[:, 0], axes[:, 1], axes[:, 2]
@@ -150,12 +155,10 @@ class ArmKinematics:
         motion = self._torque[:7] + self._armature * ddq + self._damping * dq
         return weight, motion + self._friction * np.tanh(dq / STICTION)
 
-    def _chain(
-        self, q: Array, *, with_joints: bool
-    ) -> tuple[list[tuple[Array, Array]], Array, Array]:
-        """q (7,B) -> joint (origin, axis) pairs, TCP (3,B), columns (3,3,B) of the hand's rotation.
+    def _chain(self, q: Array) -> tuple[list[tuple[Array, Array]], Array]:
+        """q (7,B) -> joint (origin, axis) pairs, TCP (3,B).
 
-        A joint turns two columns of it, which are taken as one array: half the calls.
+        A joint turns two columns of the rotation, which are taken as one array: half the calls.
         """
         turns = np.stack((np.sin(q), -np.sin(q)), axis=1)
         turns *= self._signs
@@ -168,38 +171,48 @@ class ArmKinematics:
         for link, pair, c, turn in zip(self._links, self._pairs, cosines, turns, strict=True):
             for i, length in link.offset:
                 position += columns[i] * length
-            if with_joints:
-                joints.append((position.copy(), columns[link.axis] * link.sign))
+            joints.append((position.copy(), columns[link.axis] * link.sign))
             turned = columns[pair]
             crossed = turned[::-1] * turn[:, None]
             turned *= c
             turned += crossed
         for i, length in self._tcp:
             position += columns[i] * length
-        return joints, position, columns
+        return joints, position
 
-    def _hand(self, cosines: list[float], sines: list[float]) -> tuple[float, ...]:
-        """`_chain` for one row: TCP, hand axis, finger axis."""
-        columns = [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
-        x = y = z = 0.0
-        for (offset, u, v, sign), c, s in zip(self._turns, cosines, sines, strict=True):
+    def _from_hand(self, q: Array) -> Array:
+        """q (7,B) -> (3,3,B): coordinates of TCP, hand axis, finger axis, carried from the hand's
+        frame through one joint after the other to the base."""
+        sines, cosines = np.sin(q), np.cos(q)
+        turns = np.stack((-sines, sines), axis=1)
+        turns *= self._signs
+        found: Array = np.empty((3, 3, q.shape[1]))
+        found[:] = _HAND
+        for offset, pair, turn, c in zip(
+            self._offsets, self._inward, turns[::-1], cosines[::-1], strict=True
+        ):
+            turned = found[pair]
+            crossed = turned[::-1] * turn[:, None]
+            turned *= c
+            turned += crossed
             for i, length in offset:
-                ex, ey, ez = columns[i]
-                x += ex * length
-                y += ey * length
-                z += ez * length
-            turn = s * sign
-            ax, ay, az = columns[u]
-            bx, by, bz = columns[v]
-            columns[u] = (ax * c + bx * turn, ay * c + by * turn, az * c + bz * turn)
-            columns[v] = (bx * c - ax * turn, by * c - ay * turn, bz * c - az * turn)
-        for i, length in self._tcp:
-            ex, ey, ez = columns[i]
-            x += ex * length
-            y += ey * length
-            z += ez * length
-        hx, hy, hz = columns[2]
-        return (x, y, z, -hx, -hy, -hz, *columns[1])
+                found[i, 0] += length
+        return found
+
+    def _hand(self, cosines: list[float], sines: list[float]) -> list[float]:
+        """`_from_hand` for one row: TCP, hand axis, finger axis."""
+        tcp, hand, finger = list(TCP_OFFSET), [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]
+        for offset, u, v, sign in self._turns:
+            c, turn = cosines.pop(), sines.pop() * sign
+            xu, xv = tcp[u], tcp[v]
+            tcp[u], tcp[v] = xu * c - xv * turn, xv * c + xu * turn
+            xu, xv = hand[u], hand[v]
+            hand[u], hand[v] = xu * c - xv * turn, xv * c + xu * turn
+            xu, xv = finger[u], finger[v]
+            finger[u], finger[v] = xu * c - xv * turn, xv * c + xu * turn
+            for i, length in offset:
+                tcp[i] += length
+        return tcp + hand + finger
 
     def _reach(self) -> Array:
         """Longest the chain can be from each joint to the TCP: the sum of its offsets."""

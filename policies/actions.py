@@ -64,8 +64,8 @@ def shape(
     smooth = last + action.ema_alpha * limited
     command = np.minimum(np.maximum(smooth, low), high)
     interventions = {
-        "delta": np.count_nonzero(limited != delta, axis=1),
-        "range": np.count_nonzero(command != smooth, axis=1),
+        "delta": np.add.reduce(limited != delta, axis=1),
+        "range": np.add.reduce(command != smooth, axis=1),
     }
     return ActionState(command), command, ~finite, interventions
 

@@ -18,8 +18,7 @@ Rules
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -34,6 +33,7 @@ from harness.sim.course import Courses
 from harness.sim.episode import Change, EpisodeRecord, EpisodeSpec
 from harness.sim.mirror import as_arm, own_side, reflected, turn_of
 from harness.sim.peaks import Peaks, joint_speed
+from harness.sim.pictures import Depth, Pixels
 from harness.sim.render import Cameras
 from harness.sim.scene import BASE_HEIGHT, Scene, SceneConfig, build_scene
 from harness.sim.signals import Signals
@@ -129,6 +129,10 @@ class BatchEnv:
         rows = np.asarray(slots, dtype=np.intp)
         self.world.reset(rows)
         self.signals.reset(rows)
+        streams = {
+            slot: seeds.Streams(spec.task, spec.cell, spec.episode)
+            for slot, spec in zip(slots, specs, strict=True)
+        }
         for slot, spec in zip(slots, specs, strict=True):
             if spec.task != self.task.name:
                 raise ValueError(f"{spec} is not an episode of {self.task.name}")
@@ -138,12 +142,9 @@ class BatchEnv:
                 ((round(change.at_s * self.contract.rate_hz), change) for change in later),
                 key=lambda due: due[0],
             )
-            self._lay(slot, self.task.place(self._rng(spec, seeds.SCENE)))
+            self._lay(slot, self.task.place(streams[slot][seeds.SCENE]))
         self.world.settle(rows)
-        self._begin(rows, specs)
-
-    def _rng(self, spec: EpisodeSpec, stream: int) -> np.random.Generator:
-        return seeds.rng(spec.task, spec.cell, spec.episode, stream)
+        self._begin(rows, specs, list(streams.values()))
 
     def _lay(self, slot: int, place: Placement) -> None:
         """Object, goal and arms where the episode starts."""
@@ -160,24 +161,23 @@ class BatchEnv:
             world.qpos[slot, arm.qpos] = q
             world.qpos[slot, arm.mirror_qpos] = q[7]
 
-    def _begin(self, rows: Ints, specs: Sequence[EpisodeSpec]) -> None:
+    def _begin(
+        self, rows: Ints, specs: Sequence[EpisodeSpec], streams: Sequence[seeds.Streams]
+    ) -> None:
         world = self.world
         q = world.qpos[rows[:, None], self.scene.qpos]
         start = actions.start(self.contract, q).command
         self._command[rows] = start
         world.ctrl[rows[:, None], self.scene.ctrl] = world.mit_ctrl(rows, start)
         self._protection.reset(self._limits, rows, start)
-        self.signals.begin(
-            rows, start,
-            [(self._rng(s, seeds.COMMAND), self._rng(s, seeds.SENSORS)) for s in specs],
-        )  # fmt: skip
-        self._cameras.begin(rows, [self._rng(s, seeds.IMAGES) for s in specs])
+        self.signals.begin(rows, start, streams)
+        self._cameras.begin(rows, streams)
         self._courses.begin(rows, specs)
         self._observed[rows] = -1
         self._peaks.begin(rows)
         world.batch.forward(ids=rows)
         truth = self.truth(rows)
-        noise = [self._rng(spec, seeds.NOISE) for spec in specs]
+        noise = [own[seeds.NOISE] for own in streams]
         self._detector.reset(list(rows), noise, *self._seen_at(rows, truth))
         self._look(rows, truth)
 
@@ -203,6 +203,20 @@ class BatchEnv:
 
     def measure(self, slots: Ints) -> Measurement:
         """What the robots in these slots measured last, before the sensors' added noise."""
+        return self._measured(slots, self._torque(slots), {}, {})
+
+    def _torque(self, slots: Ints) -> Floats:
+        """Torques (n, J) of the motors [Nm]."""
+        torque: Floats = self.world.force[slots[:, None], self.scene.ctrl]
+        return torque
+
+    def _measured(
+        self,
+        slots: Ints,
+        tau: Floats,
+        images: Mapping[str, Pixels],
+        depths: Mapping[str, Depth],
+    ) -> Measurement:
         world, scene = self.world, self.scene
         q = np.ascontiguousarray(world.qpos[slots[:, None], scene.qpos])
         command = self._command[slots]
@@ -213,7 +227,7 @@ class BatchEnv:
         return Measurement(
             q=q,
             dq=world.qvel[slots[:, None], scene.dof],
-            tau=world.force[slots[:, None], scene.ctrl],
+            tau=tau,
             command=command,
             tcp=tcp[:n],
             tcp_command=tcp[n:],
@@ -223,6 +237,8 @@ class BatchEnv:
             object_age=pose[:, 4],
             goal_position=self._goal[slots, :3],
             goal_yaw=self._goal[slots, 3],
+            images=images,
+            depths=depths,
         )
 
     def observe(self, slots: Sequence[int] | Ints) -> Rows:
@@ -231,11 +247,9 @@ class BatchEnv:
         step = self._courses.step
         new = rows[self._observed[rows] != step[rows]]
         if len(new):
-            measured = self.measure(new)
+            tau = self.signals.felt(new, self._torque(new))
             images, depths = self._cameras.images(new)
-            tau = self.signals.felt(new, measured.tau)
-            measured = replace(measured, tau=tau, images=images, depths=depths)
-            now = assemble(self.contract, measured)
+            now = assemble(self.contract, self._measured(new, tau, images, depths))
             self._observation[new] = self.signals.observed(new, step[new], now)
             self._observed[new] = step[new]
         return self._observation[rows]
@@ -264,7 +278,9 @@ class BatchEnv:
         self._change_later(rows)
         _, command, faults, counts = actions.shape(self.contract, actions.ActionState(last), raw)
         courses.acted(rows, raw, command - last, faults)
-        courses.count(rows, {f"shape_{name}": count for name, count in counts.items()})
+        for name, count in counts.items():
+            if count.any():
+                courses.count(rows, {f"shape_{name}": count})
         self._command[rows] = command
         self.signals.send(rows, courses.step[rows], command)
         self._move(rows)
@@ -273,9 +289,9 @@ class BatchEnv:
 
     def _change_later(self, rows: Ints) -> None:
         """Changes whose time has come in the middle of an episode."""
+        if not any(self._later):
+            return
         for slot in rows:
-            if not self._later[slot]:
-                continue
             due = [change for at, change in self._later[slot] if at <= self._courses.step[slot]]
             if due:
                 self._later[slot] = self._later[slot][len(due) :]
@@ -292,12 +308,12 @@ class BatchEnv:
         targets = self._targets(rows)
         self._protection.counts[rows] = 0
         self._peaks.begin(rows)
-        tau = np.take(self.world.force, self.scene.ctrl, axis=1)
-        if self.on_tick is not None or not self._move_at_once(rows, targets, tau):
-            self._move_by_ticks(rows, targets, tau)
-        self.world.check(rows)
+        if self.on_tick is not None or not self._move_at_once(rows, targets):
+            self._move_by_ticks(rows, targets)
+            self.world.check(rows)
         counts = self._protection.counts[rows]
-        self._courses.count(rows, dict(zip(INTERVENTIONS, counts.T, strict=True)))
+        if counts.any():
+            self._courses.count(rows, dict(zip(INTERVENTIONS, counts.T, strict=True)))
 
     def _targets(self, rows: Ints) -> Floats:
         """(T, n, J): what the servo is told at each tick of this policy step [rad]."""
@@ -314,7 +330,7 @@ class BatchEnv:
             targets[tick - 1] = target
         return targets
 
-    def _move_at_once(self, rows: Ints, targets: Floats, tau: Floats) -> bool:
+    def _move_at_once(self, rows: Ints, targets: Floats) -> bool:
         """False, and nothing has happened, where the ticks have to be taken one by one."""
         if self._protection.stopped[rows].any():
             return False
@@ -324,13 +340,15 @@ class BatchEnv:
         )
         ctrl = self._ctrl[: len(rows)]
         ctrl[:, :, self.scene.ctrl] = (self.world.kp[rows] * commands).transpose(1, 0, 2)
+        felt = np.empty_like(targets)
+        felt[0] = self._torque(rows)
         before = self.world.snapshot(rows)
-        found = self.world.roll(rows, np.repeat(ctrl, substeps, axis=1), self._peaks.fields)
+        fields = (*self._peaks.fields, "actuator_force") if last else self._peaks.fields
+        found = self.world.roll(rows, np.repeat(ctrl, substeps, axis=1), fields)
         if found is not None:
             ends = {name: values[:, substeps - 1 :: substeps] for name, values in found.items()}
-            felt = np.empty((len(targets), *targets.shape[1:]))
-            felt[0] = tau[rows]
-            felt[1:] = ends["actuator_force"][:, :last, self.scene.ctrl].transpose(1, 0, 2)
+            if last:
+                felt[1:] = ends["actuator_force"][:, :last, self.scene.ctrl].transpose(1, 0, 2)
             if watch_ahead(self._limits, protection, felt, self._tick_s):
                 self._protection.put(rows, protection)
                 self._peaks.saw(rows, ends)
@@ -338,7 +356,7 @@ class BatchEnv:
         self.world.restore(rows, before)
         return False
 
-    def _move_by_ticks(self, rows: Ints, targets: Floats, tau: Floats) -> None:
+    def _move_by_ticks(self, rows: Ints, targets: Floats) -> None:
         """The same as a robot does it: told, protected and looked at, tick after tick.
 
         Protection runs on every slot, at rest in those that are not stepped: its rows are
@@ -346,6 +364,7 @@ class BatchEnv:
         """
         world = self.world
         goal = self._protection.command.copy()
+        tau = np.take(world.force, self.scene.ctrl, axis=1)
         loads = Measured(tau, self._no_gravity)
         motors, gains = (rows[:, None], self.scene.ctrl), world.kp[rows]
         for target in targets:

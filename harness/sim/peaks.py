@@ -43,8 +43,8 @@ class Peaks:
 
     def __init__(self, scene: Scene, size: int) -> None:
         self._scene, self.watched = scene, bool(scene.force.size)
-        self.fields = ("actuator_force", *(("qvel", "sensordata") if self.watched else ()))
-        """What physics has to record of each step: the motors' torques in any case."""
+        self.fields = ("qvel", "sensordata") if self.watched else ()
+        """What physics has to record of each step."""
         self.speed, self.force = np.zeros(size), np.zeros(size)
 
     def begin(self, rows: Ints) -> None:

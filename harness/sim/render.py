@@ -20,7 +20,7 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
-from harness.sim import gl
+from harness.sim import gl, seeds
 from harness.sim.pictures import Depth, Pixels, develop, lose
 from harness.sim.scenery import BACKGROUND_GROUP, camera_name, cameras
 from policies.contract import DEPTH, Contract
@@ -142,13 +142,13 @@ class Cameras:
                     hint=f"cameras: {', '.join(here)}",
                 )
         self._ids = [int(world.scene.model.camera(camera_name(s.name)).id) for s in self._specs]
-        self._rngs: list[np.random.Generator | None] = [None] * world.size
+        self._streams: list[seeds.Streams | None] = [None] * world.size
         self._renderer: Renderer | None = None
 
-    def begin(self, rows: Ints, rngs: Sequence[np.random.Generator]) -> None:
+    def begin(self, rows: Ints, streams: Sequence[seeds.Streams]) -> None:
         """Episodes start, with generators for what their cameras add."""
-        for row, rng in zip(rows, rngs, strict=True):
-            self._rngs[row] = rng
+        for row, own in zip(rows, streams, strict=True):
+            self._streams[row] = own
 
     def images(self, rows: Ints) -> tuple[Mapping[str, Pixels], Mapping[str, Depth]]:
         """Images (n, H, W, 3) and depths (n, H, W) by camera, as the cameras give them now."""
@@ -164,9 +164,10 @@ class Cameras:
             if s.name in self._depths
         }
         for i, slot in enumerate(rows):
-            rng = self._rngs[slot]
-            if rng is None:
+            own = self._streams[slot]
+            if own is None:
                 raise ValueError(f"slot {slot} has no episode")
+            rng = own[seeds.IMAGES]
             look = {name: float(values[slot]) for name, values in world.image.items()}
             renderer.look(world.batch, int(slot))
             for spec, camera in zip(self._specs, self._ids, strict=True):

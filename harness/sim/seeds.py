@@ -27,6 +27,19 @@ def rng(task: str, cell: tuple[int, ...], episode: int, stream: int) -> np.rando
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=key)))
 
 
+class Streams:
+    """The generators of one episode, each made when it is first asked for."""
+
+    def __init__(self, task: str, cell: tuple[int, ...], episode: int) -> None:
+        self._of = (task, cell, episode)
+        self._made: dict[int, np.random.Generator] = {}
+
+    def __getitem__(self, stream: int) -> np.random.Generator:
+        if stream not in self._made:
+            self._made[stream] = rng(*self._of, stream)
+        return self._made[stream]
+
+
 def named(task: str, cell: tuple[int, ...], episode: int, name: str) -> np.random.Generator:
     """The generator of one named term of an episode's physics: its own, so that a term which is
     added or taken away moves no other term's draws."""

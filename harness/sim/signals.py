@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from harness.sim import seeds
 from policies.contract import Contract
 
 Floats = npt.NDArray[np.float64]
@@ -60,7 +61,7 @@ class Signals:
         self._scale = np.concatenate(
             [np.full(term.width, SCALES.get(term.name, 1.0)) for term in contract.observation]
         )
-        self._rngs: list[tuple[np.random.Generator, np.random.Generator] | None] = [None] * size
+        self._streams: list[seeds.Streams | None] = [None] * size
 
     def set(self, name: str, slot: int, value: float) -> None:
         """One of `NAMES` in one scene."""
@@ -75,18 +76,20 @@ class Signals:
         self,
         rows: Ints,
         command: Floats,
-        rngs: Sequence[tuple[np.random.Generator, np.random.Generator]],
+        streams: Sequence[seeds.Streams],
     ) -> None:
         """Episodes start at rest at `command` (n, J), with generators for command and sensors."""
         self._commands[rows] = command[:, None, :]
-        for row, pair in zip(rows, rngs, strict=True):
-            self._rngs[row] = pair
+        for row, own in zip(rows, streams, strict=True):
+            self._streams[row] = own
 
     def send(self, rows: Ints, step: Ints, command: Floats) -> None:
         """The command (n, J) given at policy step (n,)."""
         noise = self._values["command_noise"][rows]
         if noise.any():
-            command = command + noise[:, None] * self._draw(rows, noise, 0, command.shape[1])
+            command = command + noise[:, None] * self._draw(
+                rows, noise, seeds.COMMAND, command.shape[1]
+            )
         self._commands[rows, step % RING] = command
 
     def arriving(self, rows: Ints, step: Ints) -> tuple[Floats, Floats, Floats | None, Ints]:
@@ -108,7 +111,9 @@ class Signals:
         """What the policies see at policy step (n,) when `now` (n, N) was measured."""
         noise = self._values["observation_noise"][rows]
         if noise.any():
-            added = noise[:, None] * self._draw(rows, noise, 1, now.shape[1]) * self._scale
+            added = (
+                noise[:, None] * self._draw(rows, noise, seeds.SENSORS, now.shape[1]) * self._scale
+            )
             now = now + added.astype(np.float32)
         self._seen[rows, step % SEEN] = now
         age = np.minimum(self._values["observation_delay"][rows].astype(np.intp), step)
@@ -119,13 +124,13 @@ class Signals:
         noise = self._values["torque_noise"][rows]
         if not noise.any():
             return torque
-        return torque + noise[:, None] * self._draw(rows, noise, 1, torque.shape[1])
+        return torque + noise[:, None] * self._draw(rows, noise, seeds.SENSORS, torque.shape[1])
 
     def _draw(self, rows: Ints, noise: Floats, stream: int, width: int) -> Floats:
         """Standard normal numbers (n, width), zeros where there is no noise."""
         drawn = np.zeros((len(rows), width))
         for i in np.flatnonzero(noise):
-            pair = self._rngs[rows[i]]
-            if pair is not None:
-                drawn[i] = pair[stream].standard_normal(width)
+            own = self._streams[rows[i]]
+            if own is not None:
+                drawn[i] = own[stream].standard_normal(width)
         return drawn

@@ -131,14 +131,14 @@ class World:
         None where physics fail or warn in any of them: `step` goes on after a warning, this does
         not, so the scenes have to be restored and stepped.
         """
-        warned = np.array(self.batch.warning)
+        warned = self.batch.warning.tobytes()
         try:
             found: dict[str, Any] = self.batch.rollout(
                 ctrl.shape[1], ctrl, record=fields, ids=self._ids(rows)
             )
         except SimulationError:
             return None
-        return found if np.array_equal(warned, self.batch.warning) else None
+        return found if self.batch.warning.tobytes() == warned else None
 
     def snapshot(self, rows: Ints) -> tuple[Floats, Any]:
         """What `restore` needs to bring these scenes back."""

@@ -38,16 +38,15 @@ class Detector:
 
     def __init__(self, size: int, model: DetectorModel | None = None) -> None:
         self.model = model or DetectorModel()
-        self._noise = np.zeros((size, _FRAMES, 4))
-        self._delay = np.zeros((size, _FRAMES))
-        self._lost = np.zeros((size, _FRAMES), dtype=bool)
+        self._frames = np.zeros((size, _FRAMES, 6))
+        """Of each frame: noise of x, y, z [m] and yaw [rad], delay [s], 1 if it is lost."""
         self._next = np.zeros(size)
         self._frame = np.zeros(size, dtype=np.intp)
-        self._arrival = np.full((size, _IN_FLIGHT), np.inf)
-        self._taken = np.full((size, _IN_FLIGHT), -np.inf)
-        self._pose = np.zeros((size, _IN_FLIGHT, 4))
+        self._flying = np.zeros((size, _IN_FLIGHT, 6))
+        """Frames on their way: x, y, z, yaw as they show them, when taken, when they arrive [s]."""
         self._cursor = np.zeros(size, dtype=np.intp)
         self._seen = np.zeros((size, 5))
+        """The newest that has arrived: x, y, z, yaw, when it was taken."""
 
     def reset(
         self,
@@ -60,19 +59,19 @@ class Detector:
         model = self.model
         for row, (slot, rng) in enumerate(zip(slots, rngs, strict=True)):
             sigma = np.array([model.position_sigma] * 3 + [model.yaw_sigma])
-            self._noise[slot] = rng.standard_normal((_FRAMES, 4)) * sigma
+            frames = self._frames[slot]
+            frames[:, :4] = rng.standard_normal((_FRAMES, 4)) * sigma
             uniform = rng.random((_FRAMES, 2))
             low, high = model.delay_s
-            self._delay[slot] = low + (high - low) * uniform[:, 0]
-            self._lost[slot] = uniform[:, 1] < model.dropout
+            frames[:, 4] = low + (high - low) * uniform[:, 0]
+            frames[:, 5] = uniform[:, 1] < model.dropout
             self._next[slot] = uniform[0, 1] / model.rate_hz
             self._frame[slot] = 1
             self._cursor[slot] = 0
-            self._arrival[slot] = np.inf
-            self._taken[slot] = -np.inf
-            self._seen[slot, :3] = position[row] + self._noise[slot, 0, :3]
-            self._seen[slot, 3] = yaw[row] + self._noise[slot, 0, 3]
-            self._seen[slot, 4] = -self._delay[slot, 0]
+            self._flying[slot] = (0.0, 0.0, 0.0, 0.0, -np.inf, np.inf)
+            self._seen[slot, :3] = position[row] + frames[0, :3]
+            self._seen[slot, 3] = yaw[row] + frames[0, 3]
+            self._seen[slot, 4] = -frames[0, 4]
 
     def read(
         self, slots: Ints, time_s: Floats, position: Floats, yaw: Floats
@@ -81,28 +80,27 @@ class Detector:
         due = self._next[slots] <= time_s + 1e-9
         if due.any():
             self._take(slots[due], time_s[due], position[due], yaw[due])
-        arrived = self._arrival[slots] <= time_s[:, None]
-        taken = np.where(arrived, self._taken[slots], -np.inf)
-        newest = np.argmax(taken, axis=1)
-        stamp = taken[np.arange(len(slots)), newest]
-        fresh = stamp > self._seen[slots, 4]
-        if fresh.any():
-            some = slots[fresh]
-            self._seen[some, :4] = self._pose[some, newest[fresh]]
-            self._seen[some, 4] = stamp[fresh]
+        flying = self._flying[slots]
+        taken = np.where(flying[:, :, 5] <= time_s[:, None], flying[:, :, 4], -np.inf)
+        newest = flying[np.arange(len(slots)), taken.argmax(axis=1)]
         seen = self._seen[slots]
+        fresh = taken.max(axis=1) > seen[:, 4]
+        seen = np.where(fresh[:, None], newest[:, :5], seen)
+        self._seen[slots] = seen
         return seen[:, :3], seen[:, 3], time_s - seen[:, 4]
 
     def _take(self, slots: Ints, now: Floats, position: Floats, yaw: Floats) -> None:
         """Take the frames that are due: the pose is that of the first read after the shutter."""
-        frame = self._frame[slots] % _FRAMES
-        kept = ~self._lost[slots, frame]
-        row, cursor = slots[kept], self._cursor[slots[kept]]
-        noise = self._noise[row, frame[kept]]
-        self._pose[row, cursor, :3] = position[kept] + noise[:, :3]
-        self._pose[row, cursor, 3] = yaw[kept] + noise[:, 3]
-        self._taken[row, cursor] = now[kept]
-        self._arrival[row, cursor] = now[kept] + self._delay[row, frame[kept]]
+        frames = self._frames[slots, self._frame[slots] % _FRAMES]
+        kept = frames[:, 5] == 0.0
+        row = slots[kept]
+        cursor = self._cursor[row]
+        shown = frames[kept]
+        shown[:, :3] += position[kept]
+        shown[:, 3] += yaw[kept]
+        shown[:, 5] = now[kept] + shown[:, 4]
+        shown[:, 4] = now[kept]
+        self._flying[row, cursor] = shown
         self._cursor[row] = (cursor + 1) % _IN_FLIGHT
         period = 1.0 / self.model.rate_hz
         self._frame[slots] += 1

@@ -37,6 +37,9 @@ FORMAT = "policyctl.native/1"
 WEIGHTS_FILE = "policy.safetensors"
 CLIP = 8.0
 MAX_BYTES = 64 * 2**20
+BLOCK = 4
+"""Rows of one matrix product, always: its shape decides in which order a product sums, so a row's
+bits depend neither on the batch it is in nor on its place there."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,18 @@ class Mlp:
 
     def __call__(self, observation: Rows) -> Rows:
         """(B, N) to (B, outputs), bit-identical per row whatever B is."""
-        x = np.clip((observation - self._mean) / self._scale, -CLIP, CLIP)[:, None, :]
+        rows, width = observation.shape
+        blocks = -(-rows // BLOCK)
+        padded = np.zeros((blocks * BLOCK, width), dtype=np.float32)
+        padded[:rows] = np.clip((observation - self._mean) / self._scale, -CLIP, CLIP)
+        x = padded.reshape(blocks, BLOCK, width)
         last = len(self._layers) - 1
         for index, (weight, bias) in enumerate(self._layers):
             x = np.matmul(x, weight)
             x += bias
             if index < last:
                 np.maximum(x, 0.0, out=x)
-        return np.asarray(x[:, 0, :], dtype=np.float32)
+        return np.asarray(x.reshape(blocks * BLOCK, -1)[:rows], dtype=np.float32)
 
 
 class NativePolicy:
