@@ -1,8 +1,9 @@
 """The simulation runner against MuJoCo itself and against Gymnasium, and the seconds of a gate.
 
 Runner: env steps/s of whole lock-step episodes at nominal physics with refill (policy, shaping,
-protection, judge) over those of mj_step called in C, same threads, same number of physics steps,
-from states saved along the very episodes that were run. Interleaved; medians over repeats. One env
+protection, judge) over those of mj_step called in C, same threads, in 64 episodes of that kind:
+the states that they passed through and the controls that moved them were saved, and are stepped
+again in stretches of half a hundred physics steps. Interleaved; medians over repeats. One env
 step is one policy step: 10 physics steps. Protection at servo rate is what gates run. The runner
 splits its 64 slots into as many batches as threads; a line says what 64 slots a thread give, which
 is faster by the step and slower to a verdict, since more episodes are under way when it falls.
@@ -28,7 +29,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -62,9 +63,8 @@ SLOTS = 64
 EPISODES = 1_000
 """Of one run: those of the grid below. In a shorter one the tail, when slots stand empty, weighs
 more than it does in any gate."""
-SAVED = (10, 30, 50, 70)
-"""Policy steps at which states are saved for the raw loop."""
-RAW_STEPS = 100
+STRETCH = 5
+"""Policy steps that the raw loop takes in one call."""
 PHYSICS_STEPS = 10
 PEERS = 16
 PEER_STEPS = 150
@@ -78,18 +78,31 @@ FLOORS: dict[Literal["servo", "policy"], float] = {"policy": 0.80, "servo": 0.60
 """Floors of the runner's share of raw speed, by the rate of protection."""
 
 
-def saved_states(policy: Policy) -> tuple[Any, list[npt.NDArray[np.float64]]]:
-    """The model, and full states of `SLOTS` running episodes at the steps `SAVED`."""
-    env = BatchEnv(policy.contract, SLOTS)
-    slots = list(range(SLOTS))
-    env.reset(slots, [EpisodeSpec((1,), episode) for episode in slots])
-    states, running = [], np.arange(SLOTS)
-    for step in range(1, max(SAVED) + 1):
-        done = env.step(running, policy.act(env.observe(running)))
-        if step in SAVED:
-            states.append(np.array(env.world.batch.state))
-        running = running[~done]
-    return env.scene.model, states
+@dataclass(frozen=True)
+class Stretch:
+    """Physics of n episodes that were still running at its end."""
+
+    state: npt.NDArray[np.float64]
+    """(n, …) full states at its beginning."""
+    ctrl: npt.NDArray[np.float64]
+    """(n, physics steps, nu)."""
+
+
+def saved_stretches(policy: Policy) -> tuple[Any, list[Stretch]]:
+    """The model, and what `SLOTS` episodes went through from their beginning to their end."""
+    env = BatchEnv(policy.contract, SLOTS, protection="policy")  # one control a policy step
+    running = np.arange(SLOTS)
+    env.reset(running.tolist(), [EpisodeSpec((1,), episode) for episode in range(SLOTS)])
+    stretches = []
+    while running.size:
+        before, controls = np.array(env.world.batch.state), []
+        for _ in range(STRETCH):
+            done = env.step(running, policy.act(env.observe(running)))
+            controls.append(np.array(env.world.ctrl))
+            running = running[~done]
+        ctrl = np.repeat(np.stack(controls, axis=1)[running], PHYSICS_STEPS, axis=1)
+        stretches.append(Stretch(before[running], ctrl))
+    return env.scene.model, [each for each in stretches if len(each.state)]
 
 
 def runner_speed(executor: InProcess, first: int) -> float:
@@ -100,21 +113,22 @@ def runner_speed(executor: InProcess, first: int) -> float:
     return steps / (time.perf_counter() - began)
 
 
-def raw_speed(model: Any, states: list[npt.NDArray[np.float64]], threads: int) -> float:
-    """Env steps/s of nothing but mj_step, in C, controls held."""
+def raw_speed(model: Any, stretches: list[Stretch], threads: int) -> float:
+    """Env steps/s of nothing but mj_step, in C."""
     batch = Batch(model, SLOTS, nthread=threads)
     seconds = 0.0
-    for state in states:
-        batch.state[:] = state
+    for stretch in stretches:
+        rows = np.arange(len(stretch.state))
+        batch.state[rows] = stretch.state
         began = time.perf_counter()
-        batch.step(nstep=PHYSICS_STEPS * RAW_STEPS)
+        batch.rollout(stretch.ctrl.shape[1], stretch.ctrl, record=(), ids=rows)
         seconds += time.perf_counter() - began
-    return SLOTS * RAW_STEPS * len(states) / seconds
+    return STRETCH * sum(len(stretch.state) for stretch in stretches) / seconds
 
 
 def against_mujoco(policy: Policy, threads: int, repeats: int) -> tuple[bool, float]:
     """Both rates of protection against raw mj_step; and steps/s at servo rate."""
-    model, states = saved_states(policy)
+    model, stretches = saved_stretches(policy)
     slots = sorted({SLOTS, SLOTS * threads})
     runners = {
         (rate, count): InProcess(policy, slots=count, threads=threads, protection=rate)
@@ -125,7 +139,7 @@ def against_mujoco(policy: Policy, threads: int, repeats: int) -> tuple[bool, fl
     speeds: dict[tuple[str, int], list[float]] = {kind: [] for kind in runners}
     for repeat in range(repeats):
         for kind, runner in runners.items():
-            raw.append(raw_speed(model, states, threads))
+            raw.append(raw_speed(model, stretches, threads))
             speeds[kind].append(runner_speed(runner, repeat))
     met = [
         line(
