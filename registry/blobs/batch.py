@@ -24,7 +24,7 @@ from registry.blobs.crew import Crew
 from registry.blobs.hashing import CHUNK, Held, named
 from registry.errors import Conflict
 from registry.ports import Source
-from registry.storage import EarlySync, disk_errors, sync_folder
+from registry.storage import EarlySync, disk_errors, sync_folder, write_all
 
 if TYPE_CHECKING:
     from registry.blobs.folder import FolderBlobs
@@ -104,15 +104,17 @@ class FolderBatch:
 
     def _copy(self, source: Source, handle: int) -> str | None:
         """Writes it all; the digest, where it was not known to be the bytes' own."""
-        if isinstance(source, Held):
-            for chunk in source.chunks:
-                _write_all(handle, chunk)
-            return None
-        sha256, position = hashlib.sha256(), 0
-        with EarlySync(handle, self._syncers) as disk:
+        expected = source.size if source.size >= SMALL else 0
+        with EarlySync(handle, expected, self._syncers) as disk:
+            if isinstance(source, Held):
+                for chunk in source.chunks:
+                    write_all(handle, chunk)
+                    disk.wrote(len(chunk))
+                return None
+            sha256, position = hashlib.sha256(), 0
             while position < source.size and (data := source.read_at(position, CHUNK)):
                 sha256.update(data)
-                _write_all(handle, memoryview(data))
+                write_all(handle, memoryview(data))
                 disk.wrote(len(data))
                 position += len(data)
         return named(sha256)
@@ -144,8 +146,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _write_all(handle: int, rest: memoryview) -> None:
-    while rest:
-        rest = rest[os.write(handle, rest) :]

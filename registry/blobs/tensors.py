@@ -24,7 +24,7 @@ from registry.blobs.hashing import Budget, FilePart, Hasher, Held, named
 from registry.checkpoint import Found, identity, open_regular, read_layout
 from registry.errors import Conflict, Corrupt, NotFound
 from registry.ports import Batch, BlobStore, Source
-from registry.storage import EarlySync, disk_errors, sync_folder
+from registry.storage import EarlySync, disk_errors, sync_folder, write_all
 from registry.tensor_header import Tensor
 from registry.versions import FileEntry, Piece, TensorEntry
 
@@ -239,15 +239,14 @@ def write_file(blobs: BlobStore, entry: FileEntry, target: Path) -> None:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-")
         temporary = Path(name)
         try:
-            with os.fdopen(handle, "wb") as stream, Hasher() as whole:
-                with EarlySync(handle) as disk:
+            with os.fdopen(handle, "wb"), Hasher() as whole:
+                with EarlySync(handle, entry.size) as disk:
                     for piece in entry.pieces:
                         for data in blobs.stream(piece.sha256):
                             whole.feed(data)
-                            stream.write(data)
+                            write_all(handle, memoryview(data))
                             disk.wrote(len(data))
-                stream.flush()
-                os.fsync(stream.fileno())
+                os.fsync(handle)
                 found = whole.digest()
             if found != entry.sha256:
                 raise _broken(blobs, entry, found)

@@ -36,7 +36,7 @@ def stream(tmp_path: Path) -> Iterator[FileIO]:
 
 def test_a_short_file_needs_no_thread(stream: FileIO, synced: list[int]) -> None:
     threads = threading.active_count()
-    with EarlySync(stream.fileno()) as disk:
+    with EarlySync(stream.fileno(), 0) as disk:
         stream.write(bytes(99))
         disk.wrote(99)
         assert threading.active_count() == threads
@@ -47,7 +47,7 @@ def test_a_long_one_is_sent_on_its_way_and_the_thread_ends(
     stream: FileIO, synced: list[int]
 ) -> None:
     threads = threading.active_count()
-    with EarlySync(stream.fileno()) as disk:
+    with EarlySync(stream.fileno(), 0) as disk:
         for _ in range(30):
             stream.write(bytes(50))
             disk.wrote(50)
@@ -62,16 +62,58 @@ def test_what_a_sync_failed_with_is_raised(stream: FileIO, monkeypatch: pytest.M
 
     monkeypatch.setattr(storage, "SYNC_EVERY", 100)
     monkeypatch.setattr(storage, "_datasync", full)
-    with pytest.raises(OSError, match="no space"), EarlySync(stream.fileno()) as disk:
+    with pytest.raises(OSError, match="no space"), EarlySync(stream.fileno(), 0) as disk:
         disk.wrote(100)
 
 
 def test_whoever_writes_may_fail_meanwhile(stream: FileIO, synced: list[int]) -> None:
     def write() -> None:
-        with EarlySync(stream.fileno()) as disk:
+        with EarlySync(stream.fileno(), 0) as disk:
             disk.wrote(100)
             raise KeyError
 
     with pytest.raises(KeyError):
         write()
     assert synced == [0]
+
+
+def blocks(stream: FileIO) -> int:
+    return os.fstat(stream.fileno()).st_blocks * 512
+
+
+def test_room_is_set_aside_before_the_first_byte(stream: FileIO) -> None:
+    with EarlySync(stream.fileno(), 1 << 20) as disk:
+        assert blocks(stream) >= 1 << 20
+        stream.write(bytes(1 << 20))
+        disk.wrote(1 << 20)
+
+
+def test_a_file_that_is_shorter_than_expected_ends_where_it_ends(stream: FileIO) -> None:
+    with EarlySync(stream.fileno(), 1 << 20) as disk:
+        stream.write(b"short")
+        disk.wrote(5)
+    assert os.fstat(stream.fileno()).st_size == 5
+    assert blocks(stream) < 1 << 20
+
+
+def test_a_disk_without_room_says_so_and_is_not_filled(
+    stream: FileIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_reserve", lambda *_: pytest.fail("took what there was"))
+    disk = os.fstatvfs(stream.fileno())
+    size = disk.f_bavail * disk.f_frsize + (1 << 30)
+    with pytest.raises(OSError, match="No space"), EarlySync(stream.fileno(), size):
+        pytest.fail("was entered")
+
+
+def test_a_reservation_that_fails_gives_back_what_it_took(
+    stream: FileIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def some(handle: int, begin: int, size: int) -> None:
+        os.posix_fallocate(handle, begin, size // 2)
+        raise OSError(errno.ENOSPC, "No space left")
+
+    monkeypatch.setattr(storage, "_reserve", some)
+    with pytest.raises(OSError, match="No space"), EarlySync(stream.fileno(), 1 << 20):
+        pytest.fail("was entered")
+    assert blocks(stream) == 0
