@@ -12,6 +12,7 @@ Times are seconds since the epoch by the registry's clock; `now` arguments are f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from registry.record.actors import Actor
 from registry.record.approving import Approving
 from registry.record.attempts import Attempts
 from registry.record.audit import AuditEvent, Head
+from registry.record.begun import traces
 from registry.record.collection import GRACE_S, Collected, Collector
 from registry.record.desk import Desk
 from registry.record.episodes import Episodes
@@ -124,15 +126,16 @@ class Registry:
         mirror = open_mirror(home)
         clock = clock or SystemClock()
         approvals = HomeApprovals(home.root, clock)
+        ledger = open_ledger(home)
         return Registry(
-            open_ledger(home),
+            ledger,
             blobs,
             clock,
             actor,
             cache,
             mirror,
             archives=settings_of(home).archives != "forbid",
-            trust=open_trust(home.root / FOLDER, approvals),
+            trust=open_trust(home.root / FOLDER, approvals, partial(traces, ledger)),
             approvals=approvals,
         )
 
@@ -475,6 +478,11 @@ class Registry:
                 audit.check_chain(connection, Head.parse(since))
         with self._ledger.read() as connection:
             return audit.check_chain(connection, known)
+
+    def audit_head(self) -> Head:
+        """`verify_audit` on the chain alone: what a new keyring begins with."""
+        with self._ledger.read() as connection:
+            return audit.check_chain(connection)
 
     def check_audit(self) -> int:
         """How many audit events hold. Raises Corrupt."""

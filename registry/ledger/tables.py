@@ -325,6 +325,13 @@ audit = Table(
     Column("detail", JSON, nullable=False),
     Column("hash", String(64), nullable=False),
     Index(None, "policy"),
+    # asked at each opening of a home without a trust folder; holds next to nothing
+    Index(
+        "ix_audit_trust_init",
+        "seq",
+        sqlite_where=text("action = 'trust_init'"),
+        postgresql_where=text("action = 'trust_init'"),
+    ),
 )
 
 audit_head = Table(

@@ -1,8 +1,8 @@
 """A home's `trust` folder, as far as the record uses it. A home has trust once a
-file other than `lock` lies in it.
+file other than `lock` lies in it, and for ever once its record shows that trust was begun.
 
-Where the keyring is then gone or cannot be read, whatever needs it raises Corrupt: a home that has
-trust never goes on as one that has none.
+Where the keyring is then gone or cannot be read, or the whole folder is, whatever needs it raises
+Corrupt: a home that has trust never goes on as one that has none.
 
     keyring.json        which keys may act in which role (`registry.trust.keyring`)
     keyring.next.json   a changed keyring that waits for the approvers' signatures
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from registry.trust.keys import Signer
 
 KEYRING, NEXT, SIGNERS, KEYS = "keyring.json", "keyring.next.json", "signers.json", "keys"
-LOCK, TARGETS = "lock", "targets"
+LOCK, TARGETS, METADATA = "lock", "targets", "metadata"
 VARIABLE = "POLICYCTL_SIGNER_"
 HOME = "home:"
 
@@ -44,18 +44,42 @@ class SignerEntry:
     keyid: str
 
 
-class TrustFolder:
-    """Reads anew whenever a file has changed: a server sees a robot that was enrolled beside it."""
+@dataclass(frozen=True)
+class Traces:
+    """What a home's record holds that only a home with trust writes."""
 
-    def __init__(self, root: Path) -> None:
+    noted: bool = False  # `trust init` is in the audit
+    signed: bool = False  # there are signed statements or orders
+
+    def __bool__(self) -> bool:
+        return self.noted or self.signed
+
+
+class TrustFolder:
+    """Reads anew whenever a file has changed: a server sees a robot that was enrolled beside it.
+
+    `traces` asks the record; without it nothing is known of that.
+    """
+
+    def __init__(self, root: Path, traces: Callable[[], Traces] = Traces) -> None:
         self.root = root
+        self._traces = traces
         self._seen: tuple[int, int, int] | None = None
         self._keyring = Keyring()
 
     @property
     def exists(self) -> bool:
-        """Whether trust was begun here, also where its keyring is gone since."""
-        return _holds_files(self.root)
+        """Whether trust was begun here, also where its keyring or all of its folder is gone."""
+        return self._holds_files() or bool(self._traces())
+
+    def _holds_files(self) -> bool:
+        """Whether trust left any file here. What cannot be looked at is not nothing."""
+        troubles: list[OSError] = []
+        for _, _, files in os.walk(self.root, onerror=troubles.append):
+            if any(name != LOCK for name in files):
+                return True
+        gone = all(isinstance(one, FileNotFoundError) for one in troubles)
+        return not gone or self.root.is_symlink()
 
     @property
     def has_keyring(self) -> bool:
@@ -63,8 +87,24 @@ class TrustFolder:
 
     @property
     def unfinished(self) -> bool:
-        """A first set-up was cut off before its keyring: none was ever published or proposed."""
-        return not (self.has_keyring or os.path.lexists(self.root / NEXT) or self._copies())
+        """A first set-up was cut off before its keyring, and `trust init` may be run again.
+
+        That leaves a key, then a repository, then its record in the audit, then the roles of the
+        key, in this order. Anything else is a keyring that was lost: where one was ever published
+        or waits, where roles were given or the audit tells of `trust init` and there is no
+        repository, and where anything was ever signed.
+        """
+        if self.has_keyring or os.path.lexists(self.root / NEXT) or self._was_published():
+            return False
+        found = self._traces()
+        published = (self.root / METADATA / "timestamp.json").is_file()
+        return not found.signed and (published or not (found.noted or self.signers()))
+
+    def _was_published(self) -> bool:
+        """Whether approvers ever signed a keyring of this home."""
+        named = f'"{KEYRING}"'.encode()
+        signed = (self.root / METADATA).glob("*.targets.json")
+        return bool(self._copies()) or any(named in one.read_bytes() for one in signed)
 
     def _copies(self) -> list[Path]:
         """The keyrings that were published for robots: each is one that approvers signed once."""
@@ -92,6 +132,13 @@ class TrustFolder:
 
     def _lost(self, gone: OSError) -> Corrupt:
         hint = "restore it from a backup; without it nothing is signed, registered or judged here"
+        if not self._holds_files():
+            return Corrupt(
+                "this home has trust, and its trust folder is gone",
+                evidence=f"the record shows that trust was begun; {self.root}: {gone.strerror}",
+                hint="restore the folder from a backup; without it nothing is signed, registered "
+                "or judged here. Where there is no backup: policyctl trust init --anew",
+            )
         if self.unfinished:
             hint += ". Where `policyctl trust init` was cut off: run it again"
         elif copies := self._copies():
@@ -220,16 +267,6 @@ def resolved(folder: Path, place: str) -> str:
     if place.startswith(HOME):
         return f"file:{folder / KEYS / place.removeprefix(HOME)}"
     return place
-
-
-def _holds_files(root: Path) -> bool:
-    """Whether trust left any file here. What cannot be looked at is not nothing."""
-    troubles: list[OSError] = []
-    for _, _, files in os.walk(root, onerror=troubles.append):
-        if any(name != LOCK for name in files):
-            return True
-    gone = all(isinstance(one, FileNotFoundError) for one in troubles)
-    return not gone or root.is_symlink()
 
 
 def _number_of(copy: Path) -> int:
