@@ -205,20 +205,22 @@ def harden(
     """
     from registry.trust import ceremony
     from registry.trust.keys import public_key
-    from registry.trust.roles import hardened
+    from registry.trust.roles import hardened, require_no_role
     from registry.trust.sealing import public_of
 
     with open_registry() as registry:
         registry.actor.require("trust")
         confirm("Give root and approvals to these keys?", yes)
         approvals = open_approvals(registry)
+        rooting = [public_key(file) for file in roots]
         approving = [public_key(file) for file in approvers]
         keyring = None
         if registry.trust is not None:  # what it refuses is refused before any draft
             keyring = hardened(registry.trust.newest, [public_of(key) for key in approving])
+            require_no_role(keyring, [key.keyid for key in rooting])
         done = ceremony.harden(
             approvals.repository,
-            [public_key(file) for file in roots],
+            rooting,
             root_threshold,
             approving,
             threshold,

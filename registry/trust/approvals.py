@@ -298,6 +298,10 @@ class Approvals:
             here = [one.keyid for one in state.keys if one.here and one.keyid not in online]
             if _strong(state) and len(here) >= state.threshold:
                 said.append(f"enough {state.role} keys for a signature lie on this machine")
+        for keyid in sorted({key.keyid for state in roles for key in state.keys}):
+            both = [one.role for one in roles if keyid in [key.keyid for key in one.keys]]
+            if len(both) > 1 and all(_strong(one) for one in roles[:2]):
+                said.append(f"{keyid[:12]}… is {' and '.join(both)}: `policyctl trust harden`")
         if {*root.roles[SNAPSHOT].keyids} != {*root.roles[TIMESTAMP].keyids}:
             said.append("snapshot and timestamp have different keys")
         now = self.repository.now()
