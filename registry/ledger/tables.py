@@ -6,7 +6,7 @@
 - `claims` and `marks` keep gc from removing what somebody is about to need; `releases` are versions
   whose files a retention rule gave up.
 - `statements` are what publishers and runners signed; `renewals` each robot's newest assignment as
-  it was last signed again.
+  it was last signed. (Rows of `assignments` hold a signature where an older program wrote them.)
 - `heartbeats`, `renewals` and `attempts` are telemetry: rows of their own, no audit. `results` and
   `episodes` are caches: their first row under a key stays, no audit.
 - Times are seconds since the epoch, UTC.

@@ -4,15 +4,17 @@
   generations only rise, so an old document can never win.
 - A stop that a robot has not been heard under yet is carried into the documents that follow it: a
   robot reads only the newest one, and what was stopped must stop all the same.
-- Where trust is set up assignments are signed by the director's key. Whoever does not hold it
-  writes the row all the same, and `renew` signs it: stopping and going back wait for no key.
-  `renew` also signs anew, with a later `issued_at`, what names a candidate: unrenewed, its
-  permission ends.
+- Where trust is set up assignments are signed by the director's key, after they are written and
+  outside any transaction: stopping and going back wait for no key, and no writer for a slow one.
+  `sign_new` follows each change at once; what it cannot sign, `renew` does. `renew` also signs
+  anew, with a later `issued_at`, what names a candidate: unrenewed, its permission ends.
+- A signature is kept only where the order that it is of is still the newest of its robot.
 - A heartbeat is telemetry: no audit.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -21,7 +23,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, func, insert, null, select, update
 
 from registry.assignments import Assignment
-from registry.errors import Conflict, NotFound, Refused
+from registry.errors import Conflict, NotFound, PolicyctlError, Refused
 from registry.ledger.tables import (
     assignments,
     heartbeats,
@@ -34,8 +36,11 @@ from registry.record.desk import Desk
 from registry.record.model import RobotRecord
 from registry.record.versions import read_version
 from registry.rollouts import Assign, Rollout
+from registry.trust.authority import Trust
 from registry.trust.keyring import Keyring, PublicKey
 from registry.versions import VersionRef
+
+LOOKS = 3  # how often orders that were overtaken while they were signed are looked at again
 
 
 class Robots:
@@ -85,7 +90,9 @@ class Robots:
                     update(robots).where(robots.c.name == name).values(info=dict(info))
                 )
                 self._desk.note(connection, "enrol", name, detail=dict(info))
-            return _robot(connection, name)
+            made = _robot(connection, name)
+        self.sign_new()
+        return made
 
     def all(self) -> list[RobotRecord]:
         with self._desk.ledger.read() as connection:
@@ -142,34 +149,58 @@ class Robots:
         director's key; without trust there is nothing to do.
         """
         self._desk.actor.require("advance")
-        trust = self._desk.trust
-        if trust is None:
+        if self._desk.trust is None:
             return 0
-        keyring, done = trust.keyring, 0
-        everything = keyring is not self._signed_under
-        with self._desk.ledger.read() as connection:
-            due = any(map(self._is_due, self._told(connection, everything)))
-        if not due:
-            self._signed_under = keyring
-            return 0
-        with self._desk.ledger.write() as connection:
-            for document in self._told(connection, everything):
-                if not self._is_due(document):
-                    continue
-                later = max(self._desk.clock.now(), document.issued_at)
-                signed = trust.seal_assignment(replace(document, issued_at=later))
-                assert signed.envelope is not None
-                values = {
-                    "generation": signed.generation,
-                    "document": signed.to_json(),
-                    "envelope": dict(signed.envelope),
-                }
-                mine = renewals.c.robot == signed.robot
-                if not connection.execute(update(renewals).where(mine).values(**values)).rowcount:
-                    connection.execute(insert(renewals).values(robot=signed.robot, **values))
-                done += 1
+        keyring = self._desk.trust.keyring
+        done = self._sign_due(self._desk.trust, everything=keyring is not self._signed_under)
         self._signed_under = keyring
         return done
+
+    def sign_new(self) -> None:
+        """Signs what was just written, where the director's key can be used here now; whatever
+        keeps it from that: no robot is stopped later for want of a key. The server's next round
+        signs it, and raises.
+        """
+        if self._desk.trust is None:
+            return
+        with contextlib.suppress(PolicyctlError):
+            self._sign_due(self._desk.trust, everything=False)
+
+    def _sign_due(self, trust: Trust, *, everything: bool) -> int:
+        """Looks, signs with nothing locked, and writes what still holds; until nothing is due."""
+        done = 0
+        for _ in range(LOOKS):
+            with self._desk.ledger.read() as connection:
+                due = [one for one in self._told(connection, everything) if self._is_due(one)]
+            if not due:
+                break
+            now = self._desk.clock.now()
+            signed = [
+                trust.seal_assignment(replace(one, issued_at=max(now, one.issued_at)))
+                for one in due
+            ]
+            with self._desk.ledger.write() as connection:
+                done += sum(self._put(connection, one) for one in signed)
+        return done
+
+    def _put(self, connection: Connection, signed: Assignment) -> bool:
+        """Keeps a signed order, unless a newer one was written or signed meanwhile."""
+        assert signed.envelope is not None
+        held = connection.execute(_newest().where(assignments.c.robot == signed.robot)).first()
+        newest = None if held is None else _document(held)
+        if newest is None or newest.generation != signed.generation:
+            return False
+        if newest.issued_at > signed.issued_at and not self._is_due(newest):
+            return False
+        values = {
+            "generation": signed.generation,
+            "document": signed.to_json(),
+            "envelope": dict(signed.envelope),
+        }
+        mine = renewals.c.robot == signed.robot
+        if not connection.execute(update(renewals).where(mine).values(**values)).rowcount:
+            connection.execute(insert(renewals).values(robot=signed.robot, **values))
+        return True
 
     @staticmethod
     def _told(connection: Connection, everything: bool) -> list[Assignment]:
@@ -226,9 +257,6 @@ class Robots:
             interleave=rollout.gate.interleave if rollout else "attempt",
             stop=stop,
         )
-        trust = self._desk.trust
-        if trust is not None:
-            document = trust.sealed_if_possible(document)
         connection.execute(
             insert(assignments).values(
                 robot=order.robot,
@@ -241,7 +269,7 @@ class Robots:
                 ratio=str(order.ratio),
                 issued_at=now,
                 document=document.to_json(),
-                envelope=None if document.envelope is None else dict(document.envelope),
+                envelope=None,
             )
         )
         connection.execute(update(robots).where(robots.c.name == order.robot).values(policy=policy))

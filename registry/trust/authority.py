@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.errors import PolicyctlError
 from registry.trust.files import SignerEntry, Traces, TrustFolder
 from registry.trust.keyring import Keyring, PublicKey
 from registry.trust.opening import HomeApprovals
@@ -78,15 +77,6 @@ class Trust:
         from registry.trust.documents import seal_assignment
 
         return seal_assignment(document, self.signer("director"))
-
-    def sealed_if_possible(self, document: Assignment) -> Assignment:
-        """As it is where no director's key can be used here now, whatever keeps it from that: no
-        robot is stopped later for want of a key. The server's next round signs it, and raises.
-        """
-        try:
-            return self.seal_assignment(document)
-        except PolicyctlError:
-            return document
 
     def add_robot(self, name: str, key: PublicKey) -> bool:
         """Lists a robot's key; False where that waits for the approvers."""
