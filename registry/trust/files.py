@@ -6,17 +6,16 @@ Corrupt: a home that has trust never goes on as one that has none.
 
     keyring.json        which keys may act in which role (`registry.trust.keyring`)
     keyring.next.json   a changed keyring that waits for the approvers' signatures
-    signers.json        where this machine's private keys are: role -> {"uri", "keyid"}
+    places.json         where this machine's private keys are (`registry.trust.places`)
     keys/               private keys of this home, if they are files (0600)
 
 The keyring is what approvers have approved: the folder only holds it. A key's URI may name a file,
 an environment variable, or any service that securesystemslib knows; `POLICYCTL_SIGNER_<ROLE>` in
-the environment wins over `signers.json`, so that a pipeline brings its own runner's key.
+the environment wins over `places.json`, so that a pipeline brings its own runner's key.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,21 +25,21 @@ from typing import TYPE_CHECKING
 from registry.errors import Conflict, Corrupt, NotAllowed, PolicyctlError, WrongSigner
 from registry.storage import disk_errors, write_whole
 from registry.trust.keyring import Keyring, parse_keyring
+from registry.trust.places import PLACES, Kept, read_places, resolved, write_places
 
 if TYPE_CHECKING:
     from registry.trust.keys import Signer
 
-KEYRING, NEXT, SIGNERS, KEYS = "keyring.json", "keyring.next.json", "signers.json", "keys"
+KEYRING, NEXT = "keyring.json", "keyring.next.json"
 LOCK, TARGETS, METADATA = "lock", "targets", "metadata"
 VARIABLE = "POLICYCTL_SIGNER_"
-HOME = "home:"
 
 
 @dataclass(frozen=True)
 class SignerEntry:
     """Where the private key of a role is; `keyid` says which of the role's keys it is."""
 
-    uri: str
+    place: str
     keyid: str
 
 
@@ -189,20 +188,18 @@ class TrustFolder:
     # Signers
 
     def signers(self) -> Mapping[str, SignerEntry]:
-        path = self.root / SIGNERS
-        if not path.is_file():
-            return {}
-        try:
-            said = json.loads(path.read_bytes())
-            return {role: SignerEntry(**entry) for role, entry in said.items()}
-        except (ValueError, TypeError, AttributeError) as wrong:
-            raise Corrupt("this does not name signers", evidence=f"{path}: {wrong}") from None
+        """Who signs here, by role. Raises Corrupt."""
+        kept = read_places(self.root)
+        return {
+            role: SignerEntry(kept.places[keyid], keyid)
+            for role, keyid in kept.roles.items()
+            if keyid in kept.places
+        }
 
     def write_signers(self, signers: Mapping[str, SignerEntry]) -> None:
-        said = {role: vars(entry) for role, entry in sorted(signers.items())}
-        with disk_errors(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            write_whole(self.root / SIGNERS, json.dumps(said, indent=2).encode())
+        places = {**read_places(self.root).places, **{e.keyid: e.place for e in signers.values()}}
+        roles = {role: entry.keyid for role, entry in signers.items()}
+        write_places(self.root, Kept(places, roles))
 
     def has_signer(self, role: str) -> bool:
         """Whether `signer` would answer; a key of another role, or out of reach, is none."""
@@ -225,13 +222,13 @@ class TrustFolder:
         if entry is None:
             raise NotAllowed(
                 f"this machine has no {role}'s key",
-                evidence=f"{self.root / SIGNERS} names none",
+                evidence=f"{self.root / PLACES} names none",
                 hint=f"set {VARIABLE}{role.upper()} to the key's URI, or run it where the key is",
             )
         key = next((one for one in keyring.of_role(role) if one.keyid == entry.keyid), None)
         if key is None:
             raise self._wrong(role, entry.keyid, keyring)
-        return signer(resolved(self.root, entry.uri), as_key(key))
+        return signer(resolved(self.root, entry.place), as_key(key))
 
     def _of_environment(self, role: str, uri: str, keyring: Keyring) -> Signer:
         """A file or variable says itself which key it is; of a service the role's only key is."""
@@ -258,15 +255,8 @@ class TrustFolder:
         return WrongSigner(
             f"this machine's key is no {role}'s",
             evidence=f"key {keyid[:12]}… may act as {roles}",
-            hint="have it listed in the keyring, or name another in signers.json",
+            hint="have it listed in the keyring, or name another in places.json",
         )
-
-
-def resolved(folder: Path, place: str) -> str:
-    """`home:NAME` is a key of this folder, wherever the home was moved to; others stay the same."""
-    if place.startswith(HOME):
-        return f"file:{folder / KEYS / place.removeprefix(HOME)}"
-    return place
 
 
 def _number_of(copy: Path) -> int:

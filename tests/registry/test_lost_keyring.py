@@ -208,7 +208,7 @@ def test_a_keyring_made_by_hand_that_was_lost_is_no_unfinished_set_up(record: Re
 def test_what_was_signed_is_not_unfinished(record: Record) -> None:
     record.register()
     registry = lose(record)
-    (record.home.root / FOLDER / "signers.json").unlink()
+    (record.home.root / FOLDER / "places.json").unlink()
     assert registry.trust is not None
     assert not registry.trust.unfinished
 

@@ -290,10 +290,9 @@ def test_where_reports_never_stand_still_a_failure_goes_back_and_nothing_goes_fo
 def approving(record: Record) -> Record:
     """Approvals by one key in the service."""
     ceremony.init(HomeApprovals(record.home.root, record.clock).open().repository)
-    signers = HomeApprovals(record.home.root, record.clock).open().repository.signers
-    (keyid,) = signers.places()
     repository = HomeApprovals(record.home.root, record.clock).open().repository
-    signers.remember(repository.root().signed.keys[keyid], f"slow:{signers.keys / 'home.pem'}")
+    (key,) = repository.root().signed.keys.values()
+    repository.signers.remember(key, f"slow:{repository.signers.keys / 'home.pem'}")
     record.registry.close()
     record.registry = Registry.open(record.home, Actor("tester"), clock=record.clock)
     return record
