@@ -34,11 +34,13 @@ from registry.record.statements import seal_verdict
 from registry.record.verdicts import Verdicts
 from registry.record.versions import Versions, read_version
 from registry.rollouts import (
+    EXPOSING,
     TERMINAL,
     Abort,
     Assign,
     Command,
     Event,
+    Joined,
     Observed,
     Opened,
     Phase,
@@ -212,9 +214,9 @@ class Rollouts:
         statement: Envelope | None = None,
     ) -> Advanced:
         """Inside a transaction. `statement` is what the director signed of an observed verdict."""
-        if self._desk.trust is not None and isinstance(event, Opened | Resume):
-            self._desk.trust.require()  # what sends a candidate out; stopping and going back go on
         after, commands = step(before, event, now)
+        if _goes_forward(event, after, commands):
+            self._desk.require_keyring()
         if after != before:
             self._write(connection, before, after, revision, event)
         if isinstance(event, Observed) and after.phase != before.phase:
@@ -315,8 +317,7 @@ class Rollouts:
             self.apply(connection, newest, records[newest.id].revision, why, now)
             return
         try:
-            if self._desk.trust is not None:
-                self._desk.trust.require()
+            self._desk.require_keyring()
             drawn = self.draw(connection, record, newest.gate)
         except (Refused, Corrupt) as none:
             # The rollout that ends must end, whatever became of the one behind it.
@@ -364,6 +365,18 @@ class Rollouts:
         connection.execute(
             insert(serves).values(policy=policy, number=number, at=self._desk.clock.now())
         )
+
+
+def _goes_forward(event: Event, after: Rollout, commands: tuple[Command, ...]) -> bool:
+    """Whether robots are sent a candidate, or a robot is taken in: what a keyring is needed for.
+
+    Whatever the event was: a repair of a canary sends it out again, one of a pause only stops, and
+    a deadline does nothing else.
+    """
+    if isinstance(event, Opened | Resume | Joined):
+        return True
+    out = after.phase in EXPOSING or after.phase is Phase.DONE
+    return out and any(isinstance(command, Assign) for command in commands)
 
 
 def read_serving(connection: Connection, policy: str) -> int | None:

@@ -336,6 +336,20 @@ def test_a_lost_keyring_is_put_back_and_not_begun_anew(run: Run, tmp_path: Path)
         assert registry.doubts(registered(tmp_path, registry)) == []
 
 
+def test_an_export_that_cannot_sign_names_the_way_to_sign_it_otherwise(
+    run: Run, tmp_path: Path
+) -> None:
+    done(run("trust", "init"))
+    with opened(tmp_path) as registry:
+        registered(tmp_path, registry)
+    done(run("trust", "key", "release"))
+    (tmp_path / ".policyctl" / "trust" / "keys" / "home.pem").unlink()
+    said = run("export", "v1", "v1.tar")
+    assert said.status == 6
+    assert "--key PLACE" in said.data["error"]["hint"]
+    assert done(run("export", "v1", "v1.tar", "--key", "file:release"))["signed_by"]
+
+
 def test_the_published_copy_lost_too_is_still_a_lost_keyring(run: Run, tmp_path: Path) -> None:
     done(run("trust", "init"))
     folder = tmp_path / ".policyctl" / "trust"

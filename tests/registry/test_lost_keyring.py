@@ -14,6 +14,7 @@ from registry.attempts import AttemptReport
 from registry.errors import Corrupt
 from registry.ledger.tables import assignments, claims
 from registry.record import begun
+from registry.rollouts import Joined, Repair, Tick
 from registry.service import Actor, Registry
 from registry.stages import Stage
 from registry.trust.keys import new_key
@@ -140,6 +141,30 @@ def test_a_candidate_is_stopped_all_the_same_and_not_sent_out_again(record: Reco
         assert connection.execute(select(assignments)).all() == told
     registry.abort(POLICY, "enough")
     assert str(registry.rollouts()[0].rollout.phase) == "aborted"
+    assert all(candidate is None for candidate, _ in record.told())
+
+
+def test_nothing_that_goes_forward_is_repaired_joined_or_ticked_without_the_keyring(
+    record: Record,
+) -> None:
+    opened = record.promote(record.ready())
+    registry = lose(record)
+    with registry._ledger.read() as connection:
+        told = connection.execute(select(assignments)).all()
+    for event in (Repair(), Joined("robot-09")):
+        refused(lambda event=event: registry.advance(opened.id, None, event))
+    with registry._ledger.read() as connection:
+        assert connection.execute(select(assignments)).all() == told
+    assert registry.rollout(opened.id) == opened
+
+
+def test_a_deadline_and_the_repair_of_a_stop_go_on_without_the_keyring(record: Record) -> None:
+    opened = record.promote(record.ready())
+    registry = lose(record)
+    record.clock.time += opened.rollout.gate.deadline_s + 1.0
+    held, _ = registry.advance(opened.id, None, Tick())
+    assert str(held.rollout.phase) == "holding"
+    assert registry.advance(opened.id, None, Repair())[1]
     assert all(candidate is None for candidate, _ in record.told())
 
 
