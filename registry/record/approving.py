@@ -73,6 +73,13 @@ class Approving:
         waits = self._withdraw(None)
         return [waits] if waits else []
 
+    def settle_keyring(self) -> bool:
+        """See `registry.trust.publishing`."""
+        from registry.trust.files import TrustFolder
+        from registry.trust.publishing import Publishing
+
+        return Publishing(TrustFolder(self.home.folder), self.home).settle()
+
     def withdraw_ended(self, policy: str) -> None:
         """Takes back what was rolled back or aborted; the audit says where that has to wait."""
         if not self.on:
