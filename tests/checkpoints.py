@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from record import POLICY, Record
 
+from registry.checkpoint import scan
+from registry.errors import ConfigError, Refused
 from registry.ledger.tables import versions
 
 
@@ -58,3 +62,23 @@ def register_in_files(record: Record, folder: Path) -> str:
     for found in folder.iterdir():
         record.registry.blobs.put(found.read_bytes())
     return manifest.digest
+
+
+TENSORS = {"a": noise(1000, 1), "b": noise(2000, 2)}
+
+
+def refused(folder: Path, words: str) -> None:
+    """The checkpoint is not taken, and the error says so in these words."""
+    with pytest.raises((Refused, ConfigError)) as caught:
+        scan(folder)
+    assert words in str(caught.value)
+
+
+class Trap:
+    """Runs when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self._canary = canary
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return os.mkdir, (str(self._canary),)

@@ -11,7 +11,7 @@ from ci.app import open_registry
 from ci.cli.bytes import BytesLine, amount
 from ci.cli.output import emit
 from ci.cli.refs import policy_option, version_json, version_ref
-from registry.errors import UsageError
+from registry.errors import PolicyctlError, UsageError
 
 if TYPE_CHECKING:
     from registry.bundle import Sign
@@ -59,5 +59,10 @@ def _signing(registry: Registry, places: tuple[str, ...]) -> tuple[Sign | None, 
 
     signers = [signer(place) for place in places]
     if registry.trust is not None and not signers:
-        signers = [registry.trust.signer("publisher")]
+        try:
+            signers = [registry.trust.signer("publisher")]
+        except PolicyctlError as error:
+            other = "to sign with a key of your own: --key PLACE"
+            error.hint = f"{error.hint}; {other}" if error.hint else other
+            raise
     return signing(signers), [one.public_key.keyid for one in signers]

@@ -13,7 +13,7 @@ from ci.cli.refs import confirm, when, yes_option
 from ci.cli.trust_keys import recover, rotate
 from ci.cli.trust_roles import grant, revoke, roles
 from ci.cli.waiting import file_type, key_option, open_approvals, told
-from registry.errors import UsageError
+from registry.errors import Refused, UsageError
 
 if TYPE_CHECKING:
     from registry.service import Registry
@@ -33,10 +33,14 @@ for one in (rotate, recover, roles, grant, revoke):
 @command.command("init")
 @click.option("--key", "place", metavar="PLACE", help="One key for everything; else one is made.")
 @click.option("--public", type=file_type, help="Its public key, where the place does not tell it.")
-def init(place: str | None, public: Path | None) -> None:
+@click.option("--anew", is_flag=True, help="Give up the trust that this home had and has lost.")
+@yes_option
+def init(place: str | None, public: Path | None, anew: bool, yes: bool) -> None:
     """Set trust up with one key. From then on robots install only what was approved.
 
     Versions that robots run already are approved with it. `trust harden` takes the next step.
+    A home that lost its trust and has no backup begins --anew: each robot is then given the new
+    root by hand, and what the lost keys signed is signed again before it climbs.
     """
     from registry.trust import ceremony
     from registry.trust.approvals import target_file
@@ -44,16 +48,19 @@ def init(place: str | None, public: Path | None) -> None:
 
     with open_registry() as registry:
         registry.actor.require("trust")
+        if anew:
+            confirm("Give up the trust that this home had?", yes)
         running = registry.approvable()
         approvals = open_approvals(registry, () if place is None else (place,), new=True)
         key = None
         if place is not None:
             key = public_key(public) if public else signer(place).public_key
         infos = [target_file(ref, *signed) for ref, signed in running.items()]
-        made = _begun(registry, approvals) or ceremony.init(approvals.repository, key, infos)
+        made = _begun(registry, approvals, anew) or ceremony.init(approvals.repository, key, infos)
         if place is not None:
             approvals.repository.signers.remember(made, place)
-        registry.note_trust("trust_init", made.keyid, {"approved": list(map(str, running))})
+        about = {"approved": list(map(str, running))} | ({"anew": True} if anew else {})
+        registry.note_trust("trust_init", made.keyid, about)
         waiting = _begin_keyring(registry, made, place)
         anchor = approvals.repository.folder / "metadata" / "1.root.json"
     emit(
@@ -69,14 +76,24 @@ def init(place: str | None, public: Path | None) -> None:
     )
 
 
-def _begun(registry: Registry, approvals: Approvals) -> Key | None:
-    """The one key of a home whose `trust init` was killed before it had a keyring."""
-    from registry.trust.files import TrustFolder
+def _begun(registry: Registry, approvals: Approvals, anew: bool) -> Key | None:
+    """The one key of a home whose `trust init` was killed before it had a keyring.
 
-    folder = TrustFolder(registry.approvals.folder)
-    if registry.trust is not None and not folder.unfinished:
-        registry.trust.require()  # a keyring that was lost is restored, not begun anew
-    if folder.has_keyring or not approvals.repository.exists:
+    Raises Corrupt where a keyring was lost and shall not be begun `anew`, Refused where one lies
+    there.
+    """
+    from registry.trust.files import KEYRING, TrustFolder
+
+    folder, trust = TrustFolder(registry.approvals.folder), registry.trust
+    if trust is not None and not trust.unfinished and not (anew and not folder.has_keyring):
+        trust.require()  # a keyring that was lost is restored, not begun anew
+    if folder.has_keyring:
+        raise Refused(
+            "trust is set up here already",
+            evidence=str(folder.root / KEYRING),
+            hint="`policyctl trust roles` says whose; one that is given up is moved away first",
+        )
+    if not approvals.repository.exists:
         return None
     root = approvals.repository.root().signed
     keys = {keyid for role in root.roles.values() for keyid in role.keyids}
@@ -94,7 +111,7 @@ def _begin_keyring(registry: Registry, key: Key, place: str | None) -> list[str]
 
     folder = TrustFolder(registry.approvals.folder)
     agents = registry.approvals.folder.parent / "agents"
-    keyring, waiting = first_keyring(public_of(key), str(registry.verify_audit())), []
+    keyring, waiting = first_keyring(public_of(key), str(registry.audit_head())), []
     for robot in registry.robots():
         if (agents / robot.name).is_dir():
             keyring = keyring.with_robot(robot.name, Identity(agents / robot.name).make_key())
@@ -188,20 +205,22 @@ def harden(
     """
     from registry.trust import ceremony
     from registry.trust.keys import public_key
-    from registry.trust.roles import hardened
+    from registry.trust.roles import hardened, require_no_role
     from registry.trust.sealing import public_of
 
     with open_registry() as registry:
         registry.actor.require("trust")
         confirm("Give root and approvals to these keys?", yes)
         approvals = open_approvals(registry)
+        rooting = [public_key(file) for file in roots]
         approving = [public_key(file) for file in approvers]
         keyring = None
         if registry.trust is not None:  # what it refuses is refused before any draft
             keyring = hardened(registry.trust.newest, [public_of(key) for key in approving])
+            require_no_role(keyring, [key.keyid for key in rooting])
         done = ceremony.harden(
             approvals.repository,
-            [public_key(file) for file in roots],
+            rooting,
             root_threshold,
             approving,
             threshold,

@@ -50,6 +50,7 @@ def rotate(
         roles = ceremony.holds(approvals.repository, keyid)
         confirm(f"Replace {roles[0][1][:12]}… as {', '.join(role for role, _ in roles)}?", yes)
         changed = _replacements(approvals, roles, new, place)
+        _require_fitting(registry, changed)
         done = ceremony.rotate(approvals.repository, changed)
         _end_of_keys(registry, approvals, "trust_rotate", changed, done, "replaced")
 
@@ -86,6 +87,7 @@ def recover(
         if not any(one.role == "online" for one in changed):
             online = approvals.repository.root().signed.roles["timestamp"].keyids[0]
             changed += _replacements(approvals, [("online", online)], None, place)
+        _require_fitting(registry, changed)
         done = ceremony.recover(approvals.repository, changed, rightful)
         _end_of_keys(registry, approvals, "trust_recover", changed, done, "recovered")
 
@@ -113,6 +115,15 @@ def _replacements(
             hint="they make it (`policyctl trust key FILE`); name its public file with --new",
         )
     return [Replacement(role, old, fresh) for role, old in roles]
+
+
+def _require_fitting(registry: Registry, changed: list[Any]) -> None:
+    """What the keyring would not have is refused before any draft."""
+    from registry.trust.roles import require_no_role
+
+    if registry.trust is not None and registry.trust.newest.hardened:
+        rooting = [one.new.keyid for one in changed if one.role == "root"]
+        require_no_role(registry.trust.newest, rooting)
 
 
 def _end_of_keys(

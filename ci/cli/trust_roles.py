@@ -66,10 +66,24 @@ def grant(role: str, public: Path, place: str | None, yes: bool) -> None:
         registry.actor.require("trust")
         trust = _trust(registry)
         confirm(f"Let {key.keyid[:12]}… act as {role}?", yes)
+        if trust.newest.hardened and registry.approvals.on:
+            _require_not_root(registry, key.keyid)
         if place is not None:
             trust.use(role, place, key.keyid)
         changed = trust.newest.with_key(role, key)
         _change(registry, trust, changed, f"trust_grant {role}", key.keyid)
+
+
+def _require_not_root(registry: Registry, keyid: str) -> None:
+    """Who says whose the keys are does nothing else, and stays offline."""
+    from registry.trust.ceremony import roles_in
+
+    if "root" in roles_in(registry.approvals.open().repository.root().signed, keyid):
+        raise Refused(
+            "a key of root has no other role",
+            evidence=f"{keyid[:12]}… is root's",
+            hint="grant it to another key: policyctl trust key FILE makes one",
+        )
 
 
 @click.command("revoke")

@@ -33,6 +33,8 @@ def open_approvals(
 
     home = registry.approvals
     if not new:
+        if registry.trust is not None and not home.on:
+            registry.trust.require()  # lost is not the same as never had
         home.require()
     return HomeApprovals(home.folder.parent, home.clock, places).open()
 

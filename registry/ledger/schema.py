@@ -12,7 +12,7 @@ from sqlalchemy import Connection, inspect, text
 from registry.errors import Refused
 from registry.ports import Ledger
 
-REVISION = "0005"
+REVISION = "0006"
 _STAMP = "alembic_version"
 
 

@@ -6,7 +6,7 @@
 - `claims` and `marks` keep gc from removing what somebody is about to need; `releases` are versions
   whose files a retention rule gave up.
 - `statements` are what publishers and runners signed; `renewals` each robot's newest assignment as
-  it was last signed again.
+  it was last signed. (Rows of `assignments` hold a signature where an older program wrote them.)
 - `heartbeats`, `renewals` and `attempts` are telemetry: rows of their own, no audit. `results` and
   `episodes` are caches: their first row under a key stays, no audit.
 - Times are seconds since the epoch, UTC.
@@ -325,6 +325,13 @@ audit = Table(
     Column("detail", JSON, nullable=False),
     Column("hash", String(64), nullable=False),
     Index(None, "policy"),
+    # asked at each opening of a home without a trust folder; holds next to nothing
+    Index(
+        "ix_audit_trust_init",
+        "seq",
+        sqlite_where=text("action = 'trust_init'"),
+        postgresql_where=text("action = 'trust_init'"),
+    ),
 )
 
 audit_head = Table(

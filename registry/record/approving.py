@@ -73,6 +73,13 @@ class Approving:
         waits = self._withdraw(None)
         return [waits] if waits else []
 
+    def settle_keyring(self) -> bool:
+        """See `registry.trust.publishing`."""
+        from registry.trust.files import TrustFolder
+        from registry.trust.publishing import Publishing
+
+        return Publishing(TrustFolder(self.home.folder), self.home).settle()
+
     def withdraw_ended(self, policy: str) -> None:
         """Takes back what was rolled back or aborted; the audit says where that has to wait."""
         if not self.on:
@@ -82,15 +89,15 @@ class Approving:
                 self._desk.note(connection, "withdrawal_waits", policy, policy=policy, reason=waits)
 
     def _withdraw(self, policy: str | None) -> str:
-        """Inside one write of the ledger: a promotion approves in its own, so that a version that
-        just climbs again is seen before or after, never in between."""
+        """Looks again when no promotion is under way: those approve and open their rollout while
+        nobody else changes approvals, so that a version that just climbs again is seen before or
+        after, never in between."""
         try:
             if not self.home.approved(self._ended(policy)):
                 return ""
         except PolicyctlError as error:
             return f"{error.what} ({error.evidence})"
-        with self._desk.ledger.write():
-            return self.home.withdraw(self._ended(policy))
+        return self.home.withdraw(lambda: self._ended(policy))
 
     def _ended(self, policy: str | None) -> list[VersionRef]:
         """Versions at an end of the ladder, and those whose last rollout ended without them

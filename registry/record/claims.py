@@ -52,11 +52,11 @@ class Claim:
             with self._desk.ledger.write() as connection:
                 connection.execute(delete(claims).where(claims.c.id == self._id))
 
-    def batch(self, batch: Batch) -> Batch:
+    def renewed_by_batch(self, batch: Batch) -> Batch:
         """`batch`, whose reads keep the claim alive: uploads go on long after hashing ended."""
         return _Renewing(batch, self._keep)
 
-    def while_(self, progress: Progress | None) -> Progress:
+    def renewed_by_progress(self, progress: Progress | None) -> Progress:
         """`progress`, which also keeps the claim alive."""
 
         def went_on(size: int) -> None:

@@ -24,6 +24,13 @@ class Desk:
     cache: FolderBlobs | None = None  # pieces of a store that is not on this machine
     trust: Trust | None = None  # None: nothing is signed here, and nothing asked for
 
+    def require_keyring(self) -> None:
+        """Raises Corrupt where this home has trust and has lost its keyring. What is signed and
+        what goes forward asks for it; stopping and going back never do.
+        """
+        if self.trust is not None:
+            self.trust.require()
+
     def note(
         self,
         connection: Connection,

@@ -64,7 +64,9 @@ class GoingBack:
                 )
             if read_serving(connection, policy) != target.number:
                 self._return(connection, target, reason, "now" if now else "")
-            return read_version(connection, target.ref)
+            done = read_version(connection, target.ref)
+        self._rollouts.sign_orders()
+        return done
 
     def _target(self, connection: Connection, policy: str, to: int | None) -> VersionRecord:
         row, serving = open_row(connection, policy), read_serving(connection, policy)

@@ -14,10 +14,11 @@ whose earlier rollout has shown any candidate episode tries again by a recorded 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, insert, select
 
-from registry.errors import GateFailed, Inconclusive, Refused, UsageError
+from registry.errors import Conflict, GateFailed, Inconclusive, Refused, UsageError
 from registry.gates import CanaryGate, Gates
 from registry.ledger.tables import attempts, rollouts
 from registry.record.desk import Desk
@@ -30,6 +31,19 @@ from registry.stages import GATES_BELOW, Stage, check_promotion, command_of
 from registry.trust.opening import HomeApprovals
 from registry.verdicts import Outcome
 from registry.versions import VersionRef, digest_of
+
+Signed = tuple[bytes, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A version, the rung it shall reach, and how."""
+
+    ref: VersionRef
+    stage: Stage
+    gate: CanaryGate | Gates | None
+    override: str | None
+    queue: bool
 
 
 class Promotion:
@@ -70,40 +84,78 @@ class Promotion:
                 raise UsageError("an override needs its reason", hint="say it with --reason")
         ref = self._versions.resolve(ref)
         self._versions.require_files(ref)
+        asked = _Asked(ref, stage, gate, override, queue)
+        if stage is Stage.CANARY:
+            done = self._to_canary(asked, override or reason or "", dry_run)
+            if not dry_run:
+                self._rollouts.sign_orders()
+            return done
         with self._desk.ledger.write() as connection:
-            record = read_version(connection, ref)
-            self._check_ladder(connection, record, stage, gate, override)
-            if self._desk.trust is not None and stage is not Stage.FLEET:
-                require_signed(connection, self._desk.trust, record, GATES_BELOW[stage])
+            record = self._checked(connection, asked)
             if stage is Stage.FLEET:
                 return self._confirm(connection, record)
-            if stage is not Stage.CANARY:
-                if not dry_run:
-                    self._versions.set_stage(connection, ref, stage, reason=reason or "")
-                return None
-            canary = gate.canary if isinstance(gate, Gates) else gate
-            if canary is None:
-                raise UsageError("a canary needs its gate", hint="name gates.yaml with --gates")
-            self._check_turn(connection, record, queue)
-            if override is None:
-                _check_first_try(connection, record)
-            rollout = self._rollouts.draw(connection, record, canary)
-            self._approve(connection, record, dry_run)
+            if not dry_run:
+                self._versions.set_stage(connection, ref, stage, reason=reason or "")
+            return None
+
+    def _to_canary(self, asked: _Asked, why: str, dry_run: bool) -> RolloutRecord:
+        """Approved first, outside any transaction and last before the rollout: keys may be slow,
+        and what no robot would install opens none. Nobody takes the approval back in between."""
+        if self._approvals is None or not self._approvals.on:
+            return self._open(asked, why, dry_run)
+        if dry_run:
+            self._approvals.approve(asked.ref, *self._approvable(asked), dry_run=True)
+            return self._open(asked, why, dry_run)
+        with self._approvals.changing() as approvals:
+            signed = self._approvable(asked)
+            approvals.approve_now(asked.ref, *signed)
+            return self._open(asked, why, dry_run, signed)
+
+    def _approvable(self, asked: _Asked) -> Signed:
+        """What is approved of a version that may open its rollout now."""
+        with self._desk.ledger.read() as connection:
+            self._drawn(connection, asked)
+            return approvable(connection, asked.ref)
+
+    def _open(
+        self, asked: _Asked, why: str, dry_run: bool, signed: Signed | None = None
+    ) -> RolloutRecord:
+        """Everything is asked again: a version is opened on what the record holds then. Raises
+        Conflict where that is not what was `signed`."""
+        with self._desk.ledger.write() as connection:
+            rollout = self._drawn(connection, asked)
+            if signed is not None and approvable(connection, asked.ref) != signed:
+                raise Conflict(
+                    f"{asked.ref} was judged anew while it was approved",
+                    evidence="what its gates attest is not what was signed",
+                    hint="run the same command again",
+                )
             if dry_run:
                 opened, _ = step(rollout, Opened(), self._desk.clock.now())
                 return RolloutRecord(opened, 0, self._desk.clock.now(), self._desk.clock.now())
-            why = override or reason or ""
-            self._insert(connection, rollout, why, overridden=override is not None)
-            if open_row(connection, record.policy) is None:
+            self._insert(connection, rollout, why, overridden=asked.override is not None)
+            if open_row(connection, rollout.policy) is None:
                 self._rollouts.apply(connection, rollout, 1, Opened(), self._desk.clock.now())
             return rollout_record(rollout_row(connection, rollout.id))
 
-    def _approve(self, connection: Connection, record: VersionRecord, dry_run: bool) -> None:
-        """Last before the rollout: what no robot would install opens none."""
-        if self._approvals is None or not self._approvals.on:
-            return
-        manifest, gates = approvable(connection, record.ref)
-        self._approvals.approve(record.ref, manifest, gates, dry_run=dry_run)
+    def _drawn(self, connection: Connection, asked: _Asked) -> Rollout:
+        """A rollout that may open or queue. Raises what keeps it from that."""
+        record = self._checked(connection, asked)
+        canary = asked.gate.canary if isinstance(asked.gate, Gates) else asked.gate
+        if canary is None:
+            raise UsageError("a canary needs its gate", hint="name gates.yaml with --gates")
+        self._check_turn(connection, record, asked.queue)
+        if asked.override is None:
+            _check_first_try(connection, record)
+        return self._rollouts.draw(connection, record, canary)
+
+    def _checked(self, connection: Connection, asked: _Asked) -> VersionRecord:
+        """The version, where its verdicts and signatures let it climb."""
+        record = read_version(connection, asked.ref)
+        self._check_ladder(connection, record, asked.stage, asked.gate, asked.override)
+        if self._desk.trust is not None and asked.stage is not Stage.FLEET:
+            require_signed(connection, self._desk.trust, record, GATES_BELOW[asked.stage])
+        return record
 
     def _check_ladder(
         self,
@@ -193,7 +245,7 @@ class Promotion:
         return rollout_record(row)
 
 
-def approvable(connection: Connection, ref: VersionRef) -> tuple[bytes, dict[str, str]]:
+def approvable(connection: Connection, ref: VersionRef) -> Signed:
     """What approvers sign of a version: its manifest, and by gate a digest of its last verdict
     with the evidence."""
     gates = {

@@ -125,7 +125,9 @@ class Registrar:
         if check is not None:
             check(folder)
         with Claim(self._desk) as claim:
-            source = _Source(folder, policy, environment, based_on, expect, claim.while_(progress))
+            source = _Source(
+                folder, policy, environment, based_on, expect, claim.renewed_by_progress(progress)
+            )
             manifest, written = self._store(source, claim)
             return self._record(claim, manifest, origin, written)
 
@@ -198,7 +200,7 @@ class Registrar:
         files = scan(source.folder)
         try:
             with blobs.batch() as batch:
-                kept, known = claim.batch(batch), self._known_files(source.policy)
+                kept, known = claim.renewed_by_batch(batch), self._known_files(source.policy)
                 entries = [
                     store_file(
                         kept, one, in_pieces=in_pieces, known=known, progress=source.progress

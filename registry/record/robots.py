@@ -4,21 +4,18 @@
   generations only rise, so an old document can never win.
 - A stop that a robot has not been heard under yet is carried into the documents that follow it: a
   robot reads only the newest one, and what was stopped must stop all the same.
-- Where trust is set up assignments are signed by the director's key. Whoever does not hold it
-  writes the row all the same, and `renew` signs it: stopping and going back wait for no key.
-  `renew` also signs anew, with a later `issued_at`, what names a candidate: unrenewed, its
-  permission ends.
+- Where trust is set up the director's key signs an assignment after it was written: stopping and
+  going back wait for no key (`registry.record.renewals`).
 - A heartbeat is telemetry: no audit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, insert, null, select, update
+from sqlalchemy import Connection, Row, and_, func, insert, select, update
 
 from registry.assignments import Assignment
 from registry.errors import Conflict, NotFound, Refused
@@ -26,22 +23,22 @@ from registry.ledger.tables import (
     assignments,
     heartbeats,
     policies,
-    renewals,
     robots,
     versions,
 )
 from registry.record.desk import Desk
 from registry.record.model import RobotRecord
+from registry.record.renewals import Renewals, document_of, with_renewal
 from registry.record.versions import read_version
 from registry.rollouts import Assign, Rollout
-from registry.trust.keyring import Keyring, PublicKey
+from registry.trust.keyring import PublicKey
 from registry.versions import VersionRef
 
 
 class Robots:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._signed_under: Keyring | None = None  # the keyring under which all were looked at
+        self._renewals = Renewals(desk)
 
     # Robots
 
@@ -54,8 +51,7 @@ class Robots:
         reports nothing before that.
         """
         self._desk.actor.require("enrol")
-        if self._desk.trust is not None:
-            self._desk.trust.require()
+        self._desk.require_keyring()
         if key is not None and self._desk.trust is not None:
             self._desk.trust.add_robot(name, key)
             info = {**info, "key": key.keyid}
@@ -85,7 +81,9 @@ class Robots:
                     update(robots).where(robots.c.name == name).values(info=dict(info))
                 )
                 self._desk.note(connection, "enrol", name, detail=dict(info))
-            return _robot(connection, name)
+            made = _robot(connection, name)
+        self.sign_new()
+        return made
 
     def all(self) -> list[RobotRecord]:
         with self._desk.ledger.read() as connection:
@@ -126,69 +124,21 @@ class Robots:
     def assignment(self, robot: str) -> Assignment | None:
         """The newest document of a robot; None when it was never assigned anything."""
         with self._desk.ledger.read() as connection:
-            mine = _with_renewal().where(assignments.c.robot == robot)
+            mine = with_renewal().where(assignments.c.robot == robot)
             newest = mine.order_by(assignments.c.generation.desc()).limit(1)
             found = connection.execute(newest).first()
             if found is None:
                 require_robot(connection, robot)
                 return None
-            return _document(found)
+            return document_of(found)
 
     def renew(self) -> int:
-        """Signs what robots were last told and what needs it; how many documents.
+        """See `Renewals.renew`."""
+        return self._renewals.renew()
 
-        Those are documents without a signature of a key that is a director's now, and those that
-        name a candidate and have used up a third of its permission. Raises NotAllowed without the
-        director's key; without trust there is nothing to do.
-        """
-        self._desk.actor.require("advance")
-        trust = self._desk.trust
-        if trust is None:
-            return 0
-        keyring, done = trust.keyring, 0
-        everything = keyring is not self._signed_under
-        with self._desk.ledger.read() as connection:
-            due = any(map(self._is_due, self._told(connection, everything)))
-        if not due:
-            self._signed_under = keyring
-            return 0
-        with self._desk.ledger.write() as connection:
-            for document in self._told(connection, everything):
-                if not self._is_due(document):
-                    continue
-                later = max(self._desk.clock.now(), document.issued_at)
-                signed = trust.seal_assignment(replace(document, issued_at=later))
-                assert signed.envelope is not None
-                values = {
-                    "generation": signed.generation,
-                    "document": signed.to_json(),
-                    "envelope": dict(signed.envelope),
-                }
-                mine = renewals.c.robot == signed.robot
-                if not connection.execute(update(renewals).where(mine).values(**values)).rowcount:
-                    connection.execute(insert(renewals).values(robot=signed.robot, **values))
-                done += 1
-        self._signed_under = keyring
-        return done
-
-    @staticmethod
-    def _told(connection: Connection, everything: bool) -> list[Assignment]:
-        """What robots were last told, of those whose signature time may end or that have none."""
-        query = _newest()
-        if not everything:
-            bare = assignments.c.envelope.is_(null()) & renewals.c.robot.is_(None)
-            query = query.where(assignments.c.candidate.is_not(None) | bare)
-        return [_document(row) for row in connection.execute(query)]
-
-    def _is_due(self, document: Assignment) -> bool:
-        if self._desk.trust is None:
-            return False
-        directors = {key.keyid for key in self._desk.trust.keyring.of_role("director")}
-        seals = (document.envelope or {}).get("signatures", ())
-        if not directors & {one["keyid"] for one in seals}:
-            return True
-        age = self._desk.clock.now() - document.issued_at
-        return document.candidate is not None and age >= document.max_offline_s / 3
+    def sign_new(self) -> None:
+        """See `Renewals.sign_new`."""
+        self._renewals.sign_new()
 
     def assign(
         self, connection: Connection, policy: str, order: Assign, rollout: Rollout | None
@@ -226,9 +176,6 @@ class Robots:
             interleave=rollout.gate.interleave if rollout else "attempt",
             stop=stop,
         )
-        trust = self._desk.trust
-        if trust is not None:
-            document = trust.sealed_if_possible(document)
         connection.execute(
             insert(assignments).values(
                 robot=order.robot,
@@ -241,7 +188,7 @@ class Robots:
                 ratio=str(order.ratio),
                 issued_at=now,
                 document=document.to_json(),
-                envelope=None if document.envelope is None else dict(document.envelope),
+                envelope=None,
             )
         )
         connection.execute(update(robots).where(robots.c.name == order.robot).values(policy=policy))
@@ -271,48 +218,6 @@ class Robots:
         policy, number = serving[0].policy, serving[0].number
         generation = max(1, self.newest_generation(connection, policy, [robot]))
         self.assign(connection, policy, only(robot, number, generation), None)
-
-
-def _with_renewal() -> Any:
-    return select(
-        assignments,
-        renewals.c.document.label("renewed"),
-        renewals.c.envelope.label("renewed_envelope"),
-    ).outerjoin(
-        renewals,
-        and_(
-            renewals.c.robot == assignments.c.robot,
-            renewals.c.generation == assignments.c.generation,
-        ),
-    )
-
-
-def _newest() -> Any:
-    """The newest assignment of each robot, beside its renewal."""
-    last = (
-        select(assignments.c.robot, func.max(assignments.c.generation).label("generation"))
-        .group_by(assignments.c.robot)
-        .subquery()
-    )
-    return (
-        _with_renewal()
-        .join(
-            last,
-            and_(
-                last.c.robot == assignments.c.robot,
-                last.c.generation == assignments.c.generation,
-            ),
-        )
-        .order_by(assignments.c.robot)
-    )
-
-
-def _document(row: Row[Any]) -> Assignment:
-    """What a robot was last told, as it was last signed."""
-    said, envelope = row.document, row.envelope
-    if row.renewed is not None:
-        said, envelope = row.renewed, row.renewed_envelope
-    return replace(Assignment.from_json(said), envelope=envelope)
 
 
 def _heard(connection: Connection, robot: str, generation: int) -> bool:

@@ -6,6 +6,9 @@
   nothing is written. An event that changes nothing writes nothing.
 - A decision on a snapshot is taken on the snapshot as it is inside the transaction, judged there:
   neither a forged verdict nor one that an arriving report has overtaken moves a rollout.
+- A verdict is signed before the transaction that it decides, so that nobody waits for a key. Where
+  the snapshot has moved by then it is signed again; what never stands still is a Conflict, but a
+  rollout that failed goes back, unsigned.
 - Where trust is set up a rollout goes forward only on attempts that their robots signed. It goes
   back on any: who forges failures can take a version back, never forward.
 - Assignments, stages and what the policy serves change with the rollout or not at all, so a
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
@@ -31,11 +34,13 @@ from registry.record.statements import seal_verdict
 from registry.record.verdicts import Verdicts
 from registry.record.versions import Versions, read_version
 from registry.rollouts import (
+    EXPOSING,
     TERMINAL,
     Abort,
     Assign,
     Command,
     Event,
+    Joined,
     Observed,
     Opened,
     Phase,
@@ -51,8 +56,12 @@ from registry.stages import Stage
 from registry.verdicts import Outcome
 from registry.versions import VersionRef
 
+if TYPE_CHECKING:
+    from registry.trust.sealing import Envelope
+
 Advanced = tuple[RolloutRecord, tuple[Command, ...]]
 
+SIGNINGS = 4  # one look more than a verdict is signed
 _STAYS = frozenset({Stage.REJECTED, Stage.RETIRED})
 
 
@@ -124,24 +133,60 @@ class Rollouts:
                     evidence=f"{policy} v{before.rollout.candidate} ({before.id})",
                     hint="`policyctl status` shows what is under way",
                 )
-            return after
+        self.sign_orders()
+        return after
+
+    def sign_orders(self) -> None:
+        """After the transaction that gave them. See `Robots.sign_new`."""
+        self._robots.sign_new()
 
     def _advance(
         self, identity: str, expected: int | None, event: Event, now: float | None
     ) -> Advanced:
-        with self._desk.ledger.write() as connection:
-            row = rollout_row(connection, identity)
-            if expected is not None and row.revision != expected:
-                raise Conflict(
-                    f"rollout {identity} has moved on",
-                    evidence=f"it is at revision {row.revision}, the decision was on {expected}",
-                    hint="read it again and decide on what it is now",
-                )
-            now = self._desk.clock.now() if now is None else now
-            rollout = rollout_record(row).rollout
-            if isinstance(event, Observed):
-                event = self._seen(connection, rollout, event, now)
-            return self.apply(connection, rollout, row.revision, event, now)
+        now = self._desk.clock.now() if now is None else now
+        signed: tuple[Observed, Envelope | None] | None = None
+        for left in reversed(range(SIGNINGS)):
+            with self._desk.ledger.write() as connection:
+                row = rollout_row(connection, identity)
+                if expected is not None and row.revision != expected:
+                    raise _moved_on(identity, row.revision, expected)
+                rollout, seen = rollout_record(row).rollout, event
+                if isinstance(event, Observed):
+                    seen = self._seen(connection, rollout, event, now)
+                record = self._to_sign(connection, rollout, seen, now)
+                fits = signed is not None and signed[0] == seen
+                failed = isinstance(seen, Observed) and seen.verdict.outcome is Outcome.FAIL
+                if record is None or fits or (failed and not left):
+                    statement = signed[1] if signed is not None and fits else None
+                    done = self.apply(connection, rollout, row.revision, seen, now, statement)
+                    break
+            assert isinstance(seen, Observed)
+            if left:
+                signed = seen, self._sealed(record, rollout.gate, seen)
+        else:
+            raise Conflict(
+                f"rollout {identity} moves faster than its verdict is signed",
+                evidence=f"reports arrived while it was signed, {SIGNINGS - 1} times",
+                hint="run the same command again; `policyctl server` does so by itself",
+            )
+        if done[1]:
+            self.sign_orders()
+        return done
+
+    def _to_sign(
+        self, connection: Connection, rollout: Rollout, event: Event, now: float
+    ) -> VersionRecord | None:
+        """The version whose verdict this event makes final, where that is signed."""
+        if self._desk.trust is None or not isinstance(event, Observed):
+            return None
+        after, _ = step(rollout, event, now)
+        if after.phase == rollout.phase:
+            return None
+        return read_version(connection, VersionRef(rollout.policy, rollout.candidate))
+
+    def _sealed(self, record: VersionRecord, gate: CanaryGate, seen: Observed) -> Envelope | None:
+        """The director's statement; None where a rollback must do without. Raises Corrupt."""
+        return seal_verdict(self._desk.trust, record.subject, gate, seen.evidence, seen.verdict, {})
 
     def _seen(
         self, connection: Connection, rollout: Rollout, event: Observed, now: float
@@ -160,18 +205,22 @@ class Rollouts:
         return Observed(evidence, verdict)
 
     def apply(
-        self, connection: Connection, before: Rollout, revision: int, event: Event, now: float
+        self,
+        connection: Connection,
+        before: Rollout,
+        revision: int,
+        event: Event,
+        now: float,
+        statement: Envelope | None = None,
     ) -> Advanced:
-        if self._desk.trust is not None and isinstance(event, Opened | Resume):
-            self._desk.trust.require()  # what sends a candidate out; stopping and going back go on
+        """Inside a transaction. `statement` is what the director signed of an observed verdict."""
         after, commands = step(before, event, now)
+        if _goes_forward(event, after, commands):
+            self._desk.require_keyring()
         if after != before:
             self._write(connection, before, after, revision, event)
         if isinstance(event, Observed) and after.phase != before.phase:
             record = read_version(connection, VersionRef(after.policy, after.candidate))
-            statement = seal_verdict(
-                self._desk.trust, record.subject, after.gate, event.evidence, event.verdict, {}
-            )
             self._verdicts.add(
                 connection, record, after.gate, event.evidence, event.verdict, {}, statement
             )
@@ -268,8 +317,7 @@ class Rollouts:
             self.apply(connection, newest, records[newest.id].revision, why, now)
             return
         try:
-            if self._desk.trust is not None:
-                self._desk.trust.require()
+            self._desk.require_keyring()
             drawn = self.draw(connection, record, newest.gate)
         except (Refused, Corrupt) as none:
             # The rollout that ends must end, whatever became of the one behind it.
@@ -319,8 +367,28 @@ class Rollouts:
         )
 
 
+def _goes_forward(event: Event, after: Rollout, commands: tuple[Command, ...]) -> bool:
+    """Whether robots are sent a candidate, or a robot is taken in: what a keyring is needed for.
+
+    Whatever the event was: a repair of a canary sends it out again, one of a pause only stops, and
+    a deadline does nothing else.
+    """
+    if isinstance(event, Opened | Resume | Joined):
+        return True
+    out = after.phase in EXPOSING or after.phase is Phase.DONE
+    return out and any(isinstance(command, Assign) for command in commands)
+
+
 def read_serving(connection: Connection, policy: str) -> int | None:
     return connection.execute(select(policies.c.serving).where(policies.c.name == policy)).scalar()
+
+
+def _moved_on(identity: str, revision: int, expected: int) -> Conflict:
+    return Conflict(
+        f"rollout {identity} has moved on",
+        evidence=f"it is at revision {revision}, the decision was on {expected}",
+        hint="read it again and decide on what it is now",
+    )
 
 
 def open_row(connection: Connection, policy: str) -> Row[Any] | None:

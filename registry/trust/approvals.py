@@ -76,27 +76,30 @@ class Approvals:
 
     def approve(self, ref: VersionRef, manifest: bytes, gates: Mapping[str, str]) -> None:
         """Raises Pending where signatures are missing, Refused where the name means other bytes."""
-        info = target_file(ref, manifest, gates)
         with self.repository.changing():
-            self.repository.publish()  # what a killed process had begun to
-            name = self.repository.bin_of(info.path)
-            published = self.repository.targets(name).signed.targets.get(info.path)
-            if published is not None:
-                self._same(ref, published, info)
-                self._keep(name, published)
-                return
+            self.approve_now(ref, manifest, gates)
 
-            def add(targets: Targets) -> None:
-                if info.path in targets.targets:
-                    self._same(ref, targets.targets[info.path], info)
-                    return
-                targets.targets[info.path] = info
+    def approve_now(self, ref: VersionRef, manifest: bytes, gates: Mapping[str, str]) -> None:
+        """`approve` for whoever is `changing` the repository already."""
+        info = target_file(ref, manifest, gates)
+        self.repository.publish()  # what a killed process had begun to
+        name = self.repository.bin_of(info.path)
+        published = self.repository.targets(name).signed.targets.get(info.path)
+        if published is not None:
+            self._same(ref, published, info)
+            self._keep(name, published)
+            return
 
-            self.repository.change(name, add)
-            self.repository.sign()
-            self.repository.publish()
-            if self.is_published(ref, manifest):
+        def add(targets: Targets) -> None:
+            if info.path in targets.targets:
+                self._same(ref, targets.targets[info.path], info)
                 return
+            targets.targets[info.path] = info
+
+        self.repository.change(name, add)
+        self.repository.sign()
+        self.repository.publish()
+        if not self.is_published(ref, manifest):
             raise self._pending(ref, name)
 
     def check(self, ref: VersionRef, manifest: bytes) -> None:
@@ -209,16 +212,20 @@ class Approvals:
         A version that is not published, but waits to be, is left alone: somebody asks for it again.
         """
         with self.repository.changing():
+            return self.withdraw_now(refs)
+
+    def withdraw_now(self, refs: Iterable[VersionRef]) -> list[str]:
+        """`withdraw` for whoever is `changing` the repository already."""
+        self.repository.publish()
+        gone: dict[str, set[str]] = {}
+        for ref in self.approved(refs):
+            gone.setdefault(self.place_of(ref), set()).add(target_name(ref))
+        for name, targets in gone.items():
+            self._remove(name, targets)
+        if gone:
+            self.repository.sign()
             self.repository.publish()
-            gone: dict[str, set[str]] = {}
-            for ref in self.approved(refs):
-                gone.setdefault(self.place_of(ref), set()).add(target_name(ref))
-            for name, targets in gone.items():
-                self._remove(name, targets)
-            if gone:
-                self.repository.sign()
-                self.repository.publish()
-            return [one.role for one in self.repository.missing() if one.role in gone]
+        return [one.role for one in self.repository.missing() if one.role in gone]
 
     def _remove(self, name: str, gone: set[str]) -> None:
         def edit(targets: Targets) -> None:
@@ -298,6 +305,10 @@ class Approvals:
             here = [one.keyid for one in state.keys if one.here and one.keyid not in online]
             if _strong(state) and len(here) >= state.threshold:
                 said.append(f"enough {state.role} keys for a signature lie on this machine")
+        for keyid in sorted({key.keyid for state in roles for key in state.keys}):
+            both = [one.role for one in roles if keyid in [key.keyid for key in one.keys]]
+            if len(both) > 1 and all(_strong(one) for one in roles[:2]):
+                said.append(f"{keyid[:12]}… is {' and '.join(both)}: `policyctl trust harden`")
         if {*root.roles[SNAPSHOT].keyids} != {*root.roles[TIMESTAMP].keyids}:
             said.append("snapshot and timestamp have different keys")
         now = self.repository.now()

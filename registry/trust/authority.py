@@ -1,7 +1,8 @@
 """Trust as the record uses it: a keyring to check by, and the keys that this machine holds.
 
 Where a home has none of it (`None` in place of a `Trust`), nothing is signed and nothing asked for.
-Where it has lost its keyring there is a `Trust` all the same, and what asks it raises Corrupt.
+Where it has lost its keyring, or all of its folder, there is a `Trust` all the same, and what asks
+it raises Corrupt.
 """
 
 from __future__ import annotations
@@ -10,8 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.errors import PolicyctlError
-from registry.trust.files import SignerEntry, TrustFolder
+from registry.trust.files import SignerEntry, Traces, TrustFolder
 from registry.trust.keyring import Keyring, PublicKey
 from registry.trust.opening import HomeApprovals
 from registry.trust.publishing import Publishing
@@ -48,9 +48,14 @@ class Trust:
         _ = self.keyring
 
     @property
+    def unfinished(self) -> bool:
+        """See `TrustFolder.unfinished`."""
+        return self._folder.unfinished
+
+    @property
     def since(self) -> str:
         """The audit's head when trust began; "" while its first set-up has not ended."""
-        return "" if self._folder.unfinished else self.keyring.since
+        return "" if self.unfinished else self.keyring.since
 
     def has_signer(self, role: str) -> bool:
         return self._has_signer(role)
@@ -72,15 +77,6 @@ class Trust:
         from registry.trust.documents import seal_assignment
 
         return seal_assignment(document, self.signer("director"))
-
-    def sealed_if_possible(self, document: Assignment) -> Assignment:
-        """As it is where no director's key can be used here now, whatever keeps it from that: no
-        robot is stopped later for want of a key. The server's next round signs it, and raises.
-        """
-        try:
-            return self.seal_assignment(document)
-        except PolicyctlError:
-            return document
 
     def add_robot(self, name: str, key: PublicKey) -> bool:
         """Lists a robot's key; False where that waits for the approvers."""
@@ -109,9 +105,14 @@ class Trust:
         self._folder.write_signers({**self._folder.signers(), role: entry})
 
 
-def open_trust(root: Path, approvals: HomeApprovals) -> Trust | None:
-    """The trust of a home's folder, or None where none was set up."""
-    folder = TrustFolder(root)
+def open_trust(
+    root: Path, approvals: HomeApprovals, traces: Callable[[], Traces] = Traces
+) -> Trust | None:
+    """The trust of a home's folder, or None where none was set up.
+
+    `traces` asks the record what it holds of trust: asked where the folder holds nothing.
+    """
+    folder = TrustFolder(root, traces)
     if not folder.exists:
         return None
     propose = Publishing(folder, approvals).propose

@@ -10,12 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from securesystemslib.dsse import Envelope
-from securesystemslib.exceptions import VerificationError
-
 from registry.bundle import Sign, Verify
-from registry.errors import Corrupt, NotAllowed, ServiceFailed
+from registry.errors import Forged, NotAllowed
 from registry.trust.keys import Key, Signer
+from registry.trust.sealing import payload_of, seal
 from registry.versions import canonical
 
 KIND = "application/vnd.policyctl.bundle+json"
@@ -25,13 +23,7 @@ def signing(signers: Sequence[Signer]) -> Sign:
     """What writes the signatures of these keys. Raises ServiceFailed where one does not sign."""
 
     def sign(head: bytes) -> bytes:
-        envelope = Envelope(head, KIND, {})
-        for signer in signers:
-            try:
-                envelope.sign(signer)
-            except Exception as failed:  # services raise what they like
-                raise ServiceFailed("the key did not sign", evidence=str(failed)) from failed
-        return canonical(envelope.to_dict())
+        return canonical(seal(head, KIND, *signers))
 
     return sign
 
@@ -39,7 +31,7 @@ def signing(signers: Sequence[Signer]) -> Sign:
 def signed_by(keys: Sequence[Key]) -> Verify:
     """What lets a bundle through that one of these keys signed.
 
-    Raises NotAllowed (no signature, or others') or Corrupt (a signature that does not fit).
+    Raises NotAllowed (no signature, or others') or Forged (a signature that does not fit).
     """
 
     def verify(head: bytes, signatures: bytes | None) -> None:
@@ -50,27 +42,24 @@ def signed_by(keys: Sequence[Key]) -> Verify:
                 hint="have it exported with --key",
             )
         try:
-            envelope = Envelope.from_dict(json.loads(signatures))
-        except (ValueError, KeyError, TypeError, AttributeError) as wrong:
-            raise Corrupt("the bundle's signatures cannot be read", evidence=str(wrong)) from wrong
-        if envelope.payload != head or envelope.payload_type != KIND:
-            raise Corrupt(
-                "the bundle's signatures are of something else", evidence=envelope.payload_type
+            envelope = json.loads(signatures)
+        except ValueError as wrong:
+            raise Forged("the bundle's signatures cannot be read", evidence=str(wrong)) from None
+        payload, _ = payload_of(
+            envelope,
+            KIND,
+            keys,
+            what="the bundle",
+            needs=f"one of {_names(keys)}",
+            whose=lambda keyid: f"key {keyid[:12]}…",
+            hint="name their public key with --signed-by, if you trust it",
+        )
+        if payload != head:
+            raise Forged(
+                "the bundle's signatures are of something else",
+                evidence=f"{len(payload)} bytes were signed that are not its bundle.json",
+                hint="have the version exported again",
             )
-        known = [key for key in keys if key.keyid in envelope.signatures]
-        if not known:
-            raise NotAllowed(
-                "the bundle is signed by others",
-                evidence=f"by {', '.join(envelope.signatures) or 'nobody'}; "
-                f"it needs one of {_names(keys)}",
-                hint="name their public key with --signed-by, if you trust it",
-            )
-        try:
-            envelope.verify(known, 1)
-        except VerificationError as forged:
-            raise Corrupt(
-                "the bundle was altered after it was signed", evidence=str(forged)
-            ) from forged
 
     return verify
 

@@ -9,6 +9,10 @@ Each is one step (`Repository`, rule 3) that drafts a new root, and where approv
 targets and all bins. The keys at hand sign at once; what then lacks signatures waits as drafts for
 `policyctl trust sign`, and robots go on with what was published before.
 
+One key may be everything while a home is young. Afterwards a key has one of these roles: where one
+has two, who publishes the news approves it, or who approves says who approves. A replacement never
+brings two together, and `harden` takes them apart.
+
 `rotate` replaces a key that nobody stole. `recover` does so after a theft: approvals are rebuilt
 from the ledger, so that nothing a thief approved stays.
 """
@@ -95,6 +99,8 @@ def harden(
             )
         _set_keys(root, ROOT, roots, root_threshold)
         _set_keys(root, TARGETS, approvers, threshold)
+        for key in roots:
+            _of_one_role(root, key)
         repository.put_draft(ROOT, Metadata(root))
         _redelegate(repository, approvers, threshold, None)
         return _finish(repository)
@@ -130,6 +136,7 @@ def recover(
     if not any(one.role == "online" for one in replacements):
         raise UsageError("a recovery replaces the online key, too")
     with repository.changing():
+        _root_with(repository, replacements)  # what is refused drops nothing
         repository.drop_drafts()
         stolen = any(one.role == "approver" for one in replacements)
         return _replace(repository, replacements, approved if stolen else None)
@@ -158,7 +165,18 @@ def _replace(
     replacements: Sequence[Replacement],
     rebuilt: Mapping[str, TargetFile] | None,
 ) -> list[str]:
+    root = _root_with(repository, replacements)
+    repository.put_draft(ROOT, Metadata(root))
+    if any(one.role == "approver" for one in replacements):
+        approvers = [root.keys[keyid] for keyid in root.roles[TARGETS].keyids]
+        _redelegate(repository, approvers, root.roles[TARGETS].threshold, rebuilt)
+    return _finish(repository)
+
+
+def _root_with(repository: Repository, replacements: Sequence[Replacement]) -> Root:
+    """The next root. Raises UsageError or Refused where it may not be so."""
     root = _next_root(repository)
+    before = deepcopy(root)
     for one in replacements:
         for name in ROLES[one.role]:
             current = root.roles[name]
@@ -170,11 +188,29 @@ def _replace(
                 )
             keys = [root.keys[keyid] for keyid in current.keyids if keyid != one.old]
             _set_keys(root, name, [*keys, one.new], current.threshold)
-    repository.put_draft(ROOT, Metadata(root))
-    if any(one.role == "approver" for one in replacements):
-        approvers = [root.keys[keyid] for keyid in root.roles[TARGETS].keyids]
-        _redelegate(repository, approvers, root.roles[TARGETS].threshold, rebuilt)
-    return _finish(repository)
+    for one in replacements:
+        _of_one_role(root, one.new, ones_before=roles_in(before, one.old))
+    return root
+
+
+def roles_in(root: Root, keyid: str) -> tuple[str, ...]:
+    """What a key is by the metadata of root: root, approver, online."""
+    return tuple(
+        role
+        for role, names in ROLES.items()
+        if any(keyid in root.roles[name].keyids for name in names)
+    )
+
+
+def _of_one_role(root: Root, key: Key, ones_before: Sequence[str] = ()) -> None:
+    """Refused where a key has two roles that no key had together before."""
+    roles = roles_in(root, key.keyid)
+    if len(roles) > 1 and not set(roles) <= set(ones_before):
+        raise Refused(
+            f"a key of {roles[0]} cannot be one of {roles[1]}, too",
+            evidence=f"{key.keyid[:12]}… would be {' and '.join(roles)}",
+            hint="each role has keys of its own: policyctl trust key FILE makes one",
+        )
 
 
 def renew(repository: Repository) -> list[str]:

@@ -1,24 +1,23 @@
 """A home's `trust` folder, as far as the record uses it. A home has trust once a
-file other than `lock` lies in it.
+file other than `lock` lies in it, and for ever once its record shows that trust was begun.
 
-Where the keyring is then gone or cannot be read, whatever needs it raises Corrupt: a home that has
-trust never goes on as one that has none.
+Where the keyring is then gone or cannot be read, or the whole folder is, whatever needs it raises
+Corrupt: a home that has trust never goes on as one that has none.
 
     keyring.json        which keys may act in which role (`registry.trust.keyring`)
     keyring.next.json   a changed keyring that waits for the approvers' signatures
-    signers.json        where this machine's private keys are: role -> {"uri", "keyid"}
+    places.json         where this machine's private keys are (`registry.trust.places`)
     keys/               private keys of this home, if they are files (0600)
 
 The keyring is what approvers have approved: the folder only holds it. A key's URI may name a file,
 an environment variable, or any service that securesystemslib knows; `POLICYCTL_SIGNER_<ROLE>` in
-the environment wins over `signers.json`, so that a pipeline brings its own runner's key.
+the environment wins over `places.json`, so that a pipeline brings its own runner's key.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,36 +25,60 @@ from typing import TYPE_CHECKING
 from registry.errors import Conflict, Corrupt, NotAllowed, PolicyctlError, WrongSigner
 from registry.storage import disk_errors, write_whole
 from registry.trust.keyring import Keyring, parse_keyring
+from registry.trust.places import PLACES, Kept, read_places, resolved, write_places
 
 if TYPE_CHECKING:
     from registry.trust.keys import Signer
 
-KEYRING, NEXT, SIGNERS, KEYS = "keyring.json", "keyring.next.json", "signers.json", "keys"
-LOCK, TARGETS = "lock", "targets"
+KEYRING, NEXT = "keyring.json", "keyring.next.json"
+LOCK, TARGETS, METADATA = "lock", "targets", "metadata"
 VARIABLE = "POLICYCTL_SIGNER_"
-HOME = "home:"
 
 
 @dataclass(frozen=True)
 class SignerEntry:
     """Where the private key of a role is; `keyid` says which of the role's keys it is."""
 
-    uri: str
+    place: str
     keyid: str
 
 
-class TrustFolder:
-    """Reads anew whenever a file has changed: a server sees a robot that was enrolled beside it."""
+@dataclass(frozen=True)
+class Traces:
+    """What a home's record holds that only a home with trust writes."""
 
-    def __init__(self, root: Path) -> None:
+    noted: bool = False  # `trust init` is in the audit
+    signed: bool = False  # there are signed statements or orders
+
+    def __bool__(self) -> bool:
+        return self.noted or self.signed
+
+
+class TrustFolder:
+    """Reads anew whenever a file has changed: a server sees a robot that was enrolled beside it.
+
+    `traces` asks the record; without it nothing is known of that.
+    """
+
+    def __init__(self, root: Path, traces: Callable[[], Traces] = Traces) -> None:
         self.root = root
+        self._traces = traces
         self._seen: tuple[int, int, int] | None = None
         self._keyring = Keyring()
 
     @property
     def exists(self) -> bool:
-        """Whether trust was begun here, also where its keyring is gone since."""
-        return _holds_files(self.root)
+        """Whether trust was begun here, also where its keyring or all of its folder is gone."""
+        return self._holds_files() or bool(self._traces())
+
+    def _holds_files(self) -> bool:
+        """Whether trust left any file here. What cannot be looked at is not nothing."""
+        troubles: list[OSError] = []
+        for _, _, files in os.walk(self.root, onerror=troubles.append):
+            if any(name != LOCK for name in files):
+                return True
+        gone = all(isinstance(one, FileNotFoundError) for one in troubles)
+        return not gone or self.root.is_symlink()
 
     @property
     def has_keyring(self) -> bool:
@@ -63,8 +86,24 @@ class TrustFolder:
 
     @property
     def unfinished(self) -> bool:
-        """A first set-up was cut off before its keyring: none was ever published or proposed."""
-        return not (self.has_keyring or os.path.lexists(self.root / NEXT) or self._copies())
+        """A first set-up was cut off before its keyring, and `trust init` may be run again.
+
+        That leaves a key, then a repository, then its record in the audit, then the roles of the
+        key, in this order. Anything else is a keyring that was lost: where one was ever published
+        or waits, where roles were given or the audit tells of `trust init` and there is no
+        repository, and where anything was ever signed.
+        """
+        if self.has_keyring or os.path.lexists(self.root / NEXT) or self._was_published():
+            return False
+        found = self._traces()
+        published = (self.root / METADATA / "timestamp.json").is_file()
+        return not found.signed and (published or not (found.noted or self.signers()))
+
+    def _was_published(self) -> bool:
+        """Whether approvers ever signed a keyring of this home."""
+        named = f'"{KEYRING}"'.encode()
+        signed = (self.root / METADATA).glob("*.targets.json")
+        return bool(self._copies()) or any(named in one.read_bytes() for one in signed)
 
     def _copies(self) -> list[Path]:
         """The keyrings that were published for robots: each is one that approvers signed once."""
@@ -92,6 +131,13 @@ class TrustFolder:
 
     def _lost(self, gone: OSError) -> Corrupt:
         hint = "restore it from a backup; without it nothing is signed, registered or judged here"
+        if not self._holds_files():
+            return Corrupt(
+                "this home has trust, and its trust folder is gone",
+                evidence=f"the record shows that trust was begun; {self.root}: {gone.strerror}",
+                hint="restore the folder from a backup; without it nothing is signed, registered "
+                "or judged here. Where there is no backup: policyctl trust init --anew",
+            )
         if self.unfinished:
             hint += ". Where `policyctl trust init` was cut off: run it again"
         elif copies := self._copies():
@@ -142,20 +188,18 @@ class TrustFolder:
     # Signers
 
     def signers(self) -> Mapping[str, SignerEntry]:
-        path = self.root / SIGNERS
-        if not path.is_file():
-            return {}
-        try:
-            said = json.loads(path.read_bytes())
-            return {role: SignerEntry(**entry) for role, entry in said.items()}
-        except (ValueError, TypeError, AttributeError) as wrong:
-            raise Corrupt("this does not name signers", evidence=f"{path}: {wrong}") from None
+        """Who signs here, by role. Raises Corrupt."""
+        kept = read_places(self.root)
+        return {
+            role: SignerEntry(kept.places[keyid], keyid)
+            for role, keyid in kept.roles.items()
+            if keyid in kept.places
+        }
 
     def write_signers(self, signers: Mapping[str, SignerEntry]) -> None:
-        said = {role: vars(entry) for role, entry in sorted(signers.items())}
-        with disk_errors(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            write_whole(self.root / SIGNERS, json.dumps(said, indent=2).encode())
+        places = {**read_places(self.root).places, **{e.keyid: e.place for e in signers.values()}}
+        roles = {role: entry.keyid for role, entry in signers.items()}
+        write_places(self.root, Kept(places, roles))
 
     def has_signer(self, role: str) -> bool:
         """Whether `signer` would answer; a key of another role, or out of reach, is none."""
@@ -178,13 +222,13 @@ class TrustFolder:
         if entry is None:
             raise NotAllowed(
                 f"this machine has no {role}'s key",
-                evidence=f"{self.root / SIGNERS} names none",
+                evidence=f"{self.root / PLACES} names none",
                 hint=f"set {VARIABLE}{role.upper()} to the key's URI, or run it where the key is",
             )
         key = next((one for one in keyring.of_role(role) if one.keyid == entry.keyid), None)
         if key is None:
             raise self._wrong(role, entry.keyid, keyring)
-        return signer(resolved(self.root, entry.uri), as_key(key))
+        return signer(resolved(self.root, entry.place), as_key(key))
 
     def _of_environment(self, role: str, uri: str, keyring: Keyring) -> Signer:
         """A file or variable says itself which key it is; of a service the role's only key is."""
@@ -211,25 +255,8 @@ class TrustFolder:
         return WrongSigner(
             f"this machine's key is no {role}'s",
             evidence=f"key {keyid[:12]}… may act as {roles}",
-            hint="have it listed in the keyring, or name another in signers.json",
+            hint="have it listed in the keyring, or name another in places.json",
         )
-
-
-def resolved(folder: Path, place: str) -> str:
-    """`home:NAME` is a key of this folder, wherever the home was moved to; others stay the same."""
-    if place.startswith(HOME):
-        return f"file:{folder / KEYS / place.removeprefix(HOME)}"
-    return place
-
-
-def _holds_files(root: Path) -> bool:
-    """Whether trust left any file here. What cannot be looked at is not nothing."""
-    troubles: list[OSError] = []
-    for _, _, files in os.walk(root, onerror=troubles.append):
-        if any(name != LOCK for name in files):
-            return True
-    gone = all(isinstance(one, FileNotFoundError) for one in troubles)
-    return not gone or root.is_symlink()
 
 
 def _number_of(copy: Path) -> int:

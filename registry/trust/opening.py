@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,20 +66,30 @@ class HomeApprovals:
         else:
             self.open().approve(ref, manifest, gates)
 
+    @contextmanager
+    def changing(self) -> Iterator[Approvals]:
+        """The approvals, which nobody else changes meanwhile. Where a write of the ledger goes with
+        a change of them it is made inside this, never the other way round: keys may be slow.
+        """
+        approvals = self.open()
+        with approvals.repository.changing():
+            yield approvals
+
     def approved(self, refs: Iterable[VersionRef]) -> list[VersionRef]:
         """Which of these robots may install now."""
         return self.open().approved(refs) if self.on else []
 
-    def withdraw(self, refs: Iterable[VersionRef]) -> str:
+    def withdraw(self, ended: Callable[[], Iterable[VersionRef]]) -> str:
         """Takes versions back; what keeps that from being done now, in words, or "".
 
-        Nothing that stops a robot waits for this: a failure here is told, not raised.
+        `ended` says which, asked when nobody else changes approvals any more. Nothing that stops a
+        robot waits for this: a failure here is told, not raised.
         """
-        ended = list(refs)
-        if not self.on or not ended:
+        if not self.on:
             return ""
         try:
-            waiting = self.open().withdraw(ended)
+            with self.changing() as approvals:
+                waiting = approvals.withdraw_now(ended())
         except PolicyctlError as error:
             return f"{error.what} ({error.evidence})"
         return f"signatures of approvers are missing for {', '.join(waiting)}" if waiting else ""

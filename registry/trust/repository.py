@@ -4,7 +4,7 @@
                  timestamp.json
     drafts/      new metadata of a role that still lacks signatures
     targets/     small files robots read besides versions, by their sha256
-    keys/, places.json   see `registry.trust.signers`
+    keys/, places.json   see `registry.trust.places`
 
 A version is the target `POLICY/vN.json`, whose bytes are its manifest, so that its sha256 is the
 version's digest. Targets lie in 32 hash bins (TAP 15): a robot reads the one that it needs.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from registry.errors import Refused
 from registry.trust.keyring import ROLES, Keyring, PublicKey
 
 WORKING = ("publisher", "runner", "director")
@@ -19,6 +20,18 @@ def hardened(keyring: Keyring, approvers: Iterable[PublicKey]) -> Keyring:
         if keyid not in named:
             keyring = keyring.retire("approver", keyid)
     return keyring.harden()
+
+
+def require_no_role(keyring: Keyring, keyids: Iterable[str]) -> None:
+    """Refused where one of root's keys, which stay offline, also acts in the keyring."""
+    for keyid in keyids:
+        acts = [act for act in keyring.roles_of(keyid) if not act.startswith("retired ")]
+        if acts:
+            raise Refused(
+                "a key of root has no other role",
+                evidence=f"{keyid[:12]}… acts as {', '.join(acts)}",
+                hint="make another for root: policyctl trust key FILE",
+            )
 
 
 def replaced(

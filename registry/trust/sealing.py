@@ -3,14 +3,14 @@
 - An envelope is DSSE's JSON: what was signed travels with its signature, byte for byte, so that a
   newer program never breaks an older one's seal.
 - The payload's type is signed with it: a seal under one kind of document is none under another.
-- `open_sealed` believes the payload of an envelope, and nothing that came beside it.
+- `payload_of` is the one reader. It believes the payload, and nothing that came beside it.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -28,13 +28,14 @@ ASSIGNMENT = "application/vnd.policyctl.assignment+json"
 ATTEMPT = "application/vnd.policyctl.attempt+json"
 
 
-def seal(payload: bytes, kind: str, signer: Signer) -> dict[str, Any]:
-    """The payload in an envelope. Raises ServiceFailed where the key does not sign."""
+def seal(payload: bytes, kind: str, *signers: Signer) -> dict[str, Any]:
+    """The payload in an envelope. Raises ServiceFailed where a key does not sign."""
     envelope = Dsse(payload, kind, {})
-    try:
-        envelope.sign(signer)
-    except Exception as failed:  # services raise what they like
-        raise ServiceFailed("the key did not sign", evidence=str(failed)) from failed
+    for signer in signers:
+        try:
+            envelope.sign(signer)
+        except Exception as failed:  # services raise what they like
+            raise ServiceFailed("the key did not sign", evidence=str(failed)) from failed
     found: dict[str, Any] = envelope.to_dict()
     return found
 
@@ -58,6 +59,39 @@ def open_sealed(
         raise NotSigned(
             f"{what} is not signed", evidence=f"it needs the key of a {needs}", hint=hint
         )
+    payload, keyid = payload_of(
+        envelope,
+        kind,
+        [as_key(key) for key in keys],
+        what=what,
+        needs=f"a {needs}",
+        whose=lambda keyid: _whose(keyid, keyring),
+        hint=hint or f"sign it with a {needs}'s key, or have the key listed as one",
+    )
+    try:
+        said = json.loads(payload)
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        raise Forged(f"{what} is not a JSON object", evidence=f"{len(payload)} bytes")
+    return said, keyid
+
+
+def payload_of(
+    envelope: Any,
+    kind: str,
+    keys: Sequence[Key],
+    *,
+    what: str,
+    needs: str,
+    whose: Callable[[str], str],
+    hint: str,
+) -> tuple[bytes, str]:
+    """The bytes in an envelope that one of `keys` signed, and that key's id.
+
+    `what` and `needs` name the document and who should have signed it, `whose` says for people
+    whose a key is. Raises WrongSigner, with `hint`, or Forged.
+    """
     found = _read(envelope, what)
     if found.payload_type != kind:
         raise Forged(f"{what} is not that kind of document", evidence=found.payload_type)
@@ -65,27 +99,20 @@ def open_sealed(
     named = [keyid for keyid in found.signatures if keyid in allowed]
     if not named:
         raise WrongSigner(
-            f"{what} is not signed by a {needs}",
-            evidence="; ".join(_whose(keyid, keyring) for keyid in found.signatures)
-            or "it has no signature",
-            hint=hint or f"sign it with a {needs}'s key, or have the key listed as one",
+            f"{what} is not signed by {needs}",
+            evidence="; ".join(map(whose, found.signatures)) or "it has no signature",
+            hint=hint,
         )
     keyid = named[0]
     try:
-        found.verify([as_key(allowed[keyid])], 1)
+        found.verify([allowed[keyid]], 1)
     except (SecureError, ValueError):
         raise Forged(
             f"{what} was not signed by whom it names",
-            evidence=f"{_whose(keyid, keyring)}: the signature does not fit these bytes",
+            evidence=f"{whose(keyid)}: the signature does not fit these bytes",
             hint="somebody has altered it; compare with a backup",
         ) from None
-    try:
-        said = json.loads(found.payload)
-    except ValueError:
-        said = None
-    if not isinstance(said, dict):
-        raise Forged(f"{what} is not a JSON object", evidence=f"{len(found.payload)} bytes")
-    return said, keyid
+    return found.payload, keyid
 
 
 @lru_cache(maxsize=1024)
@@ -98,7 +125,7 @@ def public_of(key: Key) -> PublicKey:
     return PublicKey.from_json(key.keyid, key.to_dict())
 
 
-def _read(envelope: Envelope, what: str) -> Dsse:
+def _read(envelope: Any, what: str) -> Dsse:
     try:
         return Dsse.from_dict(copy.deepcopy(dict(envelope)))  # it changes what it is given
     except (SecureError, ValueError, KeyError, TypeError, AttributeError) as wrong:

@@ -1,21 +1,17 @@
 """The private keys at hand: those kept with the home, those whose place it knows, those just named.
 
-`places.json` maps a key's name to where it is kept. `home:NAME` is the file `keys/NAME` of the
-same folder, so that a home can be moved; every other place is a URI of `registry.trust.keys`. A key
-that is nowhere at hand is no error here: its owner signs elsewhere (`policyctl trust sign`).
+A key that is nowhere at hand is no error here: its owner signs elsewhere (`policyctl trust sign`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from registry.errors import Corrupt, NotFound, PolicyctlError, ServiceFailed
-from registry.storage import disk_errors, write_whole
-from registry.trust.files import HOME, KEYS, resolved
+from registry.errors import NotFound, PolicyctlError, ServiceFailed
 from registry.trust.keys import Key, Signer, new_key, signer
+from registry.trust.places import HOME, KEYS, Kept, read_places, resolved, write_places
 
 LOCAL_SCHEMES = ("file", "env")
 FIRST = "home.pem"
@@ -35,14 +31,7 @@ class Signers:
 
     def places(self) -> dict[str, str]:
         """Where the home knows keys to be, by key name."""
-        path = self._folder / "places.json"
-        try:
-            said = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return {}
-        except ValueError as wrong:
-            raise Corrupt("places.json cannot be read", evidence=f"{path}: {wrong}") from wrong
-        return {str(name): str(place) for name, place in said.items()}
+        return dict(read_places(self._folder).places)
 
     def make(self, name: str) -> Key:
         """A new key in `keys/NAME`, remembered."""
@@ -67,17 +56,8 @@ class Signers:
         return self.make(f"home-{number}.pem")
 
     def remember(self, key: Key, place: str) -> None:
-        said = self.places() | {key.keyid: place}
-        with disk_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self._folder / "places.json", json.dumps(said, indent=2).encode())
-
-    def forget(self, keyids: Iterable[str]) -> None:
-        """The home no longer looks for these keys; their files stay where they are."""
-        gone = set(keyids)
-        said = {name: place for name, place in self.places().items() if name not in gone}
-        with disk_errors(self._folder):
-            write_whole(self._folder / "places.json", json.dumps(said, indent=2).encode())
+        kept = read_places(self._folder)
+        write_places(self._folder, Kept({**kept.places, key.keyid: place}, kept.roles))
 
     def of(self, key: Key) -> Signer | None:
         """The signer of a key that is at hand, else None: also where the home knows a place and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -333,6 +334,53 @@ def test_a_lost_keyring_is_put_back_and_not_begun_anew(run: Run, tmp_path: Path)
     assert lost.read_bytes() == before
     with opened(tmp_path) as registry:
         assert registry.doubts(registered(tmp_path, registry)) == []
+
+
+def test_an_export_that_cannot_sign_names_the_way_to_sign_it_otherwise(
+    run: Run, tmp_path: Path
+) -> None:
+    done(run("trust", "init"))
+    with opened(tmp_path) as registry:
+        registered(tmp_path, registry)
+    done(run("trust", "key", "release"))
+    (tmp_path / ".policyctl" / "trust" / "keys" / "home.pem").unlink()
+    said = run("export", "v1", "v1.tar")
+    assert said.status == 6
+    assert "--key PLACE" in said.data["error"]["hint"]
+    assert done(run("export", "v1", "v1.tar", "--key", "file:release"))["signed_by"]
+
+
+def test_the_published_copy_lost_too_is_still_a_lost_keyring(run: Run, tmp_path: Path) -> None:
+    done(run("trust", "init"))
+    folder = tmp_path / ".policyctl" / "trust"
+    (folder / "keyring.json").unlink()
+    shutil.rmtree(folder / "targets")
+    assert run("trust", "init").status == 9
+    assert not (folder / "keyring.json").exists()
+    shutil.rmtree(folder / "metadata")
+    assert run("trust", "init").status == 9
+    assert not (folder / "metadata").exists()
+
+
+def test_trust_whose_folder_is_gone_begins_anew_only_when_told_to(run: Run, tmp_path: Path) -> None:
+    old = done(run("trust", "init"))["key"]
+    with opened(tmp_path) as registry:
+        ref = registered(tmp_path, registry)
+    shutil.rmtree(tmp_path / ".policyctl" / "trust")
+    words = (("trust", "init"), ("trust", "status"), ("export", "v1", "v1.tar"), ("verify", "v1"))
+    for asked in words:
+        assert run(*asked).status == 9
+    new = done(run("trust", "init", "--anew", "--yes"))["key"]
+    assert new != old
+    assert run("trust", "init", "--anew", "--yes").status == 5
+    with opened(tmp_path) as registry:
+        assert [one.action for one in registry.audit_log() if one.action == "trust_init"] == [
+            "trust_init", "trust_init",
+        ]  # fmt: skip
+        assert registry.doubts(ref)  # a lost key's word is not taken
+        again = registry.register(tmp_path / "made-0", "box-grasp").version.ref
+        assert again == ref
+        assert registry.doubts(ref) == []
 
 
 def test_an_init_that_was_killed_after_its_key_was_made_is_finished(

@@ -153,6 +153,59 @@ def test_hardening_waits_for_its_people(run: Run) -> None:
     assert state["nags"] == []
 
 
+@pytest.mark.parametrize("shared", ["as approver", "as root"])
+def test_no_key_is_both_roots_and_an_approvers(run: Run, shared: str) -> None:
+    done(run("trust", "init"))
+    people(run, *ROOT_PEOPLE, *APPROVERS)
+    roots, approvers = [*ROOT_PEOPLE], [*APPROVERS]
+    if shared == "as approver":
+        approvers[1] = "anna"
+    else:
+        roots[2] = "dora"
+    named = [word for name in roots for word in ("--root", f"people/{name}.pub")]
+    named += [word for name in approvers for word in ("--approver", f"people/{name}.pub")]
+    before = done(run("trust", "roles"))["keyring"]
+    said = run("trust", "harden", *named)
+    assert said.status == 5
+    both = name_of(run, "anna" if shared == "as approver" else "dora")
+    assert both[:12] in said.data["error"]["evidence"]
+    assert "trust key" in said.data["error"]["hint"]
+    assert done(run("trust", "status"))["pending"] == []
+    assert done(run("trust", "roles"))["keyring"] == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("dora", "anna"), ("anna", "dora"), ("online", "anna"), ("online", "dora")]
+)
+@pytest.mark.parametrize("act", ["rotate", "recover"])
+def test_a_replacement_brings_no_two_roles_together(run: Run, act: str, old: str, new: str) -> None:
+    hardened(run)
+    keyid = keys_of(run, "online")[0] if old == "online" else name_of(run, old)
+    before = done(run("trust", "status"))["roles"], done(run("trust", "roles"))["keyring"]
+    said = run("trust", act, keyid, "--new", f"people/{new}.pub", *signing("anna", "ben"))
+    assert said.status == 5
+    assert name_of(run, new)[:12] in said.data["error"]["evidence"]
+    state = done(run("trust", "status"))
+    assert state["pending"] == []
+    assert (state["roles"], done(run("trust", "roles"))["keyring"]) == before
+
+
+def test_a_key_of_root_publishes_judges_and_directs_nothing(run: Run) -> None:
+    hardened(run)
+    before = done(run("trust", "roles"))
+    for role in ("publisher", "runner", "director"):
+        said = run("trust", "grant", role, "people/anna.pub")
+        assert said.status == 5
+        assert "root" in said.data["error"]["what"]
+    people(run, "ci")
+    assert run("trust", "grant", "runner", "people/ci.pub").status == 8
+    done(run("trust", "sign", *signing("dora", "emil")))
+    said = run("trust", "rotate", name_of(run, "anna"), "--new", "people/ci.pub")
+    assert said.status == 5
+    assert "runner" in said.data["error"]["evidence"]
+    assert before["waits"] is None
+
+
 def test_who_is_no_approver_changes_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     done(run("trust", "init"))
     monkeypatch.setenv("POLICYCTL_ROLE", "publisher")

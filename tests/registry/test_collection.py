@@ -40,7 +40,7 @@ def gc(record: Record, **options: float | bool | None) -> Collected:
 
 
 def desk_of(record: Record) -> Desk:
-    return record.registry._registrar._desk
+    return record.registry._parts.registrar._desk
 
 
 def checkpoint(record: Record, seed: int, **more: bytes) -> Path:
@@ -130,7 +130,7 @@ def test_a_claim_of_the_dead_runs_out_and_one_who_slept_must_begin_again(record:
 
 def test_a_claim_lives_as_long_as_bytes_go_by(record: Record) -> None:
     with Claim(desk_of(record)) as claim:
-        tell = claim.while_(None)
+        tell = claim.renewed_by_progress(None)
         for _ in range(5):
             record.clock.time += LASTS_S / 2
             tell(1)
@@ -168,7 +168,7 @@ def test_a_claim_lives_as_long_as_an_upload_reads(record: Record) -> None:
             self.written = source.size
 
     with Claim(desk_of(record)) as claim:
-        batch = claim.batch(Slow())
+        batch = claim.renewed_by_batch(Slow())
         batch.add(digest, Unhurried(record))
         assert (batch.written, read) == (3, [b"abc"] * 9)
         record.registry.blobs.put(b"nobody's")

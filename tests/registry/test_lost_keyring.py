@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,14 @@ import pytest
 from record import HIL, POLICY, Record, write_files
 from sqlalchemy import select
 
+from registry.attempts import AttemptReport
 from registry.errors import Corrupt
 from registry.ledger.tables import assignments, claims
+from registry.record import begun
+from registry.rollouts import Joined, Repair, Tick
 from registry.service import Actor, Registry
 from registry.stages import Stage
+from registry.trust.keys import new_key
 from registry.trust.opening import FOLDER
 from registry.verdicts import judge
 
@@ -57,6 +62,15 @@ def lose(record: Record, loss: Loss = _gone) -> Registry:
     record.registry.close()
     record.registry = Registry.open(record.home, Actor("tester"), clock=record.clock)
     return record.registry
+
+
+def report_of(record: Record) -> AttemptReport:
+    """An attempt that `robot-01` tells of by itself."""
+    said = AttemptReport(
+        robot="robot-01", number=1, policy=POLICY, version=1, side="only", generation=1, segment=-1,
+        stratum="lift", index=0, task="box-grasp", outcome="success", judge="lot/1",
+    )  # fmt: skip
+    return record.sealed(said)
 
 
 def refused(act: Callable[[], object]) -> None:
@@ -128,6 +142,109 @@ def test_a_candidate_is_stopped_all_the_same_and_not_sent_out_again(record: Reco
     registry.abort(POLICY, "enough")
     assert str(registry.rollouts()[0].rollout.phase) == "aborted"
     assert all(candidate is None for candidate, _ in record.told())
+
+
+def test_nothing_that_goes_forward_is_repaired_joined_or_ticked_without_the_keyring(
+    record: Record,
+) -> None:
+    opened = record.promote(record.ready())
+    registry = lose(record)
+    with registry._ledger.read() as connection:
+        told = connection.execute(select(assignments)).all()
+    for event in (Repair(), Joined("robot-09")):
+        refused(lambda event=event: registry.advance(opened.id, None, event))
+    with registry._ledger.read() as connection:
+        assert connection.execute(select(assignments)).all() == told
+    assert registry.rollout(opened.id) == opened
+
+
+def test_a_deadline_and_the_repair_of_a_stop_go_on_without_the_keyring(record: Record) -> None:
+    opened = record.promote(record.ready())
+    registry = lose(record)
+    record.clock.time += opened.rollout.gate.deadline_s + 1.0
+    held, _ = registry.advance(opened.id, None, Tick())
+    assert str(held.rollout.phase) == "holding"
+    assert registry.advance(opened.id, None, Repair())[1]
+    assert all(candidate is None for candidate, _ in record.told())
+
+
+# The whole folder: only the record still knows.
+
+
+def _begun_by_command(record: Record) -> None:
+    record.registry.note_trust("trust_init", "a key")
+
+
+def _signed_something(record: Record) -> None:
+    record.register(seed=1)
+
+
+@pytest.fixture(params=[_begun_by_command, _signed_something])
+def bereft(request: pytest.FixtureRequest, record: Record) -> Record:
+    """A home whose trust folder is gone, as the next process opens it."""
+    request.param(record)
+    shutil.rmtree(record.home.root / FOLDER)
+    record.registry.close()
+    record.registry = Registry.open(record.home, Actor("tester"), clock=record.clock)
+    return record
+
+
+def test_a_home_without_its_trust_folder_is_no_home_without_trust(bereft: Record) -> None:
+    registry, before = bereft.registry, bereft.registry.list_versions()
+    new = write_files(bereft.folder / "new", 9)
+    with pytest.raises(Corrupt, match="folder is gone") as caught:
+        registry.register(new, POLICY)
+    assert str(bereft.home.root / FOLDER) in caught.value.evidence
+    assert "restore the folder from a backup" in caught.value.hint
+    assert "trust init --anew" in caught.value.hint
+    refused(lambda: registry.enrol_robot("robot-09", "openarm-v2-right"))
+    refused(lambda: registry.ingest("robot-01", [report_of(bereft)]))
+    assert registry.list_versions() == before
+    assert not (bereft.home.root / FOLDER).exists()
+
+
+def test_a_candidate_is_stopped_without_the_trust_folder(record: Record) -> None:
+    record.promote(record.ready())
+    shutil.rmtree(record.home.root / FOLDER)
+    record.registry.close()
+    record.registry = Registry.open(record.home, Actor("tester"), clock=record.clock)
+    record.registry.pause(POLICY)
+    refused(lambda: record.registry.resume(POLICY))
+    record.registry.abort(POLICY, "enough")
+    assert all(candidate is None for candidate, _ in record.told())
+
+
+def test_the_look_at_the_record_is_an_indexed_one(tmp_path: Path) -> None:
+    record = Record(tmp_path)
+    with record.registry._ledger.read() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {begun._TRACES}").all()
+    assert "SCAN audit USING INDEX ix_audit_trust_init" in str(plan)
+
+
+# What `trust init` finishes, and what it must not begin anew.
+
+
+def test_a_keyring_made_by_hand_that_was_lost_is_no_unfinished_set_up(record: Record) -> None:
+    assert lose(record).trust is not None
+    assert record.registry.trust is not None
+    assert not record.registry.trust.unfinished
+
+
+def test_what_was_signed_is_not_unfinished(record: Record) -> None:
+    record.register()
+    registry = lose(record)
+    (record.home.root / FOLDER / "places.json").unlink()
+    assert registry.trust is not None
+    assert not registry.trust.unfinished
+
+
+def test_a_key_alone_is_an_unfinished_set_up(tmp_path: Path) -> None:
+    record = Record(tmp_path)
+    new_key(record.home.root / FOLDER / "keys" / "home.pem")
+    record.registry = Registry.open(record.home, Actor("tester"), clock=record.clock)
+    assert record.registry.trust is not None
+    assert record.registry.trust.unfinished
+    refused(record.register)
 
 
 def test_a_folder_without_a_file_is_no_trust(tmp_path: Path) -> None:

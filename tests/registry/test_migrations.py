@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from databases import Postgres
 
 SERIAL, NUMBERED = {"provenance", "climbs", "serves", "verdicts"}, {"id"}
-RELEASED = ("0001", "0002", "0003", "0004")
+RELEASED = ("0001", "0002", "0003", "0004", "0005")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
@@ -93,7 +93,7 @@ def test_a_released_schema_with_data_becomes_todays(
     with engine.begin() as connection:
         build(connection, released)
         had = fill(connection, rows)
-    assert released == "0004" or not had >= {"claims", "marks"}
+    assert released >= "0004" or not had >= {"claims", "marks"}
     for blob in new.home.blobs.rglob("*"):
         if blob.is_file():
             place = home.blobs / blob.relative_to(new.home.blobs)

@@ -117,8 +117,8 @@ def test_what_the_fleet_served_is_remembered_through_rollbacks(tmp_path: Path) -
     for seed, until in ((1, 100), (2, 200)):
         ref = record.register(seed)
         with record.registry._ledger.write() as connection:
-            record.registry._versions.set_stage(connection, ref, Stage.FLEET)
-            record.registry._rollouts.serve(connection, "box-grasp", ref.number)
+            record.registry._parts.versions.set_stage(connection, ref, Stage.FLEET)
+            record.registry._parts.rollouts.serve(connection, "box-grasp", ref.number)
         record.clock.time = start + until
     record.registry.rollback("box-grasp", "drops boxes")
     record.clock.time += 100

@@ -1,0 +1,38 @@
+"""The registry of a home on this machine: its ledger, stores and trust, opened together."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from registry.backends import open_blobs, open_ledger, open_mirror, settings_of
+from registry.blobs.folder import FolderBlobs
+from registry.home import Home, no_registry
+from registry.ports import Clock, SystemClock
+from registry.record.actors import Actor
+from registry.record.begun import traces
+from registry.service import Registry
+from registry.trust.authority import open_trust
+from registry.trust.opening import FOLDER, HomeApprovals
+
+
+def open_registry(home: Home, actor: Actor, clock: Clock | None, *, create: bool) -> Registry:
+    """See `Registry.open`."""
+    if not home.exists and not create:
+        raise no_registry(home.root)
+    home.make()
+    blobs = open_blobs(home)
+    mirror = open_mirror(home)
+    clock = clock or SystemClock()
+    approvals = HomeApprovals(home.root, clock)
+    ledger = open_ledger(home)
+    return Registry(
+        ledger,
+        blobs,
+        clock,
+        actor,
+        None if isinstance(blobs, FolderBlobs) else FolderBlobs(home.cache / "blobs"),
+        mirror,
+        archives=settings_of(home).archives != "forbid",
+        trust=open_trust(home.root / FOLDER, approvals, partial(traces, ledger)),
+        approvals=approvals,
+    )

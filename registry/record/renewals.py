@@ -1,0 +1,154 @@
+"""The director's signatures under orders: given after an order is written, outside any transaction.
+
+- Stopping and going back wait for no key, and no writer for a slow one. `sign_new` follows each
+  change at once; what it cannot sign, `renew` does.
+- `renew` also signs anew, with a later `issued_at`, what names a candidate: unrenewed, its
+  permission ends.
+- A signature is kept only where the order that it is of is still the newest of its robot.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, func, insert, null, select, update
+
+from registry.assignments import Assignment
+from registry.errors import PolicyctlError
+from registry.ledger.tables import assignments, renewals
+from registry.record.desk import Desk
+from registry.trust.authority import Trust
+from registry.trust.keyring import Keyring
+
+LOOKS = 3  # how often orders that were overtaken while they were signed are looked at again
+
+
+class Renewals:
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._signed_under: Keyring | None = None  # the keyring under which all were looked at
+
+    def renew(self) -> int:
+        """Signs what robots were last told and what needs it; how many documents.
+
+        Those are documents without a signature of a key that is a director's now, and those that
+        name a candidate and have used up a third of its permission. Raises NotAllowed without the
+        director's key; without trust there is nothing to do.
+        """
+        self._desk.actor.require("advance")
+        if self._desk.trust is None:
+            return 0
+        keyring = self._desk.trust.keyring
+        done = self._sign_due(self._desk.trust, everything=keyring is not self._signed_under)
+        self._signed_under = keyring
+        return done
+
+    def sign_new(self) -> None:
+        """Signs what was just written, where the director's key can be used here now; whatever
+        keeps it from that: no robot is stopped later for want of a key. The server's next round
+        signs it, and raises.
+        """
+        if self._desk.trust is None:
+            return
+        with contextlib.suppress(PolicyctlError):
+            self._sign_due(self._desk.trust, everything=False)
+
+    def _sign_due(self, trust: Trust, *, everything: bool) -> int:
+        """Looks, signs with nothing locked, and writes what still holds; until nothing is due."""
+        done = 0
+        for _ in range(LOOKS):
+            with self._desk.ledger.read() as connection:
+                due = [one for one in self._told(connection, everything) if self._is_due(one)]
+            if not due:
+                break
+            now = self._desk.clock.now()
+            signed = [
+                trust.seal_assignment(replace(one, issued_at=max(now, one.issued_at)))
+                for one in due
+            ]
+            with self._desk.ledger.write() as connection:
+                done += sum(self._put(connection, one) for one in signed)
+        return done
+
+    def _put(self, connection: Connection, signed: Assignment) -> bool:
+        """Keeps a signed order, unless a newer one was written or signed meanwhile."""
+        assert signed.envelope is not None
+        held = connection.execute(_newest().where(assignments.c.robot == signed.robot)).first()
+        newest = None if held is None else document_of(held)
+        if newest is None or newest.generation != signed.generation:
+            return False
+        if newest.issued_at > signed.issued_at and not self._is_due(newest):
+            return False
+        values = {
+            "generation": signed.generation,
+            "document": signed.to_json(),
+            "envelope": dict(signed.envelope),
+        }
+        mine = renewals.c.robot == signed.robot
+        if not connection.execute(update(renewals).where(mine).values(**values)).rowcount:
+            connection.execute(insert(renewals).values(robot=signed.robot, **values))
+        return True
+
+    @staticmethod
+    def _told(connection: Connection, everything: bool) -> list[Assignment]:
+        """What robots were last told, of those whose signature time may end or that have none."""
+        query = _newest()
+        if not everything:
+            bare = assignments.c.envelope.is_(null()) & renewals.c.robot.is_(None)
+            query = query.where(assignments.c.candidate.is_not(None) | bare)
+        return [document_of(row) for row in connection.execute(query)]
+
+    def _is_due(self, document: Assignment) -> bool:
+        if self._desk.trust is None:
+            return False
+        directors = {key.keyid for key in self._desk.trust.keyring.of_role("director")}
+        seals = (document.envelope or {}).get("signatures", ())
+        if not directors & {one["keyid"] for one in seals}:
+            return True
+        age = self._desk.clock.now() - document.issued_at
+        return document.candidate is not None and age >= document.max_offline_s / 3
+
+
+def with_renewal() -> Any:
+    """Assignments, each beside its renewal."""
+    return select(
+        assignments,
+        renewals.c.document.label("renewed"),
+        renewals.c.envelope.label("renewed_envelope"),
+    ).outerjoin(
+        renewals,
+        and_(
+            renewals.c.robot == assignments.c.robot,
+            renewals.c.generation == assignments.c.generation,
+        ),
+    )
+
+
+def _newest() -> Any:
+    """The newest assignment of each robot, beside its renewal."""
+    last = (
+        select(assignments.c.robot, func.max(assignments.c.generation).label("generation"))
+        .group_by(assignments.c.robot)
+        .subquery()
+    )
+    return (
+        with_renewal()
+        .join(
+            last,
+            and_(
+                last.c.robot == assignments.c.robot,
+                last.c.generation == assignments.c.generation,
+            ),
+        )
+        .order_by(assignments.c.robot)
+    )
+
+
+def document_of(row: Row[Any]) -> Assignment:
+    """What a robot was last told, as it was last signed."""
+    said, envelope = row.document, row.envelope
+    if row.renewed is not None:
+        said, envelope = row.renewed, row.renewed_envelope
+    return replace(Assignment.from_json(said), envelope=envelope)
