@@ -43,7 +43,7 @@ SLACK_S = 1e-9
 
 
 class AnswerFailed(Exception):  # noqa: N818
-    """The policy's failure; `mode` is late or policy_fault."""
+    """The policy's failure; `mode` is late or policy_fault, its cause what the policy raised."""
 
     def __init__(self, mode: str, detail: str) -> None:
         super().__init__(detail)
@@ -216,6 +216,8 @@ class Chunks:
             raw = self._asker.answer()
             if raw is not None and self._question is not None:
                 self._take(raw, self._question, begins)
+        except AnswerFailed:
+            raise
         except Exception as error:
             raise _failure(error) from error
         self._until_next -= 1
@@ -255,8 +257,6 @@ def _on_time(took: float, deadline_s: float) -> None:
 
 
 def _failure(error: Exception) -> AnswerFailed:
-    if isinstance(error, AnswerFailed):
-        return error
     late = isinstance(error, PolicyFailedError) and error.mode == "late"
     mode = "late" if late or isinstance(error, TimeoutError) else "policy_fault"
     return AnswerFailed(mode, f"{type(error).__name__}: {error}")

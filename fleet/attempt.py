@@ -76,5 +76,7 @@ class Episode:
     overruns: int = 0
     detail: str = ""
     """A sentence for people where the mode does not say it all: the fault, the exception."""
+    cause: BaseException | None = None
+    """What the policy raised for an answer that the attempt took, and that ended it."""
     trace: tuple[Array, Array] | None = None
     """Measured joints and commands (T, J) at policy rate, where asked for."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -119,6 +120,7 @@ class Runtime:
             scene=facts,
             overruns=max(_known(lambda: servo.overruns, late) - late, 0),
             detail=end.detail,
+            cause=end.cause,
             trace=run.traced(),
         )
 
@@ -211,7 +213,7 @@ class Runtime:
             if end.outcome == "void":
                 return end
             detail = f"{end.detail}; then {fault}" if end.detail else f"after the outcome: {fault}"
-            return End(end.outcome, end.mode, detail)
+            return replace(end, detail=detail)
         return end
 
     def _rise(self, home: Array) -> None:

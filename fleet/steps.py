@@ -26,11 +26,12 @@ from registry.errors import PolicyctlError, Refused, ServiceFailed
 
 @dataclass(frozen=True)
 class End:
-    """How an attempt ended: outcome, failure mode, a sentence for people."""
+    """How an attempt ended: outcome, failure mode, a sentence for people, the policy's error."""
 
     outcome: str
     mode: str = ""
     detail: str = ""
+    cause: BaseException | None = None
 
 
 class RigFailed(Exception):  # noqa: N818
@@ -143,7 +144,7 @@ class Steps:
             state, counts = answers.next(state, seen, self._due)
         except AnswerFailed as failed:
             servo.hold(self._ticks)
-            return state, End("failure", failed.mode, failed.detail)
+            return state, End("failure", failed.mode, failed.detail, failed.__cause__)
         for name, count in counts.items():
             if count:
                 self.counts[f"shape_{name}"] += count
