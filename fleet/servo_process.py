@@ -261,6 +261,8 @@ class ServoProcess:
                 servo.resume()
             case "end":
                 self._ended = True
+                if self._fault is None:
+                    servo.rest()  # a move that was cancelled for this has still to brake
             case _:
                 raise Refused(f"a servo does not know {do!r}")
         return None

@@ -227,6 +227,49 @@ def test_a_guardian_that_is_killed_in_the_middle_of_a_long_move_ends_it(
     assert seen.kept, seen.examples
 
 
+def test_an_interrupted_wait_for_a_move_ends_the_move(servo: ServoClient) -> None:
+    goal = servo.command.copy()
+    goal[0] += 1.0
+    asked: list[bool] = []
+
+    def interrupted() -> bool:
+        asked.append(True)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        servo.move_to(goal, speed=0.2, keep_going=interrupted)
+    servo.hold(20)
+    assert servo.command[0] < goal[0] - 0.8
+    rests = servo.command.copy()
+    time.sleep(0.1)
+    assert np.array_equal(servo.command, rests)
+    assert servo.move_to(rests - 0.05 * np.eye(8)[0]), "the next move is not the cancelled one"
+
+
+def test_closing_in_the_middle_of_a_long_move_lets_the_arm_rest_at_once(
+    servo: ServoClient, twin: TwinProcess
+) -> None:
+    goal = servo.command.copy()
+    goal[0] += 1.0
+    with Witness(twin) as witness:
+        servo._send("move_to", goal=goal.tolist(), speed=0.5)  # nobody waits for its end
+        until(lambda: bool(servo.command[0] > goal[0] - 0.8))
+        began, guardian = time.monotonic(), servo.guardians[0]
+        servo.close()
+        assert time.monotonic() - began < 2.0
+        seen = witness.report()
+    assert servo.process.returncode == 0, "it ended without a farewell"
+    assert guardian.poll() is not None, "the guardian has taken over"
+    sent = [f.data[0] << 8 | f.data[1] for f in witness.frames if f.arbitration_id == 1]
+    steps = np.abs(np.diff(sent))
+    assert steps.max() > 5
+    assert steps[-1] < 2, "the last command was still under way"
+    assert 25.0 * sent[-1] / 65535 - 12.5 < goal[0] - 0.3
+    assert seen.kept, seen.examples
+
+
 def names(servo: ServoClient) -> set[str]:
     """What is in memory of this robot but for its locks."""
     ours = memory_folder().glob(f"policyctl-{servo.setup.robot}-*")
