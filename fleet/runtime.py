@@ -88,7 +88,8 @@ class Runtime:
     ) -> Episode:
         """One attempt. `should_stop` is asked every policy step; a reason ends it by a stop.
 
-        Raises what `open_attempt`, `scene` or `judge` raise, the arm holding.
+        Raises what `open_attempt` or `judge` raise, NamedFailure and bugs of `scene`, the arm
+        holding.
         """
         void, facts = self._prepare(task, scene)
         if void is not None:
@@ -152,27 +153,29 @@ class Runtime:
     # -- before and after
 
     def _prepare(self, task: Task, scene: Scene) -> tuple[End | None, Mapping[str, Any]]:
+        """Why no attempt can be opened, and the scene's facts. Raises NamedFailure, and bugs."""
         try:
-            if self.servo.stopped:
-                return End("void", "protective_stop", self.servo.stop_reason), {}
             with rig_failures():
-                why = self.home(np.array(task.start_q))
-            if why:
-                return End("void", "home", why), {}
-            check = scene.prepare()
-            if not check.ok:
-                return End("void", "scene", check.why), {}
-            if self.servo.hot:
-                with rig_failures():  # temperatures come by ticks
-                    self.servo.hold(round(COOL_S / self.servo.period_s))
-            if hot := self.servo.hot:
-                return End("void", "motor_hot", hot), {}
-            if why := self._sight.unseen():
-                return End("void", "no_pose", why), {}
+                return self._ready(task, scene)
         except ArmFault as fault:
             return End("void", "rig_fault", str(fault)), {}
         except RigFailed as failed:
             return End("void", "rig_fault", str(failed.cause)), {}
+
+    def _ready(self, task: Task, scene: Scene) -> tuple[End | None, Mapping[str, Any]]:
+        if self.servo.stopped:
+            return End("void", "protective_stop", self.servo.stop_reason), {}
+        if why := self.home(np.array(task.start_q)):
+            return End("void", "home", why), {}
+        check = scene.prepare()
+        if not check.ok:
+            return End("void", "scene", check.why), {}
+        if self.servo.hot:
+            self.servo.hold(round(COOL_S / self.servo.period_s))  # temperatures come by ticks
+        if hot := self.servo.hot:
+            return End("void", "motor_hot", hot), {}
+        if why := self._sight.unseen():
+            return End("void", "no_pose", why), {}
         return None, check.facts
 
     def _guarded(self, run: Steps, reset_fault: str) -> End:

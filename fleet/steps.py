@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fleet.answers import AnswerFailed, Answers, answers_of
-from fleet.attempt import Array, Judge
+from fleet.attempt import Array, Judge, NamedFailure
 from fleet.can.faults import ArmFault
 from fleet.servo import ticks_per_step
 from fleet.servo_port import ServoPort
@@ -44,10 +44,10 @@ class RigFailed(Exception):  # noqa: N818
 
 @contextmanager
 def rig_failures() -> Iterator[None]:
-    """What fails inside and is no fault of an arm becomes RigFailed."""
+    """What fails inside, and is no fault of an arm nor has a name, becomes RigFailed."""
     try:
         yield
-    except ArmFault:
+    except (ArmFault, NamedFailure):
         raise
     except (ServiceFailed, Refused) as error:
         raise RigFailed(error) from error

@@ -17,6 +17,7 @@ from fleet.limits import SafetyLimits
 from fleet.runtime import Runtime
 from fleet.servo import Servo
 from fleet.sight import POSE_AGE_S
+from harness.hil.model import InfraCode, InfraError
 from harness.sim.mirror import MIRROR
 from harness.tasks.box_grasp import BOX_GRASP
 from harness.tasks.detector import Detector, DetectorModel
@@ -436,6 +437,34 @@ def test_a_servo_that_fails_before_the_first_step_is_void_too(rig, error, at, op
     episode = rig.attempt(sway, PatientJudge(steps=39))
     assert (episode.outcome, episode.failure_mode, episode.opened) == ("void", "rig_fault", opened)
     assert "the guardian has taken over" in episode.detail
+
+
+@pytest.mark.parametrize("error", [ServiceFailed, Refused])
+@pytest.mark.parametrize("where", ["scene", "eyes"])
+def test_a_scene_or_a_camera_that_fails_before_the_attempt_voids_it_and_the_next_one_runs(
+    rig, monkeypatch, error, where
+):
+    def breaks():
+        raise error("no twin answers", evidence="twin.sock")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig, "prepare" if where == "scene" else "read", breaks)
+        episode = rig.attempt(sway)
+    assert (episode.outcome, episode.failure_mode, episode.opened) == ("void", "rig_fault", False)
+    assert "no twin answers" in episode.detail
+    assert "opened" not in rig.log
+    assert rig.attempt(sway).outcome == "success"
+
+
+@pytest.mark.parametrize("where", ["prepare", "read"])
+def test_a_failure_that_the_station_has_a_name_for_passes_as_it_is(rig, monkeypatch, where):
+    def breaks():
+        raise InfraError(InfraCode.POSE, "the lens is covered")
+
+    monkeypatch.setattr(rig, where, breaks)
+    with pytest.raises(InfraError, match="E_POSE: the lens is covered") as caught:
+        rig.attempt(sway)
+    assert caught.value.infra is InfraCode.POSE
 
 
 def test_a_servo_that_says_nothing_after_the_attempt_keeps_it_from_nothing(rig):
