@@ -227,6 +227,26 @@ def test_a_guardian_that_is_killed_in_the_middle_of_a_long_move_ends_it(
     assert seen.kept, seen.examples
 
 
+def test_a_cancel_that_comes_before_the_move_begins_is_not_lost(servo: ServoClient) -> None:
+    goal = servo.command.copy()
+    goal[0] += 0.3
+    servo._send("hold", ticks=40)  # busy while both arrive
+    number = servo._send("move_to", goal=goal.tolist(), speed=0.5)
+    servo._send("cancel")
+    assert servo._answer(number, 20.0) is False
+    assert servo.command[0] < goal[0] - 0.29
+
+
+def test_a_cancel_is_for_what_was_asked_before_it_and_for_nothing_else(servo: ServoClient) -> None:
+    goal = servo.command.copy()
+    goal[0] += 0.1
+    servo._send("hold", ticks=40)
+    servo._send("cancel")
+    number = servo._send("move_to", goal=goal.tolist(), speed=0.5)
+    assert servo._answer(number, 20.0) is True
+    assert servo.command[0] == pytest.approx(goal[0])
+
+
 def test_an_interrupted_wait_for_a_move_ends_the_move(servo: ServoClient) -> None:
     goal = servo.command.copy()
     goal[0] += 1.0
