@@ -256,6 +256,20 @@ def test_a_policy_that_cannot_reset_has_failed_an_opened_attempt(rig):
     assert rig.log == ["scene", "opened"]
 
 
+def test_what_happened_before_is_not_told_of_an_attempt_whose_policy_could_not_reset(rig):
+    dive = np.zeros((1, 8))
+    dive[0, [1, 3]] = -0.5, -0.8
+    before = rig.attempt(lambda step: dive, judge=PatientJudge(steps=39))
+    assert before.safety_events == ("contact_force",)
+    assert before.interventions["contact_force"] > 0
+    rig.runtime.resume()
+    policy = ScriptedPolicy(rig.contract, rig.still)
+    policy.reset = lambda: 1 // 0
+    episode = rig.runtime.run_attempt(policy, rig.task, PatientJudge(), rig.opened, rig)
+    assert (episode.outcome, episode.failure_mode) == ("failure", "policy_fault")
+    assert (episode.safety_events, episode.interventions, episode.steps) == ((), {}, 0)
+
+
 def test_a_scene_that_is_not_ready_opens_nothing(rig):
     rig.ready = SceneCheck(False, "no box in the rectangle")
     episode = rig.attempt()
