@@ -66,14 +66,14 @@ class Runtime:
         poses: PoseSource,
         *,
         speed_scale: float = 1.0,
-        beside: bool = False,
+        async_inference: bool = False,
     ) -> None:
-        """`beside`: policies are processes; a chunk is asked for while the arm goes on."""
+        """`async_inference`: policies are processes; a chunk is asked for while the arm goes on."""
         self.servo = servo
         self._kinematics = tuple(kinematics)
         self._sight = Sight(servo, kinematics, poses)
         self._speed_scale = speed_scale
-        self._beside = beside
+        self._async_inference = async_inference
 
     def run_attempt(
         self,
@@ -100,7 +100,7 @@ class Runtime:
         began, late = servo.now(), _known(lambda: servo.overruns, 0)
         run = Steps(
             servo, self._sight, policy, judge, should_stop, task.horizon_s,
-            speed_scale=self._speed_scale, beside=self._beside, trace=trace,
+            speed_scale=self._speed_scale, async_inference=self._async_inference, trace=trace,
         )  # fmt: skip
         end = self._guarded(run, reset_fault)
         duration = servo.now() - began

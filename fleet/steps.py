@@ -54,7 +54,7 @@ def rig_failures() -> Iterator[None]:
 
 
 class Steps:
-    """One attempt's; `speed_scale` and `beside` are the runtime's."""
+    """One attempt's; `speed_scale` and `async_inference` are the runtime's."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Steps:
         horizon_s: float,
         *,
         speed_scale: float,
-        beside: bool,
+        async_inference: bool,
         trace: bool,
     ) -> None:
         self.steps = 0
@@ -77,7 +77,7 @@ class Steps:
         self._contract = policy.contract
         self._ticks = ticks_per_step(self._contract.rate_hz, servo.period_s, speed_scale)
         self._horizon = round(horizon_s * self._contract.rate_hz)
-        self._beside = beside
+        self._async_inference = async_inference
         self._due = 0.0
         self._trace: list[tuple[Array, Array]] | None = [] if trace else None
 
@@ -91,7 +91,9 @@ class Steps:
         state = start(self._contract, servo.command[None])
         period = 1.0 / self._contract.rate_hz
         step_s = self._ticks * servo.period_s
-        answers = answers_of(self._policy, servo.now, step_s, state, beside=self._beside)
+        answers = answers_of(
+            self._policy, servo.now, step_s, state, async_inference=self._async_inference
+        )
         try:
             while self.steps < self._horizon:
                 reason = self._should_stop()

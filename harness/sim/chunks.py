@@ -30,7 +30,7 @@ Ints = npt.NDArray[np.intp]
 Rows = npt.NDArray[np.float32]
 
 
-class Chunks:
+class ActionChunks:
     """The chunks in use in `size` slots."""
 
     def __init__(self, contract: Contract, size: int) -> None:

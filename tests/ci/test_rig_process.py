@@ -17,7 +17,7 @@ import pytest
 from twin_process import TwinProcess, Witness
 
 from ci.rig import Rig, build_rig
-from fleet.answers import Chunks
+from fleet.answers import ChunkedAnswers
 from fleet.attempt import SceneCheck
 from fleet.camera import Pose
 from fleet.robot import RobotConfig, load_robot
@@ -203,13 +203,13 @@ def test_chunks_that_take_longer_than_a_step_keep_the_arm_moving(
 ) -> None:
     """60 ms a question at 50 Hz: no single action would be in time."""
     delays: list[float] = []
-    close = Chunks.close
+    close = ChunkedAnswers.close
 
-    def noted(chunks: Chunks) -> None:
+    def noted(chunks: ChunkedAnswers) -> None:
         delays.append(chunks.blend.delay_s)
         close(chunks)
 
-    monkeypatch.setattr(Chunks, "close", noted)
+    monkeypatch.setattr(ChunkedAnswers, "close", noted)
     policy = SubprocessPolicy(process_policies.load_slow_chunks, on_time=True)
     policy.load(V1)
     assert policy.pid is not None

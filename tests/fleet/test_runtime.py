@@ -513,13 +513,13 @@ def test_a_stop_that_follows_a_torque_stop_is_not_undone(rig):
 
 def test_an_arm_is_stopped_before_anybody_waits_for_the_policy(rig, monkeypatch):
     stopped = []
-    close = answers.Singles.close
+    close = answers.SingleAnswers.close
 
     def closing(self):
         stopped.append(rig.servo.stopped)
         close(self)
 
-    monkeypatch.setattr(answers.Singles, "close", closing)
+    monkeypatch.setattr(answers.SingleAnswers, "close", closing)
     judge = PatientJudge()
     judge.update = lambda *args: 1 // 0
     with pytest.raises(ZeroDivisionError):

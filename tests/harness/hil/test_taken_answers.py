@@ -108,7 +108,7 @@ def tried(
     with open_bench(config) as robot:
         robot.lifts = lifts  # type: ignore[attr-defined]
         robot.runtime = Runtime(
-            robot.runtime.servo, load_arms("openarm-v2-right"), robot.poses, beside=True
+            robot.runtime.servo, load_arms("openarm-v2-right"), robot.poses, async_inference=True
         )
         clock = JumpClock(1_000_000.0)
         journal = Journal(folder / "run.jsonl", clock)
