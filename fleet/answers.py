@@ -71,7 +71,7 @@ class SingleAnswers:
 
     def __init__(self, policy: Policy, now: Clock) -> None:
         self._policy, self._now, self._contract = policy, now, policy.contract
-        self._deadline_s = policy.contract.latency_ms * 1e-3
+        self._deadline_s = policy.contract.latency_s
 
     def next(
         self, state: ActionState, seen: Measurement, until: float
@@ -115,7 +115,7 @@ class LockStepInference:
 
     def __init__(self, policy: Policy, now: Clock) -> None:
         self._policy, self._now = policy, now
-        self._latency_s = policy.contract.latency_ms * 1e-3
+        self._latency_s = policy.contract.latency_s
         self._answer: Rows | Exception | None = None
         self._due = 0.0
 
@@ -149,7 +149,7 @@ class AsyncInference:
 
     def __init__(self, policy: Policy, now: Clock) -> None:
         self._policy, self._now = policy, now
-        self._latency_s = policy.contract.latency_ms * 1e-3
+        self._latency_s = policy.contract.latency_s
         self._thread = ThreadPoolExecutor(1, "policy")
         self._future: Future[tuple[Rows, float]] | None = None
         self._began = 0.0

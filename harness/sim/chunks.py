@@ -15,7 +15,6 @@ Times are policy steps since the episode's begin; arrays (n, J) [rad].
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -39,7 +38,7 @@ class ActionChunks:
             raise ValueError("the policy's contract names no chunks")
         self._contract = contract
         self._chunk: Chunking = contract.chunk
-        self._late = math.ceil(contract.latency_ms * 1e-3 * contract.rate_hz - 1e-9)
+        self._late = contract.latency_steps
         self._blends = [self._resting(np.zeros(len(contract.joints))) for _ in range(size)]
         self._waiting: list[Chunk | None] = [None] * size
 
