@@ -202,7 +202,7 @@ class ChunkedAnswers:
             raise ValueError("the policy's contract names no chunks")
         self._contract, self._inference, self._step_s = contract, inference, step_s
         self._every = contract.chunk.every
-        self.blend = Blend(start.command[0], contract.chunk.blend * step_s)
+        self._blend = Blend(start.command[0], contract.chunk.blend * step_s)
         self._question: _Question | None = None
         self._used: Unrolled | None = None
         self._until_next = 0
@@ -224,7 +224,7 @@ class ChunkedAnswers:
         except Exception as error:
             raise _failure(error) from error
         self._until_next -= 1
-        state, counts = kept(self._contract, state, self.blend.target(until))
+        state, counts = kept(self._contract, state, self._blend.target(until))
         if self._used is not None:
             row = round((begins - self._seen_at) / self._step_s)
             for name, found in self._used.interventions.items():
@@ -240,7 +240,7 @@ class ChunkedAnswers:
         answer = unrolled(self._contract, question.seen, raw)
         if not answer.finite:
             raise AnswerFailed("policy_fault", "the policy's output is not finite")
-        self.blend.offer(Chunk(answer.rows, question.seen_at, self._step_s), now)
+        self._blend.offer(Chunk(answer.rows, question.seen_at, self._step_s), now)
         self._used, self._seen_at = answer, question.seen_at
 
 
