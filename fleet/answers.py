@@ -227,7 +227,7 @@ class ChunkedAnswers:
         state, counts = kept(self._contract, state, self._blend.target(until))
         if self._used is not None:
             row = round((begins - self._seen_at) / self._step_s)
-            for name, found in self._used.interventions.items():
+            for name, (found,) in self._used.interventions.items():
                 counts[name] = counts.get(name, 0) + int(found[min(row, len(found) - 1)])
         return state, counts
 
@@ -238,9 +238,9 @@ class ChunkedAnswers:
         if raw.shape != (1, self._contract.outputs):
             raise ValueError(f"the policy gave {raw.shape}, not {(1, self._contract.outputs)}")
         answer = unrolled(self._contract, question.seen, raw)
-        if not answer.finite:
+        if not answer.finite[0]:
             raise AnswerFailed("policy_fault", "the policy's output is not finite")
-        self._blend.offer(Chunk(answer.rows, question.seen_at, self._step_s), now)
+        self._blend.offer(Chunk(answer.rows[0], question.seen_at, self._step_s), now)
         self._used, self._seen_at = answer, question.seen_at
 
 

@@ -90,25 +90,30 @@ class Blend:
 
 @dataclass(frozen=True)
 class Unrolled:
-    """A policy's answer as commands: `rows` (K + 1, J), and per output what shaping changed."""
+    """B answers as commands, and per output what shaping changed. A row's do not depend on B."""
 
     rows: Floats
-    finite: bool
+    """(B, K + 1, J), the command that was seen first."""
+    finite: npt.NDArray[np.bool_]
+    """(B,)"""
     interventions: dict[str, npt.NDArray[np.int64]]
-    """(K,) by name."""
+    """(B, K) by name."""
 
 
 def unrolled(contract: Contract, seen: ActionState, raw: npt.NDArray[np.float32]) -> Unrolled:
-    """The answer `raw` (1, K * J) to an observation in which the command was `seen`."""
-    state, rows, finite = seen, [seen.command[0]], True
-    counts: dict[str, list[int]] = {}
-    for output in raw.reshape(-1, 1, len(contract.joints)):
+    """The answers `raw` (B, K * J) to observations in which the commands were `seen` (B, J)."""
+    state, rows = seen, [seen.command]
+    finite = np.ones(len(raw), dtype=np.bool_)
+    counts: dict[str, list[npt.NDArray[np.int64]]] = {}
+    for output in raw.reshape(len(raw), -1, len(contract.joints)).transpose(1, 0, 2):
         state, command, faults, found = shape(contract, state, output)
-        rows.append(command[0])
-        finite = finite and not faults[0]
+        rows.append(command)
+        finite &= ~faults
         for name, count in found.items():
-            counts.setdefault(name, []).append(int(count[0]))
-    return Unrolled(np.array(rows), finite, {name: np.array(n) for name, n in counts.items()})
+            counts.setdefault(name, []).append(count)
+    return Unrolled(
+        np.stack(rows, axis=1), finite, {name: np.stack(n, axis=1) for name, n in counts.items()}
+    )
 
 
 def kept(
