@@ -248,12 +248,8 @@ class ServoClient:
     # -- control
 
     def wake(self) -> None:
-        """Before motion: the measure of our own lateness begins anew, and all guardians live.
-
-        The servo itself never sleeps. Raises ArmFault where a guardian has ended.
-        """
+        """Before motion: the measure of our own lateness begins anew. The servo never sleeps."""
         self._returned = None
-        self._guardians.check()
 
     def begin(self) -> None:
         """Count interventions and events anew. Stops stay."""

@@ -173,12 +173,15 @@ def test_a_second_servo_of_the_robot_is_refused(servo: ServoClient, twin: TwinPr
 
 
 def test_without_its_guardian_no_motion_begins(servo: ServoClient) -> None:
-    servo.wake()
     servo.guardians[0].kill()
     servo.guardians[0].wait()
-    with pytest.raises(ArmFault, match="guardian has ended") as caught:
-        servo.wake()
-    assert caught.value.rule.outcome == "void"
+    servo.wake()
+    still = servo.command.copy()
+    for move in (servo.move_to, servo.tick, lambda goal: servo.follow(goal, 4)):
+        with pytest.raises(ArmFault, match="guardian has ended") as caught:
+            move(still + 0.01)
+        assert caught.value.rule.outcome == "void"
+    assert np.array_equal(servo.command, still)
     servo.hold(2)  # what moves already may still be held and stopped
 
 
