@@ -97,7 +97,7 @@ class Runtime:
         reset_fault = _fault_of(policy.reset)
         open_attempt(facts)
         servo = self.servo
-        began, late = servo.now(), _known(lambda: servo.overruns, 0)
+        began, late = servo.now(), _known(lambda: servo.overruns)
         run = Steps(
             servo, self._sight, policy, judge, should_stop, task.horizon_s,
             speed_scale=self._speed_scale, async_inference=self._async_inference, trace=trace,
@@ -105,10 +105,10 @@ class Runtime:
         end = self._guarded(run, reset_fault)
         duration = servo.now() - began
         counts = Counter(run.counts)
-        nothing: dict[str, int] = {}
-        counts.update(_known(servo.interventions, nothing))
+        counts.update(_known(servo.interventions) or {})
         events = tuple(servo.events)
         end = self._leave(end, task)
+        later = _known(lambda: servo.overruns)
         return Episode(
             outcome=end.outcome,
             failure_mode=end.mode,
@@ -119,7 +119,7 @@ class Runtime:
             interventions=dict(counts),
             safety_events=tuple(name for name in events if name in CLASS_A),
             scene=facts,
-            overruns=max(_known(lambda: servo.overruns, late) - late, 0),
+            overruns=0 if late is None or later is None else later - late,
             detail=end.detail,
             cause=end.cause,
             trace=run.traced(),
@@ -251,12 +251,12 @@ class Runtime:
         return bool(np.abs(servo.q[0, arm] - q[arm]).max() < HOME_WITHIN)
 
 
-def _known(ask: Callable[[], T], otherwise: T) -> T:
-    """What a servo says of an attempt that is over, also where the servo is gone."""
+def _known(ask: Callable[[], T]) -> T | None:
+    """What a servo says of an attempt; None where it is gone, which another sees and tells."""
     try:
         return ask()
     except (ServiceFailed, Refused):
-        return otherwise
+        return None
 
 
 def _fault_of(call: Callable[[], object]) -> str:

@@ -495,6 +495,24 @@ def test_a_servo_that_says_nothing_after_the_attempt_keeps_it_from_nothing(rig):
     assert (episode.outcome, episode.failure_mode, episode.opened) == ("void", "rig_fault", True)
 
 
+def test_late_ticks_of_other_attempts_are_not_told_where_the_first_count_is_not_known(
+    rig, monkeypatch
+):
+    asked = []
+
+    def overruns(servo):
+        asked.append(1)
+        if len(asked) == 1:
+            raise ServiceFailed("the servo does not answer")
+        return 1000
+
+    count = property(overruns, lambda servo, value: None)
+    monkeypatch.setattr(type(rig.servo), "overruns", count, raising=False)
+    episode = rig.attempt(sway)
+    assert len(asked) == 2
+    assert (episode.outcome, episode.overruns) == ("success", 0)
+
+
 def test_a_stop_that_follows_a_torque_stop_is_not_undone(rig):
     """The servo keeps its first reason; who stops the arm after that is not overruled."""
     asked = []
