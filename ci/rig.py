@@ -159,7 +159,9 @@ def _remote(config: RobotConfig, values: LimitValues, poses: PoseSource, log: Pa
     rig = Rig(
         config,
         servo,
-        Runtime(servo, servo.kinematics, poses, speed_scale=config.speed_scale, beside=True),
+        Runtime(
+            servo, servo.kinematics, poses, speed_scale=config.speed_scale, async_inference=True
+        ),
         servo.kinematics,
         poses,
         servo.arms,

@@ -7,9 +7,10 @@ Rules
   is there. Its delay is measured, from the time of the command that the policy saw to the start of
   the first step that can use it; `policies.chunks` finds the row and goes over to it. An answer
   later than the latency is the policy's failure, as for single actions: the caller holds.
-- `Beside` asks in a thread, for a policy in a process of its own. `InStep` asks here: no time
-  passes on a twin's clock while a policy thinks, so its answer is used when the latency that the
-  contract allows has passed. A result then depends on nothing that a wall clock says.
+- `AsyncInference` asks in a thread, for a policy in a process of its own. `LockStepInference` asks
+  here: no time passes on a twin's clock while a policy thinks, so its answer is used when the
+  latency that the contract allows has passed. A result then depends on nothing that a wall clock
+  says.
 - Nothing is left over: both belong to one attempt, and `close` waits for a question under way, so
   that the next `reset` is not overtaken by it.
 
@@ -43,7 +44,7 @@ SLACK_S = 1e-9
 
 
 class AnswerFailed(Exception):  # noqa: N818
-    """The policy's failure; `mode` is late or policy_fault."""
+    """The policy's failure; `mode` is late or policy_fault, its cause what the policy raised."""
 
     def __init__(self, mode: str, detail: str) -> None:
         super().__init__(detail)
@@ -65,12 +66,12 @@ class Answers(Protocol):
         ...
 
 
-class Singles:
+class SingleAnswers:
     """An answer is the next command."""
 
     def __init__(self, policy: Policy, now: Clock) -> None:
         self._policy, self._now, self._contract = policy, now, policy.contract
-        self._deadline_s = policy.contract.latency_ms * 1e-3
+        self._deadline_s = policy.contract.latency_s
 
     def next(
         self, state: ActionState, seen: Measurement, until: float
@@ -92,8 +93,8 @@ class Singles:
         """Nothing is under way between two steps."""
 
 
-class Asker(Protocol):
-    """One question at a time."""
+class Inference(Protocol):
+    """How a policy is asked for chunks: one question at a time."""
 
     @property
     def asked(self) -> bool:
@@ -109,12 +110,12 @@ class Asker(Protocol):
     def close(self) -> None: ...
 
 
-class InStep:
+class LockStepInference:
     """Asks where it is called; see the rules."""
 
     def __init__(self, policy: Policy, now: Clock) -> None:
         self._policy, self._now = policy, now
-        self._latency_s = policy.contract.latency_ms * 1e-3
+        self._latency_s = policy.contract.latency_s
         self._answer: Rows | Exception | None = None
         self._due = 0.0
 
@@ -143,12 +144,12 @@ class InStep:
         self._answer = None
 
 
-class Beside:
+class AsyncInference:
     """Asks in a thread. The policy should give up by itself what takes too long: `close` waits."""
 
     def __init__(self, policy: Policy, now: Clock) -> None:
         self._policy, self._now = policy, now
-        self._latency_s = policy.contract.latency_ms * 1e-3
+        self._latency_s = policy.contract.latency_s
         self._thread = ThreadPoolExecutor(1, "policy")
         self._future: Future[tuple[Rows, float]] | None = None
         self._began = 0.0
@@ -190,16 +191,18 @@ class _Question:
     seen_at: float
 
 
-class Chunks:
+class ChunkedAnswers:
     """An answer is commands for many steps. Not for use from two threads."""
 
-    def __init__(self, contract: Contract, asker: Asker, step_s: float, start: ActionState) -> None:
+    def __init__(
+        self, contract: Contract, inference: Inference, step_s: float, start: ActionState
+    ) -> None:
         """`step_s` is a policy step on the servo's clock, `start` the command at the first one."""
         if contract.chunk is None:
             raise ValueError("the policy's contract names no chunks")
-        self._contract, self._asker, self._step_s = contract, asker, step_s
+        self._contract, self._inference, self._step_s = contract, inference, step_s
         self._every = contract.chunk.every
-        self.blend = Blend(start.command[0], contract.chunk.blend * step_s)
+        self._blend = Blend(start.command[0], contract.chunk.blend * step_s)
         self._question: _Question | None = None
         self._used: Unrolled | None = None
         self._until_next = 0
@@ -209,44 +212,49 @@ class Chunks:
     ) -> tuple[ActionState, Counts]:
         begins = until - self._step_s
         try:
-            if self._until_next <= 0 and not self._asker.asked:
-                self._asker.ask(assemble(self._contract, seen))
+            if self._until_next <= 0 and not self._inference.asked:
+                self._inference.ask(assemble(self._contract, seen))
                 self._question = _Question(state, begins)
                 self._until_next = self._every
-            raw = self._asker.answer()
+            raw = self._inference.answer()
             if raw is not None and self._question is not None:
                 self._take(raw, self._question, begins)
+        except AnswerFailed:
+            raise
         except Exception as error:
             raise _failure(error) from error
         self._until_next -= 1
-        state, counts = kept(self._contract, state, self.blend.target(until))
+        state, counts = kept(self._contract, state, self._blend.target(until))
         if self._used is not None:
             row = round((begins - self._seen_at) / self._step_s)
-            for name, found in self._used.interventions.items():
+            for name, (found,) in self._used.interventions.items():
                 counts[name] = counts.get(name, 0) + int(found[min(row, len(found) - 1)])
         return state, counts
 
     def close(self) -> None:
-        self._asker.close()
+        self._inference.close()
 
     def _take(self, raw: Rows, question: _Question, now: float) -> None:
         if raw.shape != (1, self._contract.outputs):
             raise ValueError(f"the policy gave {raw.shape}, not {(1, self._contract.outputs)}")
         answer = unrolled(self._contract, question.seen, raw)
-        if not answer.finite:
+        if not answer.finite[0]:
             raise AnswerFailed("policy_fault", "the policy's output is not finite")
-        self.blend.offer(Chunk(answer.rows, question.seen_at, self._step_s), now)
+        self._blend.offer(Chunk(answer.rows[0], question.seen_at, self._step_s), now)
         self._used, self._seen_at = answer, question.seen_at
 
 
 def answers_of(
-    policy: Policy, now: Clock, step_s: float, start: ActionState, *, beside: bool
+    policy: Policy, now: Clock, step_s: float, start: ActionState, *, async_inference: bool
 ) -> Answers:
-    """What asks `policy` in one attempt; `beside` where it is a process that nobody awaits."""
+    """What asks `policy` in one attempt.
+
+    `async_inference`: for chunks, in a thread; the policy is a process that the arm does not await.
+    """
     if policy.contract.chunk is None:
-        return Singles(policy, now)
-    asker = Beside(policy, now) if beside else InStep(policy, now)
-    return Chunks(policy.contract, asker, step_s, start)
+        return SingleAnswers(policy, now)
+    inference = AsyncInference(policy, now) if async_inference else LockStepInference(policy, now)
+    return ChunkedAnswers(policy.contract, inference, step_s, start)
 
 
 def _on_time(took: float, deadline_s: float) -> None:
@@ -255,8 +263,6 @@ def _on_time(took: float, deadline_s: float) -> None:
 
 
 def _failure(error: Exception) -> AnswerFailed:
-    if isinstance(error, AnswerFailed):
-        return error
     late = isinstance(error, PolicyFailedError) and error.mode == "late"
     mode = "late" if late or isinstance(error, TimeoutError) else "policy_fault"
     return AnswerFailed(mode, f"{type(error).__name__}: {error}")

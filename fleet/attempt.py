@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from registry.errors import ServiceFailed
+
 Array = NDArray[np.float64]
 
 
@@ -53,10 +55,16 @@ class SceneCheck:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+class NamedFailure(ServiceFailed):
+    """A failure of the rig that whoever runs the attempt has a name for: it passes as it is."""
+
+
 class Scene(Protocol):
     """What an attempt needs around the robot. A twin places a new box, a station runs its reset."""
 
-    def prepare(self) -> SceneCheck: ...
+    def prepare(self) -> SceneCheck:
+        """Raises ServiceFailed, Refused where what makes the scene has failed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -76,5 +84,7 @@ class Episode:
     overruns: int = 0
     detail: str = ""
     """A sentence for people where the mode does not say it all: the fault, the exception."""
+    cause: BaseException | None = None
+    """What the policy raised for an answer that the attempt took, and that ended it."""
     trace: tuple[Array, Array] | None = None
     """Measured joints and commands (T, J) at policy rate, where asked for."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -65,14 +66,14 @@ class Runtime:
         poses: PoseSource,
         *,
         speed_scale: float = 1.0,
-        beside: bool = False,
+        async_inference: bool = False,
     ) -> None:
-        """`beside`: policies are processes; a chunk is asked for while the arm goes on."""
+        """`async_inference`: policies are processes; a chunk is asked for while the arm goes on."""
         self.servo = servo
         self._kinematics = tuple(kinematics)
         self._sight = Sight(servo, kinematics, poses)
         self._speed_scale = speed_scale
-        self._beside = beside
+        self._async_inference = async_inference
 
     def run_attempt(
         self,
@@ -87,7 +88,8 @@ class Runtime:
     ) -> Episode:
         """One attempt. `should_stop` is asked every policy step; a reason ends it by a stop.
 
-        Raises what `open_attempt`, `scene` or `judge` raise, the arm holding.
+        Raises what `open_attempt` or `judge` raise, NamedFailure and bugs of `scene`, the arm
+        holding.
         """
         void, facts = self._prepare(task, scene)
         if void is not None:
@@ -95,18 +97,18 @@ class Runtime:
         reset_fault = _fault_of(policy.reset)
         open_attempt(facts)
         servo = self.servo
-        began, late = servo.now(), _known(lambda: servo.overruns, 0)
+        began, late = servo.now(), _known(lambda: servo.overruns)
         run = Steps(
             servo, self._sight, policy, judge, should_stop, task.horizon_s,
-            speed_scale=self._speed_scale, beside=self._beside, trace=trace,
+            speed_scale=self._speed_scale, async_inference=self._async_inference, trace=trace,
         )  # fmt: skip
         end = self._guarded(run, reset_fault)
         duration = servo.now() - began
         counts = Counter(run.counts)
-        nothing: dict[str, int] = {}
-        counts.update(_known(servo.interventions, nothing))
+        counts.update(_known(servo.interventions) or {})
         events = tuple(servo.events)
         end = self._leave(end, task)
+        later = _known(lambda: servo.overruns)
         return Episode(
             outcome=end.outcome,
             failure_mode=end.mode,
@@ -117,8 +119,9 @@ class Runtime:
             interventions=dict(counts),
             safety_events=tuple(name for name in events if name in CLASS_A),
             scene=facts,
-            overruns=max(_known(lambda: servo.overruns, late) - late, 0),
+            overruns=0 if late is None or later is None else later - late,
             detail=end.detail,
+            cause=end.cause,
             trace=run.traced(),
         )
 
@@ -150,27 +153,29 @@ class Runtime:
     # -- before and after
 
     def _prepare(self, task: Task, scene: Scene) -> tuple[End | None, Mapping[str, Any]]:
+        """Why no attempt can be opened, and the scene's facts. Raises NamedFailure, and bugs."""
         try:
-            if self.servo.stopped:
-                return End("void", "protective_stop", self.servo.stop_reason), {}
             with rig_failures():
-                why = self.home(np.array(task.start_q))
-            if why:
-                return End("void", "home", why), {}
-            check = scene.prepare()
-            if not check.ok:
-                return End("void", "scene", check.why), {}
-            if self.servo.hot:
-                with rig_failures():  # temperatures come by ticks
-                    self.servo.hold(round(COOL_S / self.servo.period_s))
-            if hot := self.servo.hot:
-                return End("void", "motor_hot", hot), {}
-            if why := self._sight.unseen():
-                return End("void", "no_pose", why), {}
+                return self._ready(task, scene)
         except ArmFault as fault:
             return End("void", "rig_fault", str(fault)), {}
         except RigFailed as failed:
             return End("void", "rig_fault", str(failed.cause)), {}
+
+    def _ready(self, task: Task, scene: Scene) -> tuple[End | None, Mapping[str, Any]]:
+        if self.servo.stopped:
+            return End("void", "protective_stop", self.servo.stop_reason), {}
+        if why := self.home(np.array(task.start_q)):
+            return End("void", "home", why), {}
+        check = scene.prepare()
+        if not check.ok:
+            return End("void", "scene", check.why), {}
+        if self.servo.hot:
+            self.servo.hold(round(COOL_S / self.servo.period_s))  # temperatures come by ticks
+        if hot := self.servo.hot:
+            return End("void", "motor_hot", hot), {}
+        if why := self._sight.unseen():
+            return End("void", "no_pose", why), {}
         return None, check.facts
 
     def _guarded(self, run: Steps, reset_fault: str) -> End:
@@ -211,7 +216,7 @@ class Runtime:
             if end.outcome == "void":
                 return end
             detail = f"{end.detail}; then {fault}" if end.detail else f"after the outcome: {fault}"
-            return End(end.outcome, end.mode, detail)
+            return replace(end, detail=detail)
         return end
 
     def _rise(self, home: Array) -> None:
@@ -246,12 +251,12 @@ class Runtime:
         return bool(np.abs(servo.q[0, arm] - q[arm]).max() < HOME_WITHIN)
 
 
-def _known(ask: Callable[[], T], otherwise: T) -> T:
-    """What a servo says of an attempt that is over, also where the servo is gone."""
+def _known(ask: Callable[[], T]) -> T | None:
+    """What a servo says of an attempt; None where it is gone, which another sees and tells."""
     try:
         return ask()
     except (ServiceFailed, Refused):
-        return otherwise
+        return None
 
 
 def _fault_of(call: Callable[[], object]) -> str:

@@ -278,6 +278,10 @@ class Servo:
         Raises ArmFault if an arm cannot be told; the others hold.
         """
         self.halt(reason)
+        self.rest()
+
+    def rest(self) -> None:
+        """Brake within the limits. Returns when the command rests. Raises ArmFault."""
         for _ in range(HOLD_TICKS):
             self.tick(self.command.copy())
             if not self._protection.velocity.any():

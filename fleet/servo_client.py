@@ -2,7 +2,9 @@
 
 Rules
 - `start` starts a guardian for each bus and the servo, and waits until the arms stand. `close` ends
-  all: the motors hold. Each is a session of its own: ctrl-C in the terminal reaches none of them.
+  all, a move under way first: the motors hold. Each is a session of its own: ctrl-C in the terminal
+  reaches none of them.
+- A move that nobody waits for any more (ctrl-C, an error) is ended: it brakes at once.
 - `follow` gives the next order and returns when that order has so little time left as the caller
   lately took between two orders (`lead`): the next comes before the servo has to brake.
 - What the servo measures is read from shared memory, newest at each access. A state older than
@@ -174,6 +176,7 @@ class ServoClient:
         if self._line is not None:
             if self._states is not None:
                 with suppress(PolicyctlError):
+                    self._send("cancel")
                     self._ask("end", END_S)
             self._line.close()
             self._line = None
@@ -245,12 +248,8 @@ class ServoClient:
     # -- control
 
     def wake(self) -> None:
-        """Before motion: the measure of our own lateness begins anew, and all guardians live.
-
-        The servo itself never sleeps. Raises ArmFault where a guardian has ended.
-        """
+        """Before motion: the measure of our own lateness begins anew. The servo never sleeps."""
         self._returned = None
-        self._guardians.check()
 
     def begin(self) -> None:
         """Count interventions and events anew. Stops stay."""
@@ -289,28 +288,28 @@ class ServoClient:
         no."""
         self._guardians.check()
         number = self._send("move_to", goal=goal.tolist(), speed=speed)
+        try:
+            arrived = self._moved(number, keep_going)
+        except BaseException:
+            with suppress(PolicyctlError):
+                self._send("cancel")
+            raise
+        self._hear()
+        return arrived
+
+    def _moved(self, number: int, keep_going: Callable[[], bool] | None) -> bool:
+        """What a move's request is answered. Raises the ArmFault that a guardian's end is."""
         asked = True
         until = self.now() + ANSWER_S
         while self.now() < until:
             try:
-                result = self._answer(number, 0.02)
+                return bool(self._answer(number, 0.02))
             except TimeoutError:
                 if asked and keep_going is not None and not keep_going():
                     asked = False
                     self._send("cancel")
-                self._check_under_way()
-                continue
-            self._hear()
-            return bool(result)
+                self._guardians.check()
         raise self._gone(f"a move took longer than {ANSWER_S:g} s")
-
-    def _check_under_way(self) -> None:
-        """A move is ended where its guardian has; raises the ArmFault that is."""
-        try:
-            self._guardians.check()
-        except ArmFault:
-            self._send("cancel")
-            raise
 
     def protective_stop(self, reason: str) -> None:
         """Brake within the limits and hold until `resume`; raises what an arm's fault is."""

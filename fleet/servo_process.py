@@ -64,7 +64,10 @@ class ServoProcess:
     def __init__(self, setup: ServoSetup, line: socket.socket) -> None:
         self._setup, self._line = setup, line
         self._requests: deque[Mapping[str, Any]] = deque()
-        self._ended = self._cancelled = False
+        self._ended = False
+        self._cancelled = 0
+        """Number of the newest cancel or stop. Numbers rise along the line, so it is for what was
+        asked before it, begun or not, and for nothing that is asked after it."""
         self._order = self._order_ticks = self._order_began = 0.0
         self._idle_ticks = 0
         self._expecting = False
@@ -216,9 +219,9 @@ class ServoProcess:
             request = json.loads(packet)
             if request["do"] == "stop":
                 self.servo.halt(request["reason"])
-                self._cancelled = True
+                self._cancelled = request["n"]
             elif request["do"] == "cancel":
-                self._cancelled = True
+                self._cancelled = request["n"]
             elif request["do"] == "tell":
                 self._reply(request, self._tell())
             if request["do"] not in URGENT or request["do"] == "stop":
@@ -250,10 +253,11 @@ class ServoProcess:
             case "hold":
                 servo.hold(int(request["ticks"]))
             case "move_to":
-                self._cancelled = False
                 goal = np.array(request["goal"], dtype=float)
                 return servo.move_to(
-                    goal, float(request["speed"]), keep_going=lambda: not self._cancelled
+                    goal,
+                    float(request["speed"]),
+                    keep_going=lambda: self._cancelled < request["n"],
                 )
             case "stop":
                 servo.protective_stop(request["reason"])
@@ -261,6 +265,8 @@ class ServoProcess:
                 servo.resume()
             case "end":
                 self._ended = True
+                if self._fault is None:
+                    servo.rest()  # a move that was cancelled for this has still to brake
             case _:
                 raise Refused(f"a servo does not know {do!r}")
         return None

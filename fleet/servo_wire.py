@@ -5,7 +5,8 @@
 - State block (servo writes, every tick): `State`, what the joints measure and how far the order is.
 - The line is a Unix socket pair of JSON packets for everything that is not every few ticks:
   requests `{"n", "do", ...}` answered in their order by `{"n", "result"}` or `{"n", "error"}`, and
-  three that are obeyed at the next tick whatever is under way: `stop`, `cancel` and `tell`.
+  three that are obeyed at the next tick whatever is under way: `stop`, `cancel` and `tell`. Numbers
+  `n` rise; a cancel or stop ends the moves of lower numbers, also one that has not begun.
   Whoever sees the other's end closed knows that the other process is gone.
 
 Units: rad, rad/s, Nm, °C, s; J = 8 joints an arm, arms concatenated.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fleet.answers import AnswerFailed, Answers, answers_of
-from fleet.attempt import Array, Judge
+from fleet.attempt import Array, Judge, NamedFailure
 from fleet.can.faults import ArmFault
 from fleet.servo import ticks_per_step
 from fleet.servo_port import ServoPort
@@ -26,11 +26,12 @@ from registry.errors import PolicyctlError, Refused, ServiceFailed
 
 @dataclass(frozen=True)
 class End:
-    """How an attempt ended: outcome, failure mode, a sentence for people."""
+    """How an attempt ended: outcome, failure mode, a sentence for people, the policy's error."""
 
     outcome: str
     mode: str = ""
     detail: str = ""
+    cause: BaseException | None = None
 
 
 class RigFailed(Exception):  # noqa: N818
@@ -43,17 +44,17 @@ class RigFailed(Exception):  # noqa: N818
 
 @contextmanager
 def rig_failures() -> Iterator[None]:
-    """What fails inside and is no fault of an arm becomes RigFailed."""
+    """What fails inside, and is no fault of an arm nor has a name, becomes RigFailed."""
     try:
         yield
-    except ArmFault:
+    except (ArmFault, NamedFailure):
         raise
     except (ServiceFailed, Refused) as error:
         raise RigFailed(error) from error
 
 
 class Steps:
-    """One attempt's; `speed_scale` and `beside` are the runtime's."""
+    """One attempt's; `speed_scale` and `async_inference` are the runtime's."""
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class Steps:
         horizon_s: float,
         *,
         speed_scale: float,
-        beside: bool,
+        async_inference: bool,
         trace: bool,
     ) -> None:
         self.steps = 0
@@ -76,7 +77,7 @@ class Steps:
         self._contract = policy.contract
         self._ticks = ticks_per_step(self._contract.rate_hz, servo.period_s, speed_scale)
         self._horizon = round(horizon_s * self._contract.rate_hz)
-        self._beside = beside
+        self._async_inference = async_inference
         self._due = 0.0
         self._trace: list[tuple[Array, Array]] | None = [] if trace else None
 
@@ -90,7 +91,9 @@ class Steps:
         state = start(self._contract, servo.command[None])
         period = 1.0 / self._contract.rate_hz
         step_s = self._ticks * servo.period_s
-        answers = answers_of(self._policy, servo.now, step_s, state, beside=self._beside)
+        answers = answers_of(
+            self._policy, servo.now, step_s, state, async_inference=self._async_inference
+        )
         try:
             while self.steps < self._horizon:
                 reason = self._should_stop()
@@ -143,7 +146,7 @@ class Steps:
             state, counts = answers.next(state, seen, self._due)
         except AnswerFailed as failed:
             servo.hold(self._ticks)
-            return state, End("failure", failed.mode, failed.detail)
+            return state, End("failure", failed.mode, failed.detail, failed.__cause__)
         for name, count in counts.items():
             if count:
                 self.counts[f"shape_{name}"] += count

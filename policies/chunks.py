@@ -6,10 +6,9 @@ Rules
 - When a new chunk arrives, the target goes over from the old one to the new one within `blend_s`,
   by a weight that leaves 0 and reaches 1 at rest (3w² - 2w³): the target has no jump, whatever the
   two chunks say. The old chunk is followed along its own time meanwhile.
-- Between rows the target is linear. Beyond the last row it stays there (`exhausted`): nothing is
-  extrapolated. A contract's numbers keep a policy that is in time from getting there.
+- Between rows the target is linear. Beyond the last row it stays there: nothing is extrapolated. A
+  contract's numbers keep a policy that is in time from getting there.
 - A chunk whose observation is older than that of the chunk in use came out of order: refused.
-
 - A policy's outputs become rows by shaping them one after the other from the command it saw, which
   is row 0. What is followed is then kept within the step limit and the range once more: a mixture
   of two chunks may be steeper than both.
@@ -44,10 +43,6 @@ class Chunk:
         if not np.isfinite(self.rows).all():
             raise ValueError("the chunk holds numbers that are not finite")
 
-    @property
-    def ends_at(self) -> float:
-        return self.seen_at + (len(self.rows) - 1) * self.step_s
-
     def at(self, now: float) -> Floats:
         """(J,) target at `now`, linear between rows, the nearest row outside them."""
         place = min(max((now - self.seen_at) / self.step_s, 0.0), len(self.rows) - 1.0)
@@ -70,17 +65,11 @@ class Blend:
         self._from: Chunk | Floats = q.copy()
         self._to: Chunk | None = None
         self._began = 0.0
-        self.delay_s = 0.0
-        """From the newest chunk's observation to its arrival, as measured."""
-        self.refused = 0
-        """Chunks that came out of order."""
 
     def offer(self, chunk: Chunk, now: float) -> bool:
         """A chunk that arrived `now`; False where it is older than the one in use."""
         if self._to is not None and chunk.seen_at <= self._to.seen_at:
-            self.refused += 1
             return False
-        self.delay_s = now - chunk.seen_at
         if self._to is not None:
             done = now - self._began >= self._blend_s
             # in the middle of a change the mixture is frozen: where it was is what counts
@@ -98,32 +87,33 @@ class Blend:
         mixed: Floats = (1.0 - w) * old + w * self._to.at(now)
         return mixed
 
-    def exhausted(self, now: float) -> bool:
-        """True beyond the newest chunk's last row: the policy is late."""
-        return self._to is None or now > self._to.ends_at
-
 
 @dataclass(frozen=True)
 class Unrolled:
-    """A policy's answer as commands: `rows` (K + 1, J), and per output what shaping changed."""
+    """B answers as commands, and per output what shaping changed. A row's do not depend on B."""
 
     rows: Floats
-    finite: bool
+    """(B, K + 1, J), the command that was seen first."""
+    finite: npt.NDArray[np.bool_]
+    """(B,)"""
     interventions: dict[str, npt.NDArray[np.int64]]
-    """(K,) by name."""
+    """(B, K) by name."""
 
 
 def unrolled(contract: Contract, seen: ActionState, raw: npt.NDArray[np.float32]) -> Unrolled:
-    """The answer `raw` (1, K * J) to an observation in which the command was `seen`."""
-    state, rows, finite = seen, [seen.command[0]], True
-    counts: dict[str, list[int]] = {}
-    for output in raw.reshape(-1, 1, len(contract.joints)):
+    """The answers `raw` (B, K * J) to observations in which the commands were `seen` (B, J)."""
+    state, rows = seen, [seen.command]
+    finite = np.ones(len(raw), dtype=np.bool_)
+    counts: dict[str, list[npt.NDArray[np.int64]]] = {}
+    for output in raw.reshape(len(raw), -1, len(contract.joints)).transpose(1, 0, 2):
         state, command, faults, found = shape(contract, state, output)
-        rows.append(command[0])
-        finite = finite and not faults[0]
+        rows.append(command)
+        finite &= ~faults
         for name, count in found.items():
-            counts.setdefault(name, []).append(int(count[0]))
-    return Unrolled(np.array(rows), finite, {name: np.array(n) for name, n in counts.items()})
+            counts.setdefault(name, []).append(count)
+    return Unrolled(
+        np.stack(rows, axis=1), finite, {name: np.stack(n, axis=1) for name, n in counts.items()}
+    )
 
 
 def kept(

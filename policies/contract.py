@@ -185,7 +185,7 @@ class Contract(_Model):
 
     def _in_time(self, chunk: Chunking) -> None:
         """ValueError unless an answer in time is there, and gone over to, when it is needed."""
-        late = math.ceil(self.latency_ms * 1e-3 * self.rate_hz - 1e-9)
+        late = self.latency_steps
         if late + chunk.blend > chunk.every:
             raise ValueError(
                 f"chunk.every: {chunk.every} steps are less than {late} for an answer in "
@@ -196,6 +196,16 @@ class Contract(_Model):
             raise ValueError(
                 f"chunk.rows: {chunk.rows} end before the next answer is followed, at {reach}"
             )
+
+    @property
+    def latency_s(self) -> float:
+        """The longest that an answer may take [s]."""
+        return self.latency_ms * 1e-3
+
+    @property
+    def latency_steps(self) -> int:
+        """Policy steps that have begun when an answer as late as that is there."""
+        return math.ceil(self.latency_s * self.rate_hz - 1e-9)
 
     @property
     def width(self) -> int:

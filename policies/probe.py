@@ -38,7 +38,7 @@ def probe(policy: Policy, steps: int = STEPS) -> None:
             raise Refused("the policy answers values that are not finite", evidence=f"step {step}")
     policy.reset()
     typical = float(np.median(took[steps // 4 :]))
-    if typical > contract.latency_ms / 1000:
+    if typical > contract.latency_s:
         raise Refused(
             "the policy is slower than its contract says",
             evidence=f"{typical * 1000:.1f} ms a step, contract {contract.latency_ms} ms",

@@ -244,6 +244,8 @@ class TrialEngine:
             if blame.first is not None:
                 raise blame.first from error
             raise
+        if isinstance(episode.cause, InfraError | PolicyError):
+            blame.note(episode.cause)
         if blame.first is not None:
             self.robot.hold()
             return replace(self._blamed(attempt, blame.first), **_facts(episode))
@@ -332,4 +334,6 @@ def _judged(attempt: Attempt, episode: Episode, judge: GuardedJudge, opened: boo
         return record.settled("", "", "")
     if episode.outcome == "success":
         return record.settled("success", "", "")
+    if mode == "late":
+        mode = "policy_late"  # one name, whether the policy's process noticed it or the runtime
     return record.settled("failure", "timeout" if judge.timed_out else mode, why)

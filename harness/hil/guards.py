@@ -2,11 +2,14 @@
 
 The runtime may turn any exception into an episode; the guards remember the first cause, so that a
 crashing policy stays the policy's failure and a lost lease stays the rig's, whatever comes out at
-the other end. The first cause wins: what follows from it is its consequence.
+the other end. The first cause wins: what follows from it is its consequence. An answer that is
+asked for in another thread is nobody's yet: what it raised counts once the episode says that it
+took it (`Episode.cause`), so an attempt that was over before is not the policy's failure.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,11 +45,15 @@ class Blame:
 
 
 class WatchedPolicy:
-    """A policy whose exceptions are its own fault. Everything else passes through."""
+    """A policy whose exceptions are its own fault. Everything else passes through.
+
+    Whoever asks it in the thread that it was made in waits for the answer, and so has taken it.
+    """
 
     def __init__(self, policy: Any, blame: Blame) -> None:
         self._policy = policy
         self._blame = blame
+        self._thread = threading.get_ident()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._policy, name)
@@ -61,14 +68,17 @@ class WatchedPolicy:
         try:
             return what(*args, **kwargs)
         except (InfraError, PolicyError) as error:
-            raise self._blame.note(error) from error.__cause__
+            raise self._blamed(error) from error.__cause__
         except PolicyFailedError as error:
-            raise self._blame.note(PolicyError(_MODES[error.mode], error.detail)) from error
+            raise self._blamed(PolicyError(_MODES[error.mode], error.detail)) from error
         except TimeoutError as error:
-            raise self._blame.note(PolicyError("policy_late", str(error))) from error
+            raise self._blamed(PolicyError("policy_late", str(error))) from error
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
-            raise self._blame.note(PolicyError(mode, why)) from error
+            raise self._blamed(PolicyError(mode, why)) from error
+
+    def _blamed(self, cause: Cause) -> Cause:
+        return self._blame.note(cause) if threading.get_ident() == self._thread else cause
 
 
 @dataclass

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final
 
-from registry.errors import ServiceFailed
+from fleet.attempt import NamedFailure
 
 
 class State(StrEnum):
@@ -82,7 +82,7 @@ POLICY_MODES: Final = (
 )
 
 
-class InfraError(ServiceFailed):
+class InfraError(NamedFailure):
     """The rig failed, and how. The only exception that makes a trial void."""
 
     code = "rig_failed"

@@ -6,7 +6,8 @@ Rules
   contract allows has passed, the worst case, as on a twin in lock-step.
 - What is to be followed next is given as the output that shaping turns into it, so that episodes
   and their action logs are those of single actions. What shaping changes inside an answer is
-  therefore not counted, only what it changes of the mixture.
+  therefore not counted as robots do, only what it changes of the mixture: an action log played
+  without the policy could not count it, and would no longer be equal to its record.
 - An answer that failed is given as NaN at the step it was asked for.
 - A slot's result depends on its own episode alone.
 
@@ -15,14 +16,13 @@ Times are policy steps since the episode's begin; arrays (n, J) [rad].
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from policies.actions import ActionState, output_for, shape
-from policies.chunks import Blend, Chunk
+from policies.actions import ActionState, output_for
+from policies.chunks import Blend, Chunk, unrolled
 from policies.contract import Chunking, Contract
 
 Floats = npt.NDArray[np.float64]
@@ -30,7 +30,7 @@ Ints = npt.NDArray[np.intp]
 Rows = npt.NDArray[np.float32]
 
 
-class Chunks:
+class ActionChunks:
     """The chunks in use in `size` slots."""
 
     def __init__(self, contract: Contract, size: int) -> None:
@@ -39,7 +39,7 @@ class Chunks:
             raise ValueError("the policy's contract names no chunks")
         self._contract = contract
         self._chunk: Chunking = contract.chunk
-        self._late = math.ceil(contract.latency_ms * 1e-3 * contract.rate_hz - 1e-9)
+        self._late = contract.latency_steps
         self._blends = [self._resting(np.zeros(len(contract.joints))) for _ in range(size)]
         self._waiting: list[Chunk | None] = [None] * size
 
@@ -64,16 +64,10 @@ class Chunks:
 
     def _take(self, slots: Ints, step: Ints, command: Floats, raw: Rows) -> npt.NDArray[np.bool_]:
         """Keeps the answers until they may be used; which of them (m,) are sound."""
-        state, rows = ActionState(command), [command]
-        sound = np.ones(len(slots), dtype=np.bool_)
-        for output in raw.reshape(len(slots), self._chunk.rows, -1).transpose(1, 0, 2):
-            state, reached, faults, _ = shape(self._contract, state, output)
-            rows.append(reached)
-            sound &= ~faults
-        for i, slot in enumerate(slots):
-            if sound[i]:
-                self._waiting[slot] = Chunk(np.array([row[i] for row in rows]), float(step[i]), 1.0)
-        return sound
+        answers = unrolled(self._contract, ActionState(command), raw)
+        for i in np.flatnonzero(answers.finite):
+            self._waiting[slots[i]] = Chunk(answers.rows[i], float(step[i]), 1.0)
+        return answers.finite
 
     def _target(self, slot: int, step: int) -> Floats:
         blend, waiting = self._blends[slot], self._waiting[slot]

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from harness.sim.chunks import Chunks
+from harness.sim.chunks import ActionChunks
 from harness.sim.env import Act, BatchEnv
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
 from policies import Policy
@@ -71,7 +71,7 @@ class Asker:
 
     def __init__(self, env: BatchEnv, act: Act) -> None:
         self._env, self._guard = env, Guard(act, env.contract.outputs)
-        self._chunks = Chunks(env.contract, env.size) if env.contract.chunk else None
+        self._chunks = ActionChunks(env.contract, env.size) if env.contract.chunk else None
 
     def __call__(self, slots: Sequence[int] | Ints) -> Rows:
         """Outputs (n, J) for the slots; those of which the policy had no answer are blamed."""

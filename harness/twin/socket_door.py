@@ -60,10 +60,17 @@ def _alone_in(folder: Path, option: str) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError as error:
+            except BlockingIOError as error:
                 if time.monotonic() > until:
-                    raise _cannot_serve(folder, option, error) from error
+                    raise ServiceFailed(
+                        f"cannot serve in {folder}: another program has it locked",
+                        evidence=f"for more than {ALONE_WITHIN_S:g} s; a twin needs milliseconds",
+                        hint=f"end that program (`lsof {folder}` names it), or name a path in"
+                        f" another folder with {option}",
+                    ) from error
                 time.sleep(0.01)
+            except OSError as error:
+                raise _cannot_serve(folder, option, error) from error
         yield
     finally:
         os.close(handle)

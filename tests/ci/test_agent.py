@@ -8,17 +8,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from world import CHEAP, POLICY, contract_json, judge_hil, judge_sim
 
+from ci.agent import Attempts
+from ci.rig import Conveyor, build_rig
+from fleet.agent.updater import Ready
+from fleet.attempt import SceneCheck
 from fleet.controller import Controller
+from fleet.robot import load_robot
 from policies.contract import parse_contract
 from policies.formats.native import Network, save
+from policies.loading import load_policy
+from registry.errors import ServiceFailed
 from registry.home import Home
 from registry.service import Actor, Registry
 from registry.stages import Stage
@@ -122,6 +130,30 @@ def test_an_agent_works_and_ends_cleanly(road: Road) -> None:
     assert seen["violations"] == 0, seen["examples"]
     assert road.status["state"] == "stopped"
     assert road.registry.robots()[0].running == 1
+
+
+def test_a_scene_that_fails_is_waited_for_and_the_agent_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the process that lays out a twin's boxes has ended and is started again."""
+    checkpoint = waving_policy(tmp_path / "made", 0.1)
+    ready = Ready(POLICY, 1, "sha256:" + "1" * 64, load_policy(checkpoint))
+    opened: list[Mapping[str, Any]] = []
+    with build_rig(load_robot(robot_file(tmp_path))) as rig:
+        attempts = Attempts(rig, "box-grasp")
+
+        def gone(conveyor: Conveyor) -> SceneCheck:
+            raise ServiceFailed("no twin answers", evidence="/tmp/twin.sock")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Conveyor, "prepare", gone)
+            assert attempts.run(ready, opened.append, lambda: None) is None
+        assert attempts.status()["waiting"].startswith("rig_fault: no twin answers")
+        assert not opened
+        result = attempts.run(ready, opened.append, lambda: None)
+    assert result is not None
+    assert result.outcome == "failure"
+    assert (len(opened), attempts.status()["waiting"]) == (1, "")
 
 
 def test_an_agent_killed_mid_attempt_cannot_draw_its_side_again(road: Road) -> None:

@@ -15,7 +15,7 @@ from contract_data import contract_json
 
 from ci.rig import Rig, build_rig
 from ci.solo import twin_of
-from fleet.answers import AnswerFailed, Beside, InStep
+from fleet.answers import AnswerFailed, AsyncInference, LockStepInference
 from fleet.attempt import Episode
 from harness.tasks.box_grasp import BOX_GRASP
 from policies.contract import Contract, parse_contract
@@ -246,34 +246,34 @@ class Answers:
 
 def test_beside_an_arm_that_goes_on_an_answer_is_there_when_it_is_and_late_is_late() -> None:
     policy, clock = Answers(), [0.0]
-    asker = Beside(policy, lambda: clock[0])
-    asker.ask(np.zeros((1, 11), np.float32))
-    assert asker.answer() is None, "nobody waits for it"
+    inference = AsyncInference(policy, lambda: clock[0])
+    inference.ask(np.zeros((1, 11), np.float32))
+    assert inference.answer() is None, "nobody waits for it"
     clock[0] = 0.04
     policy.go.set()
     until = time.monotonic() + 10.0
-    while (found := asker.answer()) is None:
+    while (found := inference.answer()) is None:
         assert time.monotonic() < until
         time.sleep(0.001)
     assert found.shape == (1, 8 * ROWS)
-    assert not asker.asked
+    assert not inference.asked
     policy.go.clear()
-    asker.ask(np.zeros((1, 11), np.float32))
+    inference.ask(np.zeros((1, 11), np.float32))
     clock[0] = 0.10
     with pytest.raises(AnswerFailed, match="60 ms") as caught:
-        asker.answer()
+        inference.answer()
     assert caught.value.mode == "late"
     policy.go.set()
-    asker.close()  # waits for the thread
+    inference.close()  # waits for the thread
     assert not [t for t in threading.enumerate() if t.name.startswith("policy")]
 
 
 def test_in_step_an_answer_is_used_when_the_latency_has_passed_on_the_twins_clock() -> None:
     policy, clock = Answers(), [1.0]
     policy.go.set()
-    asker = InStep(policy, lambda: clock[0])
-    asker.ask(np.zeros((1, 11), np.float32))
+    inference = LockStepInference(policy, lambda: clock[0])
+    inference.ask(np.zeros((1, 11), np.float32))
     clock[0] = 1.04
-    assert asker.answer() is None
+    assert inference.answer() is None
     clock[0] = 1.05
-    assert asker.answer() is not None
+    assert inference.answer() is not None

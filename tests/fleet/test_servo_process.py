@@ -173,12 +173,15 @@ def test_a_second_servo_of_the_robot_is_refused(servo: ServoClient, twin: TwinPr
 
 
 def test_without_its_guardian_no_motion_begins(servo: ServoClient) -> None:
-    servo.wake()
     servo.guardians[0].kill()
     servo.guardians[0].wait()
-    with pytest.raises(ArmFault, match="guardian has ended") as caught:
-        servo.wake()
-    assert caught.value.rule.outcome == "void"
+    servo.wake()
+    still = servo.command.copy()
+    for move in (servo.move_to, servo.tick, lambda goal: servo.follow(goal, 4)):
+        with pytest.raises(ArmFault, match="guardian has ended") as caught:
+            move(still + 0.01)
+        assert caught.value.rule.outcome == "void"
+    assert np.array_equal(servo.command, still)
     servo.hold(2)  # what moves already may still be held and stopped
 
 
@@ -224,6 +227,69 @@ def test_a_guardian_that_is_killed_in_the_middle_of_a_long_move_ends_it(
         time.sleep(0.1)
         assert np.array_equal(servo.command, rests)
         seen = witness.report()
+    assert seen.kept, seen.examples
+
+
+def test_a_cancel_that_comes_before_the_move_begins_is_not_lost(servo: ServoClient) -> None:
+    goal = servo.command.copy()
+    goal[0] += 0.3
+    servo._send("hold", ticks=40)  # busy while both arrive
+    number = servo._send("move_to", goal=goal.tolist(), speed=0.5)
+    servo._send("cancel")
+    assert servo._answer(number, 20.0) is False
+    assert servo.command[0] < goal[0] - 0.29
+
+
+def test_a_cancel_is_for_what_was_asked_before_it_and_for_nothing_else(servo: ServoClient) -> None:
+    goal = servo.command.copy()
+    goal[0] += 0.1
+    servo._send("hold", ticks=40)
+    servo._send("cancel")
+    number = servo._send("move_to", goal=goal.tolist(), speed=0.5)
+    assert servo._answer(number, 20.0) is True
+    assert servo.command[0] == pytest.approx(goal[0])
+
+
+def test_an_interrupted_wait_for_a_move_ends_the_move(servo: ServoClient) -> None:
+    goal = servo.command.copy()
+    goal[0] += 1.0
+    asked: list[bool] = []
+
+    def interrupted() -> bool:
+        asked.append(True)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        servo.move_to(goal, speed=0.2, keep_going=interrupted)
+    servo.hold(20)
+    assert servo.command[0] < goal[0] - 0.8
+    rests = servo.command.copy()
+    time.sleep(0.1)
+    assert np.array_equal(servo.command, rests)
+    assert servo.move_to(rests - 0.05 * np.eye(8)[0]), "the next move is not the cancelled one"
+
+
+def test_closing_in_the_middle_of_a_long_move_lets_the_arm_rest_at_once(
+    servo: ServoClient, twin: TwinProcess
+) -> None:
+    goal = servo.command.copy()
+    goal[0] += 1.0
+    with Witness(twin) as witness:
+        servo._send("move_to", goal=goal.tolist(), speed=0.5)  # nobody waits for its end
+        until(lambda: bool(servo.command[0] > goal[0] - 0.8))
+        began, guardian = time.monotonic(), servo.guardians[0]
+        servo.close()
+        assert time.monotonic() - began < 2.0
+        seen = witness.report()
+    assert servo.process.returncode == 0, "it ended without a farewell"
+    assert guardian.poll() is not None, "the guardian has taken over"
+    sent = [f.data[0] << 8 | f.data[1] for f in witness.frames if f.arbitration_id == 1]
+    steps = np.abs(np.diff(sent))
+    assert steps.max() > 5
+    assert steps[-1] < 2, "the last command was still under way"
+    assert 25.0 * sent[-1] / 65535 - 12.5 < goal[0] - 0.3
     assert seen.kept, seen.examples
 
 

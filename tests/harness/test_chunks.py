@@ -9,9 +9,8 @@ import numpy.typing as npt
 import pytest
 from sim_policies import contract
 
-from fleet.answers import Chunks as OnRobots
-from fleet.answers import InStep
-from harness.sim.chunks import Chunks
+from fleet.answers import ChunkedAnswers, LockStepInference
+from harness.sim.chunks import ActionChunks
 from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeSpec
 from harness.sim.executors import InProcess
@@ -67,8 +66,8 @@ def test_what_is_followed_is_what_a_robot_follows(ema_alpha: float) -> None:
     clock = [0.0]
     there, here = Told(policy.contract), Told(policy.contract)
     state = begin = start(policy.contract, seen.q)
-    robot = OnRobots(policy.contract, InStep(there, lambda: clock[0]), 0.02, begin)
-    chunks = Chunks(policy.contract, 1)
+    robot = ChunkedAnswers(policy.contract, LockStepInference(there, lambda: clock[0]), 0.02, begin)
+    chunks = ActionChunks(policy.contract, 1)
     command = begin.command
     moved = 0.0
     for step in range(60):
@@ -89,7 +88,7 @@ def test_a_policy_is_asked_when_its_turn_is_and_an_answer_waits_for_its_latency(
     env = BatchEnv(policy.contract, 1)
     env.reset([0], [EpisodeSpec((), 0)])
     at_rest = env.commands(np.array([0])).copy()
-    chunks, asked, moving = Chunks(policy.contract, 1), [], []
+    chunks, asked, moving = ActionChunks(policy.contract, 1), [], []
     command = at_rest
     for step in range(20):
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import socket
 import threading
 from pathlib import Path
@@ -51,6 +53,22 @@ def test_a_twin_that_comes_while_another_looks_is_refused_and_takes_nothing(
         served[0].setblocking(True)
         served[0].accept()[0].close()
     served[0].close()
+
+
+def test_a_folder_that_somebody_keeps_locked_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_door, "ALONE_WITHIN_S", 0.05)
+    handle = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(ServiceFailed, match="locked") as caught:
+            listen(tmp_path / "right.sock", socket.SOCK_SEQPACKET, "--channel")
+    finally:
+        os.close(handle)
+    assert "end that program" in caught.value.hint
+    assert "another folder with --channel" in caught.value.hint
+    listen(tmp_path / "right.sock", socket.SOCK_SEQPACKET, "--channel").close()
 
 
 def test_a_twin_that_ended_leaves_its_path_free_and_a_folder_that_is_not_there_is_named(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from contract_data import contract_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policies.chunks import Blend, Chunk
+from policies.actions import ActionState, start
+from policies.chunks import Blend, Chunk, unrolled
+from policies.contract import parse_contract
 
 STEP, TICK, BLEND = 0.05, 0.005, 0.1
 REACH = 3.0
@@ -20,7 +23,6 @@ def chunk(seen_at: float, *values: float) -> Chunk:
 def test_rows_of_the_past_are_not_followed() -> None:
     blend = Blend(np.zeros(1), BLEND)
     assert blend.offer(chunk(1.0, *(0.1 * k for k in range(20))), now=1.2)
-    assert blend.delay_s == pytest.approx(0.2)
     assert blend.target(1.4)[0] == pytest.approx(0.8)  # row 8: 0.4 s after the observation
 
 
@@ -32,20 +34,16 @@ def test_two_chunks_that_agree_are_followed_as_one() -> None:
         assert blend.target(float(now))[0] == pytest.approx(2.0 * now)
 
 
-def test_a_chunk_out_of_order_is_refused_and_counted() -> None:
+def test_a_chunk_out_of_order_is_refused() -> None:
     blend = Blend(np.zeros(1), BLEND)
     blend.offer(chunk(1.0, 1.0), now=1.1)
     assert not blend.offer(chunk(0.9, 5.0), now=1.2)
-    assert blend.refused == 1
     assert blend.target(9.0)[0] == 1.0
 
 
-def test_beyond_the_last_row_it_rests_and_says_so() -> None:
+def test_beyond_the_last_row_it_rests() -> None:
     blend = Blend(np.zeros(1), BLEND)
-    assert blend.exhausted(0.0)
     blend.offer(chunk(0.0, 0.0, 1.0), now=0.01)
-    assert not blend.exhausted(0.05)
-    assert blend.exhausted(0.051)
     assert blend.target(5.0)[0] == 1.0
 
 
@@ -76,6 +74,25 @@ def test_the_target_never_jumps(offers: list[tuple[list[float], float, int]]) ->
             assert abs(target - last)[0] <= bound
             assert abs(target)[0] <= REACH + 1e-9
             last = target
+
+
+def test_answers_that_are_unrolled_together_are_those_unrolled_alone() -> None:
+    """To the bit, interventions included; one that is not finite harms no other."""
+    contract = parse_contract(contract_json() | {"chunk": {"rows": 12, "every": 6, "blend": 5}})
+    rng = np.random.default_rng(6)
+    seen = start(contract, rng.normal(0.0, 0.3, (5, 8)))
+    raw = rng.normal(0.0, 1.5, (5, 12 * 8)).astype(np.float32)
+    raw[3, 40] = np.nan
+    together = unrolled(contract, seen, raw)
+    assert together.rows.shape == (5, 13, 8)
+    assert together.finite.tolist() == [True, True, True, False, True]
+    assert together.interventions["delta"].any()
+    for i in range(5):
+        alone = unrolled(contract, ActionState(seen.command[i : i + 1]), raw[i : i + 1])
+        np.testing.assert_array_equal(alone.rows[0], together.rows[i])
+        assert alone.finite[0] == together.finite[i]
+        for name, counts in together.interventions.items():
+            np.testing.assert_array_equal(alone.interventions[name][0], counts[i])
 
 
 @pytest.mark.parametrize("rows", [np.zeros((0, 8)), np.zeros(8), np.full((2, 8), np.nan)])

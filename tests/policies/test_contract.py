@@ -137,6 +137,18 @@ def chunked(**change: int) -> dict[str, Any]:
     return {**contract_json(), "chunk": {"rows": 12, "every": 6, "blend": 5, **change}}
 
 
+@pytest.mark.parametrize(
+    ("latency_ms", "rate_hz", "steps"),
+    [(10.0, 50, 1), (20.0, 50, 1), (20.1, 50, 2), (300.0, 10, 3)],
+)
+def test_a_latency_in_steps_is_the_first_step_that_begins_after_it(
+    latency_ms: float, rate_hz: int, steps: int
+) -> None:
+    contract = parse_contract(contract_json() | {"latency_ms": latency_ms, "rate_hz": rate_hz})
+    assert contract.latency_steps == steps
+    assert contract.latency_s == pytest.approx(1e-3 * latency_ms)
+
+
 def test_a_contract_may_name_chunks_and_one_without_says_nothing_of_them() -> None:
     contract = parse_contract(chunked())
     assert contract.outputs == 12 * 8

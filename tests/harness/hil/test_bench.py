@@ -133,6 +133,15 @@ def test_a_policy_that_breaks_fails_and_the_arm_goes_on(tmp_path, robot, good, w
     assert not robot.stop_reason
 
 
+def test_a_policy_that_is_late_has_one_name_whoever_noticed(tmp_path, robot, good):
+    def slow(command):
+        robot.runtime.servo.arms[0].wait(2e-3 * good.contract.latency_ms)
+        return command
+
+    result = go(tmp_path, robot, Misbehaving(good, slow))
+    assert [(a.outcome, a.mode) for a in result.attempts] == [("failure", "policy_late")] * 2
+
+
 def test_after_a_protective_stop_a_person_lets_the_arm_move_again(tmp_path, robot, good):
     events = []
     stopped = []

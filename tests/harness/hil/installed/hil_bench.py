@@ -68,6 +68,7 @@ class Attempted:
     interventions: Mapping[str, int] = field(default_factory=dict)
     safety_events: tuple[str, ...] = ()
     detail: str = ""
+    cause: BaseException | None = None
 
 
 @dataclass
