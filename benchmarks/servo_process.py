@@ -139,9 +139,9 @@ def paced(folder: Path, hz: int, seconds: float) -> bool:
 def dead_servo(folder: Path, hz: int) -> float:
     """Seconds from SIGKILL to the guardian's first frame."""
     robot = Robot(folder, hz)
-    bus = open_bus({"interface": "policyctl", "channel": str(robot.twin.channel)})
     for _ in range(25):
         robot.step()
+    bus = open_bus({"interface": "policyctl", "channel": str(robot.twin.channel)})
     killed = time.monotonic()
     os.kill(robot.servo.pid, signal.SIGKILL)
     robot.servo.process.wait()
