@@ -80,16 +80,18 @@ def write_all(handle: int, rest: memoryview) -> None:
 
 def _set_aside(handle: int, size: int) -> None:
     """Room for an empty file's `size` bytes, or OSError and none of it taken: the disk is asked
-    first, since a reservation that fails has taken what there was."""
+    first, since a reservation that fails has taken what there was. Where a file system cannot tell
+    its size, or reserve, it is written without."""
     disk = os.fstatvfs(handle)
-    if size > disk.f_bavail * disk.f_frsize:
+    if disk.f_blocks and size > disk.f_bavail * disk.f_frsize:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if _reserve is not None:
         try:
             _reserve(handle, 0, size)
-        except OSError:
+        except OSError as error:
             os.ftruncate(handle, 0)
-            raise
+            if error.errno in _FULL:
+                raise
 
 
 class EarlySync:

@@ -4,7 +4,8 @@
   change at once; what it cannot sign, `renew` does.
 - `renew` also signs anew, with a later `issued_at`, what names a candidate: unrenewed, its
   permission ends.
-- A signature is kept only where the order that it is of is still the newest of its robot.
+- A signature is kept only where the order that it is of is still the newest of its robot, and its
+  key a director's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from registry.trust.authority import Trust
 from registry.trust.keyring import Keyring
 
 LOOKS = 3  # how often orders that were overtaken while they were signed are looked at again
+TOGETHER = 50  # orders that are written in one transaction
+_BARE = assignments.c.envelope.is_(null()) & renewals.c.robot.is_(None)  # never signed
 
 
 class Renewals:
@@ -41,8 +44,12 @@ class Renewals:
         if self._desk.trust is None:
             return 0
         keyring = self._desk.trust.keyring
-        done = self._sign_due(self._desk.trust, everything=keyring is not self._signed_under)
-        self._signed_under = keyring
+        told = _newest()
+        if keyring is self._signed_under:
+            told = told.where(assignments.c.candidate.is_not(None) | _BARE)
+        done, settled = self._sign_due(self._desk.trust, told)
+        if settled and keyring is self._desk.trust.keyring:
+            self._signed_under = keyring
         return done
 
     def sign_new(self) -> None:
@@ -53,33 +60,43 @@ class Renewals:
         if self._desk.trust is None:
             return
         with contextlib.suppress(PolicyctlError):
-            self._sign_due(self._desk.trust, everything=False)
+            self._sign_due(self._desk.trust, _newest().where(_BARE))
 
-    def _sign_due(self, trust: Trust, *, everything: bool) -> int:
-        """Looks, signs with nothing locked, and writes what still holds; until nothing is due."""
+    def _sign_due(self, trust: Trust, told: Any) -> tuple[int, bool]:
+        """Looks at what was `told`, signs with nothing locked, and writes what still holds; until
+        nothing is due. How many documents, and whether nothing was due in the end."""
         done = 0
         for _ in range(LOOKS):
             with self._desk.ledger.read() as connection:
-                due = [one for one in self._told(connection, everything) if self._is_due(one)]
+                documents = [document_of(row) for row in connection.execute(told)]
+            due = [one for one in documents if self._is_due(one)]
             if not due:
-                break
-            now = self._desk.clock.now()
-            signed = [
-                trust.seal_assignment(replace(one, issued_at=max(now, one.issued_at)))
-                for one in due
-            ]
+                return done, True
+            for first in range(0, len(due), TOGETHER):
+                done += self._sign(trust, due[first : first + TOGETHER])
+        return done, False
+
+    def _sign(self, trust: Trust, due: list[Assignment]) -> int:
+        """What was signed before a key fails is kept; then the error is raised."""
+        now, signed = self._desk.clock.now(), list[Assignment]()
+        try:
+            for one in due:
+                order = replace(one, issued_at=max(now, one.issued_at))
+                signed.append(trust.seal_assignment(order))
+        finally:
             with self._desk.ledger.write() as connection:
-                done += sum(self._put(connection, one) for one in signed)
-        return done
+                kept = sum(self._put(connection, one) for one in signed)
+        return kept
 
     def _put(self, connection: Connection, signed: Assignment) -> bool:
-        """Keeps a signed order, unless a newer one was written or signed meanwhile."""
+        """Keeps a signed order, unless a newer one was written or signed meanwhile, or its key is a
+        director's no longer."""
         assert signed.envelope is not None
         held = connection.execute(_newest().where(assignments.c.robot == signed.robot)).first()
         newest = None if held is None else document_of(held)
-        if newest is None or newest.generation != signed.generation:
+        if newest is None or newest.generation != signed.generation or self._is_due(signed):
             return False
-        if newest.issued_at > signed.issued_at and not self._is_due(newest):
+        if newest.issued_at > signed.issued_at:
             return False
         values = {
             "generation": signed.generation,
@@ -90,15 +107,6 @@ class Renewals:
         if not connection.execute(update(renewals).where(mine).values(**values)).rowcount:
             connection.execute(insert(renewals).values(robot=signed.robot, **values))
         return True
-
-    @staticmethod
-    def _told(connection: Connection, everything: bool) -> list[Assignment]:
-        """What robots were last told, of those whose signature time may end or that have none."""
-        query = _newest()
-        if not everything:
-            bare = assignments.c.envelope.is_(null()) & renewals.c.robot.is_(None)
-            query = query.where(assignments.c.candidate.is_not(None) | bare)
-        return [document_of(row) for row in connection.execute(query)]
 
     def _is_due(self, document: Assignment) -> bool:
         if self._desk.trust is None:

@@ -6,9 +6,9 @@
   nothing is written. An event that changes nothing writes nothing.
 - A decision on a snapshot is taken on the snapshot as it is inside the transaction, judged there:
   neither a forged verdict nor one that an arriving report has overtaken moves a rollout.
-- A verdict is signed before the transaction that it decides, so that nobody waits for a key. Where
-  the snapshot has moved by then it is signed again; what never stands still is a Conflict, but a
-  rollout that failed goes back, unsigned.
+- A verdict that leads forward is signed before the transaction that it decides, so that nobody
+  waits for a key. Where the snapshot has moved by then it is signed again; what never stands still
+  is a Conflict. A rollout that failed goes back at once, and its verdict is signed after that.
 - Where trust is set up a rollout goes forward only on attempts that their robots signed. It goes
   back on any: who forges failures can take a version back, never forward.
 - Assignments, stages and what the policy serves change with the rollout or not at all, so a
@@ -17,13 +17,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from registry.errors import Conflict, Corrupt, NotFound, Refused
+from registry.errors import Conflict, Corrupt, NotFound, PolicyctlError, Refused
 from registry.gates import CanaryGate
 from registry.ledger.tables import policies, rollouts, serves
 from registry.record.attempts import read_evidence, require_signed
@@ -156,7 +157,7 @@ class Rollouts:
                 record = self._to_sign(connection, rollout, seen, now)
                 fits = signed is not None and signed[0] == seen
                 failed = isinstance(seen, Observed) and seen.verdict.outcome is Outcome.FAIL
-                if record is None or fits or (failed and not left):
+                if record is None or fits or failed:
                     statement = signed[1] if signed is not None and fits else None
                     done = self.apply(connection, rollout, row.revision, seen, now, statement)
                     break
@@ -171,7 +172,16 @@ class Rollouts:
             )
         if done[1]:
             self.sign_orders()
+        if record is not None and failed:
+            assert isinstance(seen, Observed)
+            self._sign_failure(record, rollout.gate, seen)
         return done
+
+    def _sign_failure(self, record: VersionRecord, gate: CanaryGate, seen: Observed) -> None:
+        """After the transaction that went back. Without the key its verdict stays unsigned."""
+        statement = self._sealed(record, gate, seen)
+        with contextlib.suppress(PolicyctlError), self._desk.ledger.write() as connection:
+            self._verdicts.sign(connection, record, seen.evidence, seen.verdict, statement)
 
     def _to_sign(
         self, connection: Connection, rollout: Rollout, event: Event, now: float

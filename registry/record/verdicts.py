@@ -170,6 +170,19 @@ class Verdicts:
             },
         )
 
+    def sign(
+        self,
+        connection: Connection,
+        record: VersionRecord,
+        evidence: Evidence,
+        verdict: Verdict,
+        statement: Envelope | None,
+    ) -> None:
+        """A statement that was given after its verdict was kept, beside it."""
+        for one in read_verdicts(connection, record.ref):
+            if (one.evidence, one.verdict) == (evidence, verdict):
+                self._keep(connection, record, one.id, statement)
+
     def _keep(
         self, connection: Connection, record: VersionRecord, row: int, statement: Envelope | None
     ) -> None:

@@ -117,3 +117,16 @@ def test_a_reservation_that_fails_gives_back_what_it_took(
     with pytest.raises(OSError, match="No space"), EarlySync(stream.fileno(), 1 << 20):
         pytest.fail("was entered")
     assert blocks(stream) == 0
+
+
+def test_a_file_system_that_reserves_nothing_is_written_all_the_same(
+    stream: FileIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(handle: int, begin: int, size: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(storage, "_reserve", cannot)
+    with EarlySync(stream.fileno(), 1 << 20) as disk:
+        stream.write(b"whole")
+        disk.wrote(5)
+    assert os.fstat(stream.fileno()).st_size == 5
