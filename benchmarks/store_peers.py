@@ -1,8 +1,8 @@
 """Our registry beside MLflow's and DVC, same checkpoint: add, add again unchanged, fetch.
 
 Each runs in a process of its own with the library's own calls; the two peers in environments of
-their own, built once into the user's cache. Rounds alternate, medians count. Two times are told:
-until the call returns, and until what it wrote is on the disk (`sync` after it), since our calls
+their own, built once into the user's cache. Each round another begins, medians count. Two times
+are told: until the call returns, and until what it wrote is on the disk (`sync` after it), since our calls
 return only then and the others' do not. Limits are on the second.
 
     benchmarks/store_peers.py [--megabytes N] [--rounds N]
@@ -128,8 +128,10 @@ def main() -> int:
             "ours": Ours(place / "ours", place / "checkpoint"),
             **peers,
         }
-        for _ in range(given.rounds):
-            for name, side in sides.items():
+        for first in range(given.rounds):
+            names = list(sides)
+            for name in names[first % len(names) :] + names[: first % len(names)]:
+                side = sides[name]
                 side.run("fresh")
                 for verb in VERBS:
                     taken[name, verb].append(side.run(verb))
