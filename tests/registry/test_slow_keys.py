@@ -270,10 +270,11 @@ def test_a_report_that_arrives_meanwhile_is_in_the_verdict_that_is_signed(
     cohort = record.registry.rollout(identity).rollout.cohort
 
     def report(other: Registry) -> None:
-        for robot in cohort:
-            said = record.next_report(robot, "success")
-            assert said is not None
-            other.ingest(robot, [said])
+        while other.canary_evidence(identity).candidate_total.total == before:
+            for robot in cohort:
+                said = record.next_report(robot, "success")
+                assert said is not None
+                other.ingest(robot, [said])
 
     meanwhile(lambda: record.observe(identity), report).result()
     ref = record.registry.list_versions()[1].ref
