@@ -2,8 +2,8 @@
 
 Each runs in a process of its own with the library's own calls; the two peers in environments of
 their own, built once into the user's cache. Each round another begins, medians count. Two times
-are told: until the call returns, and until what it wrote is on the disk (`sync` after it), since our
-calls return only then and the others' do not. Limits are on the second.
+are told: until the call returns, and until what it wrote is on the disk (`sync` after it), since
+our calls return only then and the others' do not. Limits are on the second.
 
     benchmarks/store_peers.py [--megabytes N] [--rounds N]
 """
