@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fleet.can import frames
 from fleet.can.arm import Arm
 from fleet.can.bus import FrameTap
-from fleet.can.frames import PARAMETER_ID
+from fleet.can.frames import PARAMETER_ID, Status
 from fleet.can.gains import STIFF
 from harness.twin.physics import TwinConfig, TwinWorld
 from harness.twin.wire import Recorder, WireBus, WireModel, classic_bits, frame_time
@@ -43,6 +43,13 @@ def swing(arm: Arm, ticks: int) -> np.ndarray:
         arm.wait(began + 0.005 - arm.now())
         trace.append(arm.state.q)
     return np.array(trace)
+
+
+def test_an_arm_whose_answers_take_15_ms_connects_and_is_enabled() -> None:
+    """As behind a network or a busy host: later than the next sample was due."""
+    arm = Arm(WireBus(TwinWorld(TwinConfig(seed=1)), model=WireModel(reply_latency_s=0.015)))
+    arm.connect()
+    assert (arm.enable().status == Status.ENABLED).all()
 
 
 def test_frame_times_are_those_of_the_reference() -> None:
