@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -73,10 +74,11 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def write_all(handle: int, rest: memoryview) -> None:
-    """Writes all of it, however few bytes the system takes at a time. Raises OSError."""
+def write_all(handle: int, rest: memoryview, position: int) -> None:
+    """Writes all of it there, however few bytes the system takes at a time. Raises OSError."""
     while rest:
-        rest = rest[os.write(handle, rest[:WRITE]) :]
+        written = os.pwrite(handle, rest[:WRITE], position)
+        rest, position = rest[written:], position + written
 
 
 def _set_aside(handle: int, size: int) -> None:
@@ -102,7 +104,7 @@ class EarlySync:
     says so at once, and one that knows the size writes in long stretches, several times as fast.
     Every `SYNC_EVERY` bytes the file is sent on its way by a thread of `pool`, or of one of its own
     where the file grows so large. Leaving waits for that, and raises OSError where it failed; the
-    file is then as long as what was written.
+    file is then as long as what was written. Several threads may write and say so.
     """
 
     def __init__(self, handle: int, size: int, pool: ThreadPoolExecutor | None = None) -> None:
@@ -111,19 +113,21 @@ class EarlySync:
         self._own: ThreadPoolExecutor | None = None
         self._syncing: Future[None] | None = None
         self._since = 0
+        self._lock = threading.Lock()
 
     def wrote(self, size: int) -> None:
         """So many more bytes were written. Raises OSError where an earlier sync failed."""
-        self._written += size
-        self._since += size
-        if self._since < SYNC_EVERY or not (self._syncing is None or self._syncing.done()):
-            return
-        self._since = 0
-        if self._syncing is not None:
-            self._syncing.result()
-        if self._pool is None:
-            self._pool = self._own = ThreadPoolExecutor(1, "sync")
-        self._syncing = self._pool.submit(_datasync, self._handle)
+        with self._lock:
+            self._written += size
+            self._since += size
+            if self._since < SYNC_EVERY or not (self._syncing is None or self._syncing.done()):
+                return
+            self._since = 0
+            if self._syncing is not None:
+                self._syncing.result()
+            if self._pool is None:
+                self._pool = self._own = ThreadPoolExecutor(1, "sync")
+            self._syncing = self._pool.submit(_datasync, self._handle)
 
     def __enter__(self) -> EarlySync:
         if self._size:

@@ -105,16 +105,18 @@ class FolderBatch:
     def _copy(self, source: Source, handle: int) -> str | None:
         """Writes it all; the digest, where it was not known to be the bytes' own."""
         expected = source.size if source.size >= SMALL else 0
+        position = 0
         with EarlySync(handle, expected, self._syncers) as disk:
             if isinstance(source, Held):
                 for chunk in source.chunks:
-                    write_all(handle, chunk)
+                    write_all(handle, chunk, position)
                     disk.wrote(len(chunk))
+                    position += len(chunk)
                 return None
-            sha256, position = hashlib.sha256(), 0
+            sha256 = hashlib.sha256()
             while position < source.size and (data := source.read_at(position, CHUNK)):
                 sha256.update(data)
-                write_all(handle, memoryview(data))
+                write_all(handle, memoryview(data), position)
                 disk.wrote(len(data))
                 position += len(data)
         return named(sha256)

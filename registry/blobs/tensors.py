@@ -3,18 +3,23 @@
 In: the file is read once. While one thread hashes the whole file, another hashes the header and
 each tensor; a piece that the store lacks is written by the batch's threads, from memory where it is
 short and else from a second read. Memory stays below `WAITING` and a few megabytes at any size of
-file or tensor. A file that looks like one of `known` (same header, same samples) is hashed as a
-whole first: where it is that file, its tensors are known without hashing them.
+file or tensor. A file that looks like one of `known` (same header, same samples) is compared with
+it first, piece by piece on all cores: where it is that file, its own digest is known without
+hashing it as a whole.
 
-Out: the pieces are joined, and their bytes must be the whole file's digest before it has a name.
+Out: each piece goes to its place in the file and has to be what its digest says before the file has
+a name. The manifest names them all; that they make the file's own digest is `verify`'s to look at.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -32,6 +37,8 @@ WEIGHTS_SUFFIX = ".safetensors"
 READ = 1 << 20  # fits the second-level cache that both hashing threads read it from
 HELD = 48 << 20
 WAITING = 96 << 20
+AT_ONCE = max(2, min(os.cpu_count() or 1, 4))
+"""Pieces that are compared or written at the same time."""
 SAMPLES = 16
 SAMPLED = 64  # one part in so many of a file is looked at to see what it may be
 Progress = Callable[[int], None]  # called with bytes that were dealt with since the last call
@@ -99,7 +106,7 @@ def _recognise(
     for entry in known:
         same = entry.header == header and entry.size == found.size
         if same and _samples_fit(stream, entry):
-            if _hash_whole(stream) != entry.sha256:
+            if not _pieces_fit(stream, entry):
                 return None
             if progress is not None:
                 progress(found.size)
@@ -121,6 +128,38 @@ def _samples_fit(stream: BinaryIO, entry: FileEntry) -> bool:
             left -= tensor.size
         position += tensor.size
     return True
+
+
+def _pieces_fit(stream: BinaryIO, entry: FileEntry) -> bool:
+    """Whether the file is the entry's, byte for byte."""
+
+    def compare(piece: Piece, begin: int, stopped: threading.Event) -> bool:
+        sha256, position, end = hashlib.sha256(), begin, begin + piece.size
+        while position < end and not stopped.is_set():
+            data = os.pread(stream.fileno(), min(READ, end - position), position)
+            if not data:
+                return False
+            sha256.update(data)
+            position += len(data)
+        return named(sha256) == piece.sha256
+
+    return _every_piece(entry, compare)
+
+
+def _every_piece(entry: FileEntry, fits: Callable[[Piece, int, threading.Event], bool]) -> bool:
+    """Whether `fits` says so of each piece, given the place where it begins; several at a time.
+
+    After the first that does not fit, an error or ctrl-C the event is set for those under way, and
+    others do not begin.
+    """
+    stopped = threading.Event()
+    begins = itertools.accumulate((piece.size for piece in entry.pieces), initial=0)
+    with ThreadPoolExecutor(AT_ONCE, "piece") as pool:
+        try:
+            return all(pool.map(fits, entry.pieces, begins, itertools.repeat(stopped)))
+        finally:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _add_pieces(batch: Batch, found: Found, entry: FileEntry) -> None:
@@ -239,22 +278,34 @@ def write_file(blobs: BlobStore, entry: FileEntry, target: Path) -> None:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-")
         temporary = Path(name)
         try:
-            with os.fdopen(handle, "wb"), Hasher() as whole:
+            with os.fdopen(handle, "wb"):
                 with EarlySync(handle, entry.size) as disk:
-                    for piece in entry.pieces:
-                        for data in blobs.stream(piece.sha256):
-                            whole.feed(data)
-                            write_all(handle, memoryview(data))
-                            disk.wrote(len(data))
+                    _write_pieces(blobs, entry, handle, disk)
                 os.fsync(handle)
-                found = whole.digest()
-            if found != entry.sha256:
-                raise _broken(blobs, entry, found)
             os.chmod(temporary, 0o644)
             os.replace(temporary, target)
             sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _write_pieces(blobs: BlobStore, entry: FileEntry, handle: int, disk: EarlySync) -> None:
+    """Raises Corrupt with every piece that is not what its digest says."""
+
+    def write(piece: Piece, begin: int, stopped: threading.Event) -> bool:
+        position = begin
+        with Hasher() as sha256:
+            for data in blobs.stream(piece.sha256):
+                if stopped.is_set():
+                    return False
+                sha256.feed(data)
+                write_all(handle, memoryview(data), position)
+                disk.wrote(len(data))
+                position += len(data)
+            return sha256.digest() == piece.sha256
+
+    if not _every_piece(entry, write):
+        raise _broken(blobs, entry)
 
 
 def problems_of(blobs: BlobStore, entry: FileEntry) -> Iterator[tuple[Piece, str]]:
@@ -281,10 +332,10 @@ def whole_digest(blobs: BlobStore, entry: FileEntry) -> str:
         return whole.digest()
 
 
-def _broken(blobs: BlobStore, entry: FileEntry, found: str) -> Corrupt:
-    problems = [said for _, said in problems_of(blobs, entry)]
+def _broken(blobs: BlobStore, entry: FileEntry) -> Corrupt:
     return Corrupt(
         "stored bytes do not match their digest",
-        evidence="; ".join(problems) or f"{entry.path}: its pieces make {found}",
+        evidence="; ".join(said for _, said in problems_of(blobs, entry))
+        or f"{entry.path}: read otherwise a moment ago",
         hint=REPAIR,
     )

@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from registry.blobs.folder import FolderBlobs
 from registry.blobs.hashing import Budget, FilePart, Held
 from registry.blobs.tensors import problems_of, store_file, whole_digest, write_file
 from registry.checkpoint import Found
-from registry.errors import Conflict, Corrupt, ServiceFailed
+from registry.errors import Conflict, Corrupt, NotFound, ServiceFailed
 from registry.ledger.tables import versions
 from registry.versions import FileEntry, Manifest, Piece, TensorEntry, digest_bytes
 
@@ -135,7 +136,7 @@ def test_only_tensors_that_changed_are_written(
     assert (tmp_path / "out").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
-def test_a_file_that_is_known_is_hashed_as_a_whole_only(
+def test_a_file_that_is_known_is_compared_and_not_hashed_as_a_whole(
     blobs: FolderBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.safetensors"
@@ -144,10 +145,11 @@ def test_a_file_that_is_known_is_hashed_as_a_whole_only(
     blobs.remove(entry.tensors[3].sha256)
 
     def never(*_: object) -> object:
-        raise AssertionError("hashed in parts")
+        raise AssertionError("hashed as a whole")
 
     with monkeypatch.context() as patch:
         patch.setattr(tensors_module, "_hash_parts", never)
+        patch.setattr(tensors_module, "_hash_whole", never)
         again, written = store(blobs, path, known=[entry])
     assert again == entry
     assert written == entry.tensors[3].size, "what was lost is stored again"
@@ -224,12 +226,12 @@ def test_a_batch_whose_block_fails_keeps_nothing(blobs: FolderBlobs) -> None:
 def test_a_batch_tells_the_disk_that_is_full(
     blobs: FolderBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(handle: int, data: object) -> int:
+    def full(handle: int, data: object, position: int) -> int:
         raise OSError(28, "No space left on device")
 
     write_tensors(tmp_path / "a.safetensors", TENSORS)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
+        patch.setattr(os, "pwrite", full)
         with pytest.raises(ServiceFailed, match="the disk is full"):
             store(blobs, tmp_path / "a.safetensors")
     assert files_of(blobs) == set()
@@ -267,6 +269,31 @@ def test_a_damaged_tensor_is_named(blobs: FolderBlobs, tmp_path: Path) -> None:
             blobs.set_aside(tensor.sha256)
     assert store(blobs, tmp_path / "a.safetensors")[1] == hurt.size + lost.size
     assert list(problems_of(blobs, entry)) == []
+
+
+def test_the_first_piece_that_does_not_fit_ends_the_others(
+    blobs: FolderBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long tensor that is being written does not go on to its end for nothing."""
+    write_tensors(tmp_path / "a.safetensors", {"short": b"s" * 1000, "long": b"l" * 1000})
+    entry, _ = store(blobs, tmp_path / "a.safetensors")
+    header, short, long = entry.pieces
+    blobs.set_aside(short.sha256)
+    begun, left = threading.Event(), iter(range(300_000))
+
+    def stream(digest: str) -> Iterator[bytes]:
+        if digest == long.sha256:
+            begun.set()
+            return (b"l" for _ in left)
+        assert digest == header.sha256 or begun.wait(10.0), "both are under way"
+        return real(digest)
+
+    real = blobs.stream
+    monkeypatch.setattr(blobs, "stream", stream)
+    with pytest.raises(NotFound):
+        write_file(blobs, entry, tmp_path / "out" / "w")
+    assert next(left, None) is not None, "it was stopped on the way"
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 PUBLISH = """
