@@ -250,6 +250,7 @@ def _log_cycles(rig: Rig, servo: Servo, path: Path) -> None:
     name = f"policyctl-{rig.config.robot}-inline-{time.monotonic_ns()}-cycles"
     ring = rig.ring = Ring.create(name, JOINTS * len(rig.arms))
     rig.cycles = CycleLog(path, name, rig.config.class_.joints)
+    ring.hide()
     lock_step = rig.world is not None
 
     def append(servo: Servo) -> None:

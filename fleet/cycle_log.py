@@ -153,6 +153,10 @@ class Ring:
         self._next = self._head[4] = written
         return Cycles(rows[whole], self.joints, dropped)
 
+    def hide(self) -> None:
+        """Take the name away once the reader has attached: a side that is killed leaves nothing."""
+        self.path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Let go; the servo's side also removes the name, its last rows read or not."""
         for view in ("_head", "_numbers", "_rows"):

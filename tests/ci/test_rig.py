@@ -311,6 +311,8 @@ def test_the_witness_hears_of_every_stop_and_of_the_resume() -> None:
 def test_every_cycle_of_a_lock_step_twin_is_logged_however_fast_it_runs(tmp_path: Path) -> None:
     log = tmp_path / "cycles.mcap"
     with build_rig(twin(), log=log) as robot:
+        assert robot.ring is not None
+        assert not robot.ring.path.exists(), "a process that is killed would leave it behind"
         first = robot.servo.ticks
         robot.servo.hold(6000)
         ticks = robot.servo.ticks - first
