@@ -12,7 +12,7 @@ from registry.record.actors import Actor
 from registry.record.begun import traces
 from registry.service import Registry
 from registry.trust.authority import open_trust
-from registry.trust.opening import FOLDER, HomeApprovals
+from registry.trust.home_approvals import FOLDER, HomeApprovals
 
 
 def open_registry(home: Home, actor: Actor, clock: Clock | None, *, create: bool) -> Registry:

@@ -48,8 +48,8 @@ from registry.record.rollouts import Advanced
 from registry.rollouts import TERMINAL, Abort, Event, Pause, Resume
 from registry.stages import Stage
 from registry.trust.authority import Trust
+from registry.trust.home_approvals import HomeApprovals
 from registry.trust.keyring import PublicKey
-from registry.trust.opening import HomeApprovals
 from registry.verdicts import Verdict
 from registry.versions import Manifest, Provenance, VersionRef
 

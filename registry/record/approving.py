@@ -19,7 +19,7 @@ from registry.record.rollouts import Rollouts
 from registry.record.versions import Versions
 from registry.rollouts import TERMINAL, Phase
 from registry.stages import ENDS, Stage
-from registry.trust.opening import HomeApprovals
+from registry.trust.home_approvals import HomeApprovals
 from registry.versions import VersionRef
 
 

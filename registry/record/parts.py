@@ -18,7 +18,7 @@ from registry.record.robots import Robots
 from registry.record.rollouts import Rollouts
 from registry.record.verdicts import Verdicts
 from registry.record.versions import Versions
-from registry.trust.opening import HomeApprovals
+from registry.trust.home_approvals import HomeApprovals
 
 
 class Parts:

@@ -28,7 +28,7 @@ from registry.record.verdicts import explain_gate, read_verdicts, require_signed
 from registry.record.versions import Versions, read_manifest, read_version
 from registry.rollouts import Opened, Phase, Rollout, step
 from registry.stages import GATES_BELOW, Stage, check_promotion, command_of
-from registry.trust.opening import HomeApprovals
+from registry.trust.home_approvals import HomeApprovals
 from registry.verdicts import Outcome
 from registry.versions import VersionRef, digest_of
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry.trust.files import SignerEntry, Traces, TrustFolder
+from registry.trust.home_approvals import HomeApprovals
 from registry.trust.keyring import Keyring, PublicKey
-from registry.trust.opening import HomeApprovals
 from registry.trust.publishing import Publishing
 
 if TYPE_CHECKING:

@@ -354,7 +354,7 @@ def test_recovery_from_a_stolen_key(run: Run, tmp_path: Path, who: str) -> None:
 def test_recovery_says_what_the_thief_approved(run: Run, tmp_path: Path) -> None:
     hardened(run)
     with Registry.open(Home(tmp_path / ".policyctl"), Actor("thief")) as registry:
-        from registry.trust.opening import HomeApprovals
+        from registry.trust.home_approvals import HomeApprovals
 
         home = registry.approvals
         places = [f"file:{tmp_path}/people/{name}" for name in ("dora", "emil")]

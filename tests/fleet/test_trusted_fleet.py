@@ -15,8 +15,8 @@ from registry.stages import Stage
 from registry.trust import ceremony
 from registry.trust.approvals import target_file
 from registry.trust.documents import seal_assignment
+from registry.trust.home_approvals import HomeApprovals
 from registry.trust.keys import new_key
-from registry.trust.opening import HomeApprovals
 from registry.versions import VersionRef
 
 pytestmark = pytest.mark.slow

@@ -17,8 +17,8 @@ from registry.record import begun
 from registry.rollouts import Joined, Repair, Tick
 from registry.service import Actor, Registry
 from registry.stages import Stage
+from registry.trust.home_approvals import FOLDER
 from registry.trust.keys import new_key
-from registry.trust.opening import FOLDER
 from registry.verdicts import judge
 
 pytestmark = pytest.mark.slow

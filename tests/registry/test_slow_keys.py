@@ -21,8 +21,8 @@ from registry.service import Actor, Registry, RolloutRecord
 from registry.stages import Stage
 from registry.trust import ceremony
 from registry.trust.documents import check_assignment
+from registry.trust.home_approvals import HomeApprovals
 from registry.trust.keys import signer
-from registry.trust.opening import HomeApprovals
 from registry.verdicts import judge
 
 pytestmark = pytest.mark.slow
