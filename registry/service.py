@@ -381,11 +381,10 @@ class Registry:
     def attempts(
         self,
         policy: str | None = None,
-        version: int | None = None,
         rollout: str | None = None,
         robot: str | None = None,
     ) -> list[AttemptReport]:
-        return self._parts.attempts.all(policy, version, rollout, robot)
+        return self._parts.attempts.all(policy, rollout, robot)
 
     def canary_evidence(self, rollout: str) -> CanaryEvidence:
         return self._parts.attempts.canary_evidence(rollout)

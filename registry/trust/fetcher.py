@@ -39,12 +39,11 @@ TRIES = 5  # without a new byte
 class MetadataFetcher(FetcherInterface):
     """ngclient's way to a source. ngclient itself stops at the length allowed for a file."""
 
-    def __init__(self, source: Source, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
-        self._monotonic = monotonic
 
     def _fetch(self, url: str) -> Iterator[bytes]:
-        chunks = paced(self._source(url, 0), self._monotonic)
+        chunks = paced(self._source(url, 0))
         try:
             first = next(chunks, b"")  # what is not there is said before any byte
         except NotFound as none:
@@ -57,14 +56,12 @@ def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def paced(
-    chunks: Iterator[bytes], monotonic: Callable[[], float] = time.monotonic
-) -> Iterator[bytes]:
+def paced(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """The same chunks; raises SlowRetrievalError where they come too slowly."""
-    began, size = monotonic(), 0
+    began, size = time.monotonic(), 0
     for chunk in chunks:
         size += len(chunk)
-        spent = monotonic() - began
+        spent = time.monotonic() - began
         if spent > GRACE_S and size < MIN_RATE * spent:
             raise SlowRetrievalError(f"{size} bytes in {spent:.0f} s")
         yield chunk
