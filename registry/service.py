@@ -285,7 +285,7 @@ class Registry:
     def advance(
         self, identity: str, expected_revision: int | None, event: Event, now: float | None = None
     ) -> Advanced:
-        done = self._parts.rollouts.advance(identity, expected_revision, event, now)
+        done = self._parts.advancing.advance(identity, expected_revision, event, now)
         if done[0].rollout.phase in TERMINAL:
             self._parts.approving.withdraw_ended(done[0].rollout.policy)
         return done

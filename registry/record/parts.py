@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from registry.ports import BlobStore
+from registry.record.advancing import Advancing
 from registry.record.approving import Approving
 from registry.record.attempts import Attempts
 from registry.record.collection import Collector
@@ -39,6 +40,7 @@ class Parts:
         self.robots = Robots(desk)
         self.attempts = Attempts(desk)
         self.rollouts = Rollouts(desk, self.versions, self.verdicts, self.robots)
+        self.advancing = Advancing(desk, self.verdicts, self.rollouts)
         self.promotion = Promotion(desk, self.versions, self.rollouts, approvals)
         self.approving = Approving(desk, self.versions, self.rollouts, approvals)
         self.going_back = GoingBack(desk, self.versions, self.robots, self.rollouts)
