@@ -102,14 +102,14 @@ class Promotion:
         """Approved first, outside any transaction and last before the rollout: keys may be slow,
         and what no robot would install opens none. Nobody takes the approval back in between."""
         if self._approvals is None or not self._approvals.on:
-            return self._open(asked, why, dry_run)
+            return self._open(asked, why, dry_run=dry_run)
         if dry_run:
             self._approvals.approve(asked.ref, *self._approvable(asked), dry_run=True)
-            return self._open(asked, why, dry_run)
+            return self._open(asked, why, dry_run=True)
         with self._approvals.changing() as approvals:
             signed = self._approvable(asked)
             approvals.approve_now(asked.ref, *signed)
-            return self._open(asked, why, dry_run, signed)
+            return self._open(asked, why, signed)
 
     def _approvable(self, asked: _Asked) -> Signed:
         """What is approved of a version that may open its rollout now."""
@@ -118,7 +118,7 @@ class Promotion:
             return approvable(connection, asked.ref)
 
     def _open(
-        self, asked: _Asked, why: str, dry_run: bool, signed: Signed | None = None
+        self, asked: _Asked, why: str, signed: Signed | None = None, *, dry_run: bool = False
     ) -> RolloutRecord:
         """Everything is asked again: a version is opened on what the record holds then. Raises
         Conflict where that is not what was `signed`."""
@@ -152,21 +152,14 @@ class Promotion:
     def _checked(self, connection: Connection, asked: _Asked) -> VersionRecord:
         """The version, where its verdicts and signatures let it climb."""
         record = read_version(connection, asked.ref)
-        self._check_ladder(connection, record, asked.stage, asked.gate, asked.override)
+        self._check_ladder(connection, record, asked)
         if self._desk.trust is not None and asked.stage is not Stage.FLEET:
             require_signed(connection, self._desk.trust, record, GATES_BELOW[asked.stage])
         return record
 
-    def _check_ladder(
-        self,
-        connection: Connection,
-        record: VersionRecord,
-        stage: Stage,
-        gate: CanaryGate | Gates | None,
-        override: str | None,
-    ) -> None:
+    def _check_ladder(self, connection: Connection, record: VersionRecord, asked: _Asked) -> None:
         """check_promotion, with verdicts under other gates than today's not counted."""
-        records = read_verdicts(connection, record.ref)
+        gate, records = asked.gate, read_verdicts(connection, record.ref)
         newest: dict[str, Outcome | None] = {}
         for one in records:
             newest[one.verdict.gate] = one.verdict.outcome
@@ -185,7 +178,7 @@ class Promotion:
                         hint=command_of(name, f"'{record}'"),
                     )
         try:
-            check_promotion(record.stage, stage, newest, excused, override)
+            check_promotion(record.stage, asked.stage, newest, excused, asked.override)
         except (GateFailed, Inconclusive, Refused) as error:
             raise explain_gate(error, record.ref, records) from None
 
