@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from said import Said
+from scripted_policies import write_checkpoint
 from trust import Line
-from world import judge_hil, judge_sim, write_checkpoint
+from world import judge_hil, judge_sim
 
 from ci.cli.main import main
 from registry.home import Home

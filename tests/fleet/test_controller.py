@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from world import POLICY, Fleet
+from scripted_policies import POLICY
+from world import Fleet
 
 from fleet.controller import Controller
 from fleet.stopping import Stop

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from world import POLICY, Fleet
+from scripted_policies import POLICY
+from world import Fleet
 
 from registry.errors import Pending
 from registry.rollouts import Phase
