@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record import CANARY, GATES, HIL, POLICY, SIM, Record, write_files
+from record import CANARY, GATES, HIL, POLICY, SIM, Record, keys_of, write_files
 from sqlalchemy import select, update
 from trusted import Keys
 
@@ -29,11 +29,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def record(tmp_path: Path, database: str | None) -> Record:
     return Record(tmp_path, robots=4, database=database, trust=True)
-
-
-def keys_of(record: Record) -> Keys:
-    assert record.keys is not None
-    return record.keys
 
 
 def edit(record: Record, table: Any, **values: Any) -> None:
