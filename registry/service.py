@@ -425,7 +425,3 @@ class Registry:
     def audit_head(self) -> Head:
         """See `History.check_chain`."""
         return self._parts.history.check_chain()
-
-    def check_audit(self) -> int:
-        """How many audit events hold. Raises Corrupt."""
-        return self.verify_audit().seq

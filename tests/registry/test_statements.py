@@ -144,7 +144,7 @@ def test_an_audit_rewritten_from_before_trust_is_found(
     Keys(old.home, since=str(Head(head.seq, "0" * 64)))
     registry = Registry.open(old.home, Actor("tester"), clock=old.clock)
     with pytest.raises(Corrupt, match="altered"):
-        registry.check_audit()
+        registry.verify_audit()
     with registry._ledger.read() as connection:
         assert connection.execute(select(audit_head.c.seq)).scalar() == head.seq
 
