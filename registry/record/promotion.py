@@ -104,7 +104,8 @@ class Promotion:
         if self._approvals is None or not self._approvals.on:
             return self._open(asked, why, dry_run=dry_run)
         if dry_run:
-            self._approvals.approve(asked.ref, *self._approvable(asked), dry_run=True)
+            manifest, _ = self._approvable(asked)
+            self._approvals.open().check(asked.ref, manifest)
             return self._open(asked, why, dry_run=True)
         with self._approvals.changing() as approvals:
             signed = self._approvable(asked)

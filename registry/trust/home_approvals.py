@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,17 +54,6 @@ class HomeApprovals:
 
         signers = Signers(self.folder, self._places)
         return Approvals(Repository(self.folder, signers, self.clock))
-
-    def approve(
-        self, ref: VersionRef, manifest: bytes, gates: Mapping[str, str], *, dry_run: bool = False
-    ) -> None:
-        """See `Approvals.approve`; nothing where trust is off."""
-        if not self.on:
-            return
-        if dry_run:
-            self.open().check(ref, manifest)
-        else:
-            self.open().approve(ref, manifest, gates)
 
     @contextmanager
     def changing(self) -> Iterator[Approvals]:

@@ -359,9 +359,8 @@ def test_recovery_says_what_the_thief_approved(run: Run, tmp_path: Path) -> None
 
         home = registry.approvals
         places = [f"file:{tmp_path}/people/{name}" for name in ("dora", "emil")]
-        HomeApprovals(home.folder.parent, home.clock, places).approve(
-            VersionRef("box-grasp", 66), b"{}", {}
-        )
+        theirs = HomeApprovals(home.folder.parent, home.clock, places).open()
+        theirs.approve(VersionRef("box-grasp", 66), b"{}", {})
     people(run, "ida")
     said = run("trust", "recover", name_of(run, "dora"), "--new", "people/ida.pub")
     assert "stranger: box-grasp/v66.json" in said.err
