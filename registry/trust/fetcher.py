@@ -26,7 +26,7 @@ from tuf.api.metadata import TargetFile
 from tuf.ngclient import FetcherInterface
 
 from registry.errors import Corrupt, NotFound, ServiceFailed
-from registry.storage import disk_errors, sync_folder
+from registry.storage import disk_errors, sync_folder, write_at
 
 Source = Callable[[str, int], Iterator[bytes]]  # name or URL, position to begin at
 GRACE_S = 10.0
@@ -155,7 +155,7 @@ def _fill(source: Source, url: str, info: TargetFile, handle: int) -> int:
                         evidence=f"{info.path}: over {info.length} bytes from {url}",
                     )
                 with disk_errors(Path(info.path)):
-                    _append(handle, data, size - len(data))
+                    write_at(handle, data, size - len(data))
         except Corrupt:
             raise
         except ServiceFailed as cut:
@@ -167,13 +167,6 @@ def _fill(source: Source, url: str, info: TargetFile, handle: int) -> int:
                 evidence=f"{info.path}: ends at {size} of {info.length} bytes",
             )
     return came
-
-
-def _append(handle: int, data: bytes, position: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(handle, rest, position)
-        rest, position = rest[written:], position + written
 
 
 def _fits(info: TargetFile, path: Path) -> bool:
