@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from registry.errors import NotFound, PolicyctlError
 from registry.ports import Clock
+from registry.trust.files import is_published
 from registry.versions import VersionRef
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class HomeApprovals:
 
     @property
     def on(self) -> bool:
-        return (self.folder / "metadata" / "timestamp.json").is_file()
+        return is_published(self.folder)
 
     def require(self) -> None:
         """Raises NotFound where trust is not set up."""

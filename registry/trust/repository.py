@@ -51,6 +51,7 @@ from tuf.api.serialization import DeserializationError
 from registry.errors import Corrupt, NotFound, ServiceFailed
 from registry.ports import Clock, SystemClock
 from registry.storage import disk_errors, write_whole
+from registry.trust.files import is_published
 from registry.trust.online import online_signed
 from registry.trust.signers import Signers
 
@@ -89,7 +90,7 @@ class Repository:
 
     @property
     def exists(self) -> bool:
-        return (self.folder / "metadata" / "timestamp.json").is_file()
+        return is_published(self.folder)
 
     @contextmanager
     def changing(self) -> Iterator[None]:
