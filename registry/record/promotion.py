@@ -24,12 +24,12 @@ from registry.ledger.tables import attempts, rollouts
 from registry.record.desk import Desk
 from registry.record.model import RolloutRecord, VersionRecord
 from registry.record.rollouts import Rollouts, open_row, rollout_record, rollout_row
-from registry.record.verdicts import explain_gate, read_verdicts, require_signed
+from registry.record.verdicts import read_verdicts, require_signed
 from registry.record.versions import Versions, read_manifest, read_version
 from registry.rollouts import Opened, Phase, Rollout, step
 from registry.stages import GATES_BELOW, Stage, check_promotion, command_of
 from registry.trust.home_approvals import HomeApprovals
-from registry.verdicts import Outcome
+from registry.verdicts import Verdict
 from registry.versions import VersionRef, digest_of
 
 Signed = tuple[bytes, dict[str, str]]
@@ -161,9 +161,7 @@ class Promotion:
     def _check_ladder(self, connection: Connection, record: VersionRecord, asked: _Asked) -> None:
         """check_promotion, with verdicts under other gates than today's not counted."""
         gate, records = asked.gate, read_verdicts(connection, record.ref)
-        newest: dict[str, Outcome | None] = {}
-        for one in records:
-            newest[one.verdict.gate] = one.verdict.outcome
+        newest = {one.verdict.gate: one.verdict for one in records}
         excused: Mapping[str, str] = {}
         if isinstance(gate, Gates):
             excused = gate.not_applicable
@@ -179,9 +177,20 @@ class Promotion:
                         hint=command_of(name, f"'{record}'"),
                     )
         try:
-            check_promotion(record.stage, asked.stage, newest, excused, asked.override)
+            check_promotion(
+                record.stage,
+                asked.stage,
+                {name: one.outcome for name, one in newest.items()},
+                excused,
+                asked.override,
+                evidence={name: _numbers_of(one) for name, one in newest.items()},
+            )
         except (GateFailed, Inconclusive, Refused) as error:
-            raise explain_gate(error, record.ref, records) from None
+            raise type(error)(
+                f"{record}: {error.what}",
+                evidence=error.evidence,
+                hint=error.hint.replace("VERSION", f"'{record}'"),
+            ) from None
 
     def _check_turn(self, connection: Connection, record: VersionRecord, queue: bool) -> None:
         waiting = connection.execute(
@@ -269,3 +278,13 @@ def _check_first_try(connection: Connection, record: VersionRecord) -> None:
             evidence=seen,
             hint=f"policyctl promote '{record}' --stage canary --override --reason WHY",
         )
+
+
+def _numbers_of(verdict: Verdict) -> str:
+    """A verdict's reason with the numbers behind it, for people."""
+    numbers = ", ".join(f"{name} {_short(value)}" for name, value in verdict.numbers.items())
+    return f"{verdict.gate}: {verdict.reason}" + (f" ({numbers})" if numbers else "")
+
+
+def _short(value: float | int | None) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
