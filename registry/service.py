@@ -43,6 +43,7 @@ from registry.record.model import (
     VersionRecord,
 )
 from registry.record.parts import Parts
+from registry.record.promotion import Approvable
 from registry.record.registration import Check
 from registry.record.rollouts import Advanced
 from registry.rollouts import TERMINAL, Abort, Event, Pause, Resume
@@ -335,7 +336,7 @@ class Registry:
     ) -> None:
         self._parts.approving.note(action, subject, detail)
 
-    def approvable(self) -> dict[VersionRef, tuple[bytes, dict[str, str]]]:
+    def approvable(self) -> dict[VersionRef, Approvable]:
         """See `Approving.approvable`."""
         return self._parts.approving.approvable()
 

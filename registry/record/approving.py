@@ -14,7 +14,7 @@ from typing import Any
 from registry.errors import NotFound, PolicyctlError
 from registry.record.desk import Desk
 from registry.record.model import Search
-from registry.record.promotion import approvable
+from registry.record.promotion import Approvable, approvable
 from registry.record.rollouts import Rollouts
 from registry.record.versions import Versions
 from registry.rollouts import TERMINAL, Phase
@@ -49,7 +49,7 @@ class Approving:
         with self._desk.ledger.write() as connection:
             self._desk.note(connection, action, subject, detail=detail)
 
-    def approvable(self) -> dict[VersionRef, tuple[bytes, dict[str, str]]]:
+    def approvable(self) -> dict[VersionRef, Approvable]:
         """What is approved by right, going by the ledger: each version at canary or fleet, or
         waiting for its canary, with its manifest and what its gates attested."""
         waiting = {

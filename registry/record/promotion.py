@@ -32,7 +32,8 @@ from registry.trust.home_approvals import HomeApprovals
 from registry.verdicts import Verdict
 from registry.versions import VersionRef, digest_of
 
-Signed = tuple[bytes, dict[str, str]]
+Approvable = tuple[bytes, dict[str, str]]
+"""A version's manifest, and by gate a digest of its last verdict with the evidence."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +113,14 @@ class Promotion:
             approvals.approve_now(asked.ref, *signed)
             return self._open(asked, why, signed)
 
-    def _approvable(self, asked: _Asked) -> Signed:
+    def _approvable(self, asked: _Asked) -> Approvable:
         """What is approved of a version that may open its rollout now."""
         with self._desk.ledger.read() as connection:
             self._drawn(connection, asked)
             return approvable(connection, asked.ref)
 
     def _open(
-        self, asked: _Asked, why: str, signed: Signed | None = None, *, dry_run: bool = False
+        self, asked: _Asked, why: str, signed: Approvable | None = None, *, dry_run: bool = False
     ) -> RolloutRecord:
         """Everything is asked again: a version is opened on what the record holds then. Raises
         Conflict where that is not what was `signed`."""
@@ -248,9 +249,8 @@ class Promotion:
         return rollout_record(row)
 
 
-def approvable(connection: Connection, ref: VersionRef) -> Signed:
-    """What approvers sign of a version: its manifest, and by gate a digest of its last verdict
-    with the evidence."""
+def approvable(connection: Connection, ref: VersionRef) -> Approvable:
+    """What approvers sign of a version. Raises NotFound."""
     gates = {
         one.verdict.gate: digest_of([one.evidence.digest, one.verdict.to_json()])
         for one in read_verdicts(connection, ref)
