@@ -22,6 +22,9 @@ from registry.stages import ENDS, Stage
 from registry.trust.home_approvals import HomeApprovals
 from registry.versions import VersionRef
 
+_FAILED = TERMINAL - {Phase.DONE}
+_RUNS = (Stage.CANARY, Stage.FLEET)
+
 
 class Approving:
     def __init__(
@@ -111,7 +114,3 @@ class Approving:
             for one in self._versions.find(Search(policy))
             if one.stage in ENDS or (last.get(one.ref) in _FAILED and one.stage not in _RUNS)
         ]
-
-
-_FAILED = TERMINAL - {Phase.DONE}
-_RUNS = (Stage.CANARY, Stage.FLEET)
