@@ -149,7 +149,7 @@ def main() -> int:
             )  # fmt: skip
         with Registry.open(home, Actor("reader")) as registry:
             began = time.perf_counter()
-            events = registry.check_audit()
+            events = registry.verify_audit().seq
             line("audit events checked", events / (time.perf_counter() - began), "1/s",
                  "events", events)  # fmt: skip
     return 0 if all(met) else 1

@@ -205,6 +205,7 @@ class ChunkedAnswers:
         self._blend = Blend(start.command[0], contract.chunk.blend * step_s)
         self._question: _Question | None = None
         self._used: Unrolled | None = None
+        self._seen_at = 0.0
         self._until_next = 0
 
     def next(

@@ -69,18 +69,16 @@ class Controller:
         else:
             self._told.pop("assignments", None)
 
-    def loop(
-        self, stop: Stop, poll_s: float = POLL_S, now: Callable[[], float] = time.time
-    ) -> None:
+    def loop(self, stop: Stop, poll_s: float = POLL_S) -> None:
         """Rounds until told to stop. A round that fails is told and tried again."""
         while not stop.requested:
             try:
-                self.reconcile(now())
+                self.reconcile(time.time())
             except Exception as error:  # noqa: BLE001 nobody else rolls back while this is down
                 self._tell("", f"{_line(error)}; trying again")
             else:
                 self._told.pop("", None)
-            self.keep_trust(now())
+            self.keep_trust(time.time())
             stop.wait(poll_s)
 
     def keep_trust(self, now: float) -> None:

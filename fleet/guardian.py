@@ -2,7 +2,7 @@
 
 Rules
 - The servo beats once a tick: `Heartbeat` publishes what the motors were last told. The guardian
-  only looks. A beat older than `dead_after_s` (twelve ticks at 200 Hz) is a dead servo, whatever
+  only looks. A beat older than `DEAD_AFTER_S` (twelve ticks at 200 Hz) is a dead servo, whatever
   the reason: killed, stopped, stuck in a call.
 - Then it first repeats the last command, speed 0, so that motors whose host watchdog is on stay up
   (`holding`); after `hold_s` it lets the stiffness go over `lower_s` while damping stays, so that
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from fleet.can.frames import Ranges
 from fleet.can.link import MotorLink
-from fleet.can.motors import OPENARM_MOTORS, MotorAddress
+from fleet.can.motors import OPENARM_MOTORS
 from fleet.shared_memory import Newest, Reading
 from registry.errors import Refused
 
@@ -95,16 +95,14 @@ class Guardian:
         block: Newest,
         word: Newest,
         *,
-        motors: Sequence[MotorAddress] = OPENARM_MOTORS,
         fd: bool = False,
-        dead_after_s: float = DEAD_AFTER_S,
         hold_s: float = HOLD_S,
         lower_s: float = LOWER_S,
     ) -> None:
         self.phase = Phase.WATCHING
-        self._link = MotorLink(bus, motors, fd=fd)
+        self._link = MotorLink(bus, OPENARM_MOTORS, fd=fd)
         self._block, self._word = block, word
-        self._dead_after, self._hold, self._lower = dead_after_s, hold_s, lower_s
+        self._hold, self._lower = hold_s, lower_s
         self.refused = 0
         """Steps in which the bus failed."""
         self._last: Array | None = None
@@ -139,7 +137,7 @@ class Guardian:
                 return
             self._last = reading.values
             self._heard_at = now - reading.age_s
-        if self._last is not None and now - self._heard_at > self._dead_after:
+        if self._last is not None and now - self._heard_at > DEAD_AFTER_S:
             rows = self._last[1:].reshape(7, JOINTS)
             self._link.set_ranges([Ranges(*map(float, scale)) for scale in rows[4:].T])
             self._word.write(np.ones(WORD))

@@ -34,7 +34,7 @@ class Granted:
     hint: str = ""
 
 
-def claim(core: int | None = None, *, priority: int = PRIORITY) -> tuple[Granted, ...]:
+def claim(core: int | None = None) -> tuple[Granted, ...]:
     """Take all of it for this process, from now to its end: call when everything is loaded."""
     gc.collect()
     gc.freeze()
@@ -42,7 +42,7 @@ def claim(core: int | None = None, *, priority: int = PRIORITY) -> tuple[Granted
     return (
         Granted("collector", True, "frozen and off"),
         lock_memory(),
-        take_priority(priority),
+        take_priority(),
         take_core(core),
     )
 
@@ -58,16 +58,16 @@ def lock_memory() -> Granted:
     return Granted(name, False, os.strerror(ctypes.get_errno()), hint)
 
 
-def take_priority(priority: int = PRIORITY) -> Granted:
+def take_priority() -> Granted:
     """SCHED_FIFO: only the kernel and higher priorities come first."""
-    name, hint = "SCHED_FIFO", f"LimitRTPRIO={priority}, or CAP_SYS_NICE"
+    name, hint = "SCHED_FIFO", f"LimitRTPRIO={PRIORITY}, or CAP_SYS_NICE"
     if not hasattr(os, "sched_setscheduler"):
         return Granted(name, False, f"not on {sys.platform}")
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
     except OSError as error:
         return Granted(name, False, str(error.strerror), hint)
-    return Granted(name, True, f"priority {priority}")
+    return Granted(name, True, f"priority {PRIORITY}")
 
 
 def take_core(core: int | None) -> Granted:

@@ -125,7 +125,7 @@ class Runtime:
             trace=run.traced(),
         )
 
-    def home(self, q: Array, keep_going: Callable[[], bool] | None = None) -> str:
+    def home(self, q: Array) -> str:
         """Rise, then move to q (J,); "" or why the arm is not there. Raises ArmFault."""
         servo = self.servo
         if servo.stopped:
@@ -134,7 +134,7 @@ class Runtime:
         near = bool(np.abs(servo.command - q).max() < HOME_WITHIN)
         if not near:
             self._rise(q)
-        if not servo.move_to(q, HOME_SPEED * self._speed_scale, keep_going=keep_going):
+        if not servo.move_to(q, HOME_SPEED * self._speed_scale):
             return "protection did not let the arm go home"
         return "" if self._settled(q) else "the arm did not come to rest at home"
 

@@ -111,7 +111,7 @@ class Newest:
         return cls(path, memory, length, owner=True, clock_ns=clock_ns)
 
     @classmethod
-    def attach(cls, name: str, length: int, clock_ns: Callable[[], int] = _now_ns) -> Newest:
+    def attach(cls, name: str, length: int) -> Newest:
         """The block of another process. ServiceFailed where it is absent or laid out otherwise."""
         path = memory_folder() / name
         needed = HEAD.size + 2 * (SLOT.size + 8 * length)
@@ -136,7 +136,7 @@ class Newest:
                 f"{(MAGIC, length)}",
                 hint="both processes must run the same policyctl",
             )
-        return cls(path, memory, length, owner=False, clock_ns=clock_ns)
+        return cls(path, memory, length, owner=False)
 
     def write(self, values: Array) -> int:
         """Publish values (length,); its sequence number, from 1."""

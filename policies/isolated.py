@@ -54,13 +54,12 @@ class SubprocessPolicy:
         self,
         loader: Loader = load_policy,
         *,
-        load_s: float = LOAD_S,
         hang_s: float = HANG_S,
         on_time: bool = False,
     ) -> None:
         """`on_time`: a call that names no deadline has the contract's latency, not `hang_s`."""
         self._on_time = on_time
-        self._loader, self._load_s, self._hang_s = loader, load_s, hang_s
+        self._loader, self._hang_s = loader, hang_s
         self._process: SpawnProcess | None = None
         self._line: Connection | None = None
         self._call = 0
@@ -96,7 +95,7 @@ class SubprocessPolicy:
         """Load a checkpoint over there. ConfigError where its files are wrong."""
         self.start()
         self._folder, self._contract = folder, None
-        head, _ = self._ask({"do": "load", "folder": str(folder)}, b"", self._load_s)
+        head, _ = self._ask({"do": "load", "folder": str(folder)}, b"", LOAD_S)
         self._contract = parse_contract(head["contract"])
         return self._contract
 

@@ -9,10 +9,10 @@ from registry.blobs.folder import FolderBlobs
 from registry.home import Home, no_registry
 from registry.ports import Clock, SystemClock
 from registry.record.actors import Actor
-from registry.record.begun import traces
+from registry.record.trust_traces import traces
 from registry.service import Registry
 from registry.trust.authority import open_trust
-from registry.trust.opening import FOLDER, HomeApprovals
+from registry.trust.home_approvals import FOLDER, HomeApprovals
 
 
 def open_registry(home: Home, actor: Actor, clock: Clock | None, *, create: bool) -> Registry:

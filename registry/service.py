@@ -43,13 +43,14 @@ from registry.record.model import (
     VersionRecord,
 )
 from registry.record.parts import Parts
+from registry.record.promotion import Approvable
 from registry.record.registration import Check
 from registry.record.rollouts import Advanced
 from registry.rollouts import TERMINAL, Abort, Event, Pause, Resume
 from registry.stages import Stage
 from registry.trust.authority import Trust
+from registry.trust.home_approvals import HomeApprovals
 from registry.trust.keyring import PublicKey
-from registry.trust.opening import HomeApprovals
 from registry.verdicts import Verdict
 from registry.versions import Manifest, Provenance, VersionRef
 
@@ -285,7 +286,7 @@ class Registry:
     def advance(
         self, identity: str, expected_revision: int | None, event: Event, now: float | None = None
     ) -> Advanced:
-        done = self._parts.rollouts.advance(identity, expected_revision, event, now)
+        done = self._parts.advancing.advance(identity, expected_revision, event, now)
         if done[0].rollout.phase in TERMINAL:
             self._parts.approving.withdraw_ended(done[0].rollout.policy)
         return done
@@ -335,7 +336,7 @@ class Registry:
     ) -> None:
         self._parts.approving.note(action, subject, detail)
 
-    def approvable(self) -> dict[VersionRef, tuple[bytes, dict[str, str]]]:
+    def approvable(self) -> dict[VersionRef, Approvable]:
         """See `Approving.approvable`."""
         return self._parts.approving.approvable()
 
@@ -381,11 +382,10 @@ class Registry:
     def attempts(
         self,
         policy: str | None = None,
-        version: int | None = None,
         rollout: str | None = None,
         robot: str | None = None,
     ) -> list[AttemptReport]:
-        return self._parts.attempts.all(policy, version, rollout, robot)
+        return self._parts.attempts.all(policy, rollout, robot)
 
     def canary_evidence(self, rollout: str) -> CanaryEvidence:
         return self._parts.attempts.canary_evidence(rollout)
@@ -426,7 +426,3 @@ class Registry:
     def audit_head(self) -> Head:
         """See `History.check_chain`."""
         return self._parts.history.check_chain()
-
-    def check_audit(self) -> int:
-        """How many audit events hold. Raises Corrupt."""
-        return self.verify_audit().seq

@@ -55,12 +55,15 @@ def check_promotion(
     verdicts: Mapping[str, Outcome | None],
     not_applicable: Mapping[str, str],
     override: str | None,
+    *,
+    evidence: Mapping[str, str] | None = None,
 ) -> None:
     """Return if a version at `current` may climb to `target`; else raise what stands in the way.
 
     `verdicts` holds the newest verdict per gate name (missing or None: never run);
     `not_applicable` maps a gate to the reason why this policy has none; `override` is the reason a
-    person gave, or None. Raises GateFailed, Inconclusive or Refused.
+    person gave, or None; `evidence` what an error says of a gate's newest verdict, by gate. Raises
+    GateFailed, Inconclusive or Refused.
     """
     if target not in LADDER or target is Stage.REGISTERED:
         raise Refused(
@@ -71,14 +74,14 @@ def check_promotion(
     needed = GATES_BELOW[target]
     unmet = [gate for gate in needed if not _met(gate, verdicts, not_applicable)]
     if current in {Stage.REJECTED, Stage.RETIRED}:
-        _explain(unmet, verdicts, target)
+        _explain(unmet, verdicts, target, evidence or {})
         raise Refused(
             f"a {current} version climbs no further",
             evidence=f"stage {current} is an end",
             hint="train and register a new version",
         )
     if current is Stage.ROLLED_BACK:
-        _explain(unmet, verdicts, target)
+        _explain(unmet, verdicts, target, evidence or {})
         if target is not Stage.CANARY or not (override and override.strip()):
             raise Refused(
                 "a rolled back version returns only to canary, and only by a recorded override",
@@ -92,7 +95,7 @@ def check_promotion(
             evidence=f"target {target} is not above it",
             hint="`policyctl status` shows what runs where",
         )
-    _explain(unmet, verdicts, target)
+    _explain(unmet, verdicts, target, evidence or {})
     if target is Stage.FLEET and current is not Stage.CANARY:
         raise Refused(
             "a version reaches the fleet from canary only",
@@ -117,20 +120,25 @@ def _met(
     return verdicts.get(gate) is Outcome.PASS or (excused and verdicts.get(gate) is None)
 
 
-def _explain(unmet: list[str], verdicts: Mapping[str, Outcome | None], target: Stage) -> None:
+def _explain(
+    unmet: list[str],
+    verdicts: Mapping[str, Outcome | None],
+    target: Stage,
+    evidence: Mapping[str, str],
+) -> None:
     """Raise for the first unmet gate. The lowest gate is named first: fix that one first."""
     for gate in unmet:
         outcome = verdicts.get(gate)
         if outcome is Outcome.FAIL:
             raise GateFailed(
                 f"the {gate} gate failed, so the version does not climb to {target}",
-                evidence=f"verdict of {gate}: {outcome}",
+                evidence=evidence.get(gate, f"verdict of {gate}: {outcome}"),
                 hint="`policyctl show VERSION` says why",
             )
         if outcome is Outcome.INCONCLUSIVE:
             raise Inconclusive(
                 f"the {gate} gate has not decided, so the version does not climb to {target}",
-                evidence=f"verdict of {gate}: {outcome}",
+                evidence=evidence.get(gate, f"verdict of {gate}: {outcome}"),
                 hint=f"more episodes may decide: `{command_of(gate, 'VERSION')}`",
             )
         raise Refused(

@@ -81,6 +81,14 @@ def write_all(handle: int, rest: memoryview, position: int) -> None:
         rest, position = rest[written:], position + written
 
 
+def write_at(handle: int, data: bytes, position: int) -> None:
+    """`write_all` from a byte of the file on; where the file is read and written next stays."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(handle, rest, position)
+        rest, position = rest[written:], position + written
+
+
 def _set_aside(handle: int, size: int) -> None:
     """Room for an empty file's `size` bytes, or OSError and none of it taken: the disk is asked
     first, since a reservation that fails has taken what there was. Where a file system cannot tell

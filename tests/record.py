@@ -229,3 +229,9 @@ class Record:
     def told(self) -> set[tuple[int | None, int | None]]:
         """What robots are told to run: pairs of candidate and baseline."""
         return {(r.assigned_candidate, r.assigned_baseline) for r in self.registry.robots()}
+
+
+def keys_of(record: Record) -> Keys:
+    """The keys of a record with trust."""
+    assert record.keys is not None
+    return record.keys

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from registry.home import Home
 from registry.trust.files import SignerEntry, TrustFolder
+from registry.trust.home_approvals import FOLDER
 from registry.trust.keyring import ROLES, Keyring, PublicKey
 from registry.trust.keys import Signer, new_key, signer
-from registry.trust.opening import FOLDER
 from registry.trust.places import KEYS
 from registry.trust.sealing import public_of
 

@@ -25,6 +25,7 @@ from fleet.can.bus import open_bus
 from fleet.can.frames import PARAMETER_ID
 from fleet.can.gains import STIFF
 from fleet.can.host_loss import HostLoss
+from fleet.shared_memory import memory_folder
 from harness.twin.control import ask
 from harness.twin.monitor import FrameMonitor, FrameReport
 
@@ -204,3 +205,12 @@ def free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
+
+
+def end_guardians(robot: str) -> None:
+    """Ends the guardians that hold a robot's arms; nothing of it stays in memory."""
+    for lock in memory_folder().glob(f"policyctl-{robot}-*.lock"):
+        if "guardian" in lock.name:
+            with suppress(ProcessLookupError, ValueError):
+                os.kill(int(lock.read_text()), signal.SIGTERM)
+        lock.unlink()

@@ -1,6 +1,7 @@
-"""The outside, simulated: clock, control plane, links and robots that lie, crash and reorder.
+"""The outside, simulated: clock, links and robots that lie, crash and reorder.
 
-One module serves every test that needs an outside. The agents, spools, updaters, the registry and
+One module serves every test that needs a fleet (`control_plane.py` is a registry in memory, for one
+agent). The agents, spools, updaters, the registry and
 the controller in it are the real ones; scripted are only the physics (an attempt succeeds with the
 rate written in the checkpoint), time, and what goes wrong:
 
@@ -14,7 +15,6 @@ rate written in the checkpoint), time, and what goes wrong:
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from scripted_policies import (
+    POLICY,
+    ROBOT_CLASS,
+    TASK,
+    ScriptedPolicy,
+    load_scripted,
+    write_checkpoint,
+)
 from trusted import Keys
 
 from fleet.agent.admission import Admission
@@ -33,11 +40,9 @@ from fleet.agent.spool import Result, Spool
 from fleet.agent.supervisor import Supervisor, Work
 from fleet.agent.updater import Ready, Updater
 from fleet.controller import Controller
-from policies.contract import ROBOT_CLASSES, Contract, parse_contract, read_contract
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
-from registry.checkpoint import Found, read_layout
-from registry.errors import NotFound, Refused
+from registry.errors import Refused
 from registry.evidence import GridEvidence, Subject, TrialEvidence
 from registry.gates import CanaryGate, GridGate, TrialGate, Weights
 from registry.home import Home
@@ -45,19 +50,7 @@ from registry.service import Actor, Registry
 from registry.stages import Stage
 from registry.statistics.grid import order_digest
 from registry.verdicts import judge
-from registry.versions import (
-    FileEntry,
-    Manifest,
-    Piece,
-    Provenance,
-    TensorEntry,
-    VersionRef,
-    digest_bytes,
-)
-
-POLICY = "box-grasp"
-TASK = "box-grasp"
-ROBOT_CLASS = ROBOT_CLASSES["openarm-v2-right"]
+from registry.versions import Provenance, VersionRef, digest_bytes
 
 
 class Clock:
@@ -75,156 +68,6 @@ class Clock:
 
 class Killed(BaseException):
     """The agent's process ends here, without a word."""
-
-
-# -- checkpoints -----------------------------------------------------------------------------------
-
-
-def contract_json(**changes: Any) -> dict[str, Any]:
-    joints = list(ROBOT_CLASS.joints)
-    contract = {
-        "schema": "policyctl.contract/1",
-        "task": TASK,
-        "robot_class": ROBOT_CLASS.name,
-        "arms": ["right"],
-        "joints": joints,
-        "rate_hz": 50,
-        "observation": [{"name": "joint_position", "width": 8}],
-        "action": {
-            "space": "delta",
-            "limit": [0.05] * 8,
-            "ema_alpha": 0.7,
-            "low": [-1.0] * 8,
-            "high": [1.0] * 8,
-        },
-        "memory_mb": 10,
-        "load_s": 1.0,
-        "latency_ms": 20.0,
-    }
-    return contract | changes
-
-
-def write_checkpoint(folder: Path, rate: float, **contract: Any) -> Path:
-    """A checkpoint whose policy succeeds with `rate`, written in its weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "contract.json").write_text(json.dumps(contract_json(**contract)))
-    save_file({"rate": np.array([rate])}, folder / "policy.safetensors")
-    return folder
-
-
-class ScriptedPolicy:
-    """A policy that commands nothing and succeeds with its rate."""
-
-    def __init__(self, contract: Contract, rate: float) -> None:
-        self.contract = contract
-        self.rate = rate
-
-    def reset(self) -> None:
-        """It remembers nothing."""
-
-    def act(self, observation: np.ndarray) -> np.ndarray:
-        answer = np.zeros((len(observation), len(self.contract.joints)), dtype=np.float32)
-        return answer if np.isfinite(self.rate) else answer + np.float32(self.rate)
-
-
-def load_scripted(folder: Path) -> ScriptedPolicy:
-    rate = float(load_file(folder / "policy.safetensors")["rate"][0])
-    return ScriptedPolicy(read_contract(folder), rate)
-
-
-# -- the control plane in memory -------------------------------------------------------------------
-
-
-class Table:
-    """A control plane in memory behind the agents' port: what a test writes, agents are told."""
-
-    def __init__(self) -> None:
-        self.documents: dict[str, Assignment] = {}
-        self.blobs: dict[str, bytes] = {}
-        self.attempts: dict[str, dict[int, AttemptReport]] = {}
-        self.heartbeats: list[tuple[str, int | None, int, Mapping[str, Any]]] = []
-        self.fetched: list[str] = []
-        self.endless = False  # a source that sends on after what it was asked for
-
-    def publish(self, folder: Path, policy: str = POLICY, pieces: bool = False) -> str:
-        """Stores a checkpoint's files and manifest; answers the manifest's digest."""
-        entries = []
-        for path in sorted(folder.iterdir()):
-            data = path.read_bytes()
-            if pieces and path.suffix == ".safetensors":
-                entries.append(self.publish_tensors(path))
-                continue
-            self.blobs[digest_bytes(data)] = data
-            entries.append(FileEntry(path.name, digest_bytes(data), len(data)))
-        contract = parse_contract(json.loads((folder / "contract.json").read_text())).to_json()
-        manifest = Manifest(policy, tuple(entries), contract, "test")
-        self.blobs[manifest.digest] = manifest.canonical()
-        return manifest.digest
-
-    def publish_tensors(self, path: Path) -> FileEntry:
-        """Stores a safetensors file in pieces."""
-        data = path.read_bytes()
-        found = Found(path.name, path, len(data))
-        with path.open("rb") as stream:
-            begin, tensors = read_layout(found, stream)
-        parts = [data[:begin], *(data[begin + t.begin : begin + t.end] for t in tensors)]
-        self.blobs |= {digest_bytes(part): part for part in parts}
-        listed = tuple(
-            TensorEntry(tensor.name, digest_bytes(part), len(part))
-            for tensor, part in zip(tensors, parts[1:], strict=True)
-        )
-        header = Piece(digest_bytes(parts[0]), begin)
-        return FileEntry(path.name, digest_bytes(data), len(data), header, listed)
-
-    def assign(self, robot: str, **fields: Any) -> Assignment:
-        """The next document of a robot: one generation higher than its last."""
-        last = self.documents.get(robot)
-        defaults: dict[str, Any] = {
-            "robot": robot,
-            "policy": POLICY,
-            "generation": last.generation + 1 if last else 1,
-            "candidate": None,
-            "baseline": None,
-            "ratio": "0",
-            "salt": "",
-            "segment": 0,
-        }
-        self.documents[robot] = Assignment(**{**defaults, **fields})
-        return self.documents[robot]
-
-    def assignment(self, robot: str) -> Assignment | None:
-        return self.documents.get(robot)
-
-    def fetch(self, digest: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        self.fetched.append(digest)
-        if digest not in self.blobs:
-            raise NotFound("no such blob", evidence=digest)
-        data = self.blobs[digest][start:]
-        if not self.endless:
-            data = data[:length]
-        for begin in range(0, len(data), 1000):
-            yield data[begin : begin + 1000]
-
-    def published(self, path: str) -> Iterator[bytes]:
-        raise NotFound("trust is not set up", evidence=path)
-        yield b""
-
-    def report(self, robot: str, attempts: Sequence[AttemptReport]) -> int:
-        stored = self.attempts.setdefault(robot, {})
-        for attempt in attempts:
-            assert stored.setdefault(attempt.number, attempt) == attempt, "a closed attempt changed"
-        contiguous = 0
-        while contiguous + 1 in stored:
-            contiguous += 1
-        return contiguous
-
-    def heartbeat(
-        self, robot: str, running: int | None, generation: int, status: Mapping[str, Any]
-    ) -> None:
-        self.heartbeats.append((robot, running, generation, status))
-
-    def last_status(self, robot: str) -> Mapping[str, Any]:
-        return next(status for name, _, _, status in reversed(self.heartbeats) if name == robot)
 
 
 # -- what goes wrong -------------------------------------------------------------------------------

@@ -172,7 +172,7 @@ def _replace_in_keyring(
         for role in set(named) & set(acts):
             if one.new.keyid in places:
                 trust.use(role, places[one.new.keyid], one.new.keyid)
-        keyring = replaced(keyring, one.old, public_of(one.new), named, stolen=False)
+        keyring = replaced(keyring, one.old, public_of(one.new), named)
     if stolen is not None and keyring.roles_of(stolen):
         keyring = keyring.without(stolen)
     if keyring != before:

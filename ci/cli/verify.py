@@ -41,7 +41,7 @@ def command(version: str | None, policy: str | None, everything: bool) -> None:
             problems += [f"{refs[0]}: {problem}" for problem in registry.check_whole(refs[0])]
         verdicts = sum(len(registry.verdicts(ref)) for ref in refs)
         signed = sum(len(registry.statements(ref)) for ref in refs)
-        events = registry.check_audit()
+        events = registry.verify_audit().seq
     for one in health.healed:
         narrate(f"healed {one}")
     if problems:

@@ -29,7 +29,7 @@ def open_approvals(
     registry: Registry, places: tuple[str, ...] = (), *, new: bool = False
 ) -> Approvals:
     """The home's approvals with these keys at hand. Raises NotFound where trust is not set up."""
-    from registry.trust.opening import HomeApprovals
+    from registry.trust.home_approvals import HomeApprovals
 
     home = registry.approvals
     if not new:

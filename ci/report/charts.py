@@ -150,8 +150,9 @@ def grouped_shares(
         return svg(figure)
 
 
-def wilson(successes: int, episodes: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(successes: int, episodes: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of a binomial share."""
+    z = 1.959964
     share, spread = successes / episodes, z * z / episodes
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * (share * (1 - share) / episodes + spread / (4 * episodes)) ** 0.5

@@ -20,6 +20,7 @@ from pathlib import Path
 from registry.blobs.hashing import CHUNK, FilePart, named
 from registry.blobs.transfer import Fetch, Span, fetch_in_order
 from registry.errors import Corrupt
+from registry.storage import write_at
 from registry.versions import FileEntry, Manifest, Piece
 
 MANIFEST = "manifest.json"
@@ -135,7 +136,7 @@ class Assembly:
             whole.update(data)
             part.update(data)
             if size >= written:
-                _write_at(self._handle, data, self._size + size)
+                write_at(self._handle, data, self._size + size)
             size += len(data)
         if size != piece.size or named(part) != piece.sha256:
             os.ftruncate(self._handle, self._size)
@@ -178,10 +179,3 @@ def _first(chunks: Iterator[bytes], size: int) -> Iterator[bytes]:
         data = next(chunks)
         size -= len(data)
         yield data
-
-
-def _write_at(handle: int, data: bytes, position: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(handle, rest, position)
-        rest, position = rest[written:], position + written

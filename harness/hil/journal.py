@@ -143,14 +143,14 @@ class Journal:
             self.listen(record)
         return record
 
-    def reserve(self, size: int = RESERVE_BYTES) -> None:
-        """Raises ServiceFailed unless `size` more bytes would fit: asked before an arm moves, so
-        that a full disk stops a run before the attempt whose end it could not record.
+    def reserve(self) -> None:
+        """Raises ServiceFailed unless `RESERVE_BYTES` more would fit: asked before an arm moves,
+        so that a full disk stops a run before the attempt whose end it could not record.
 
         The trial bytes hold no newline: a kill in between leaves a torn tail, which is cut off.
         """
         try:
-            os.pwrite(self._file, b"\0" * size, self._size)
+            os.pwrite(self._file, b"\0" * RESERVE_BYTES, self._size)
             os.fsync(self._file)
         except OSError as error:
             raise disk_error(self.path, error) from error

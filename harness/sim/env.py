@@ -40,7 +40,7 @@ from harness.sim.signals import Signals
 from harness.sim.vision import detected
 from harness.sim.world import World
 from harness.tasks import TASKS
-from harness.tasks.detector import Detector, DetectorModel
+from harness.tasks.detector import Detector
 from harness.tasks.task import Placement, Task, Truth
 from policies import actions
 from policies.contract import Contract
@@ -68,7 +68,6 @@ class BatchEnv:
         threads: int = 1,
         scene: Scene | None = None,
         task: Task | None = None,
-        detector: DetectorModel | None = None,
         protection: Literal["servo", "policy"] = "servo",
     ) -> None:
         self.contract, self.size = contract, size
@@ -102,7 +101,7 @@ class BatchEnv:
         self.signals = Signals(contract, size, ticks=self._ticks, tick_s=self._tick_s)
         self.world = World(self.scene, size, self.signals, threads=threads)
         self._peaks = Peaks(self.scene, size)
-        self._detector = Detector(size, detector)
+        self._detector = Detector(size)
         self._cameras = Cameras(self.world, contract)
         self.on_tick: Callable[[], None] | None = None
         """Called after each servo tick, for whoever records."""

@@ -16,7 +16,7 @@ Units rad, rad/s, Nm, s; joints joint1..joint7, gripper.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mujoco
@@ -116,7 +116,6 @@ def record(
     kinematics: ArmKinematics,
     targets: Floats,
     *,
-    metadata: Mapping[str, str] | None = None,
     keep_going: Callable[[], bool] | None = None,
 ) -> MotionLog:
     """Drives one arm along targets (T, 8) from their first row and logs every tick.
@@ -147,7 +146,7 @@ def record(
         command=sent[:, 0],
         command_dq=sent[:, 1],
         feedforward=sent[:, 4],
-        metadata={"arm": kinematics.side, "motion": "excitation", **(metadata or {})},
+        metadata={"arm": kinematics.side, "motion": "excitation"},
     )
 
 

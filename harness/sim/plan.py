@@ -31,7 +31,6 @@ from harness.sim.experts import expert_of
 from harness.sim.grid import SHARED, Grid
 from harness.sim.randomization import change
 from harness.sim.runner import Asker
-from harness.sim.scene import Scene
 from policies import Policy
 from registry.errors import ConfigError
 from registry.gates import Term
@@ -65,8 +64,8 @@ class AxisReport:
         return bool(self.changed)
 
 
-def try_axes(policy: Policy, grid: Grid, *, scene: Scene | None = None) -> tuple[AxisReport, ...]:
-    """One report an axis, in the grid's order. `scene` takes the place of the task's own."""
+def try_axes(policy: Policy, grid: Grid) -> tuple[AxisReport, ...]:
+    """One report an axis, in the grid's order."""
     terms = [(name, term) for name, term in grid.randomization.terms]
     pairs = [(name, term, *ends(term)) for name, term in terms]
     specs = [
@@ -77,7 +76,7 @@ def try_axes(policy: Policy, grid: Grid, *, scene: Scene | None = None) -> tuple
     ]
     if not specs:
         return ()
-    traces, drove = _follow(policy, specs, scene)
+    traces, drove = _follow(policy, specs)
     reports = []
     for index, (name, _, low, high) in enumerate(pairs):
         first = 2 * SCENES * index
@@ -127,12 +126,10 @@ def ends(term: Term) -> tuple[float | None, float]:
 Trace = dict[str, list[bytes]]
 
 
-def _follow(
-    policy: Policy, specs: Sequence[EpisodeSpec], scene: Scene | None
-) -> tuple[list[Trace], bool]:
+def _follow(policy: Policy, specs: Sequence[EpisodeSpec]) -> tuple[list[Trace], bool]:
     """Traces of all specs, played side by side past the last change, however their episodes end;
     and whether whoever drove them did drive."""
-    env = BatchEnv(policy.contract, len(specs), scene=scene)
+    env = BatchEnv(policy.contract, len(specs))
     slots: Ints = np.arange(len(specs))
     env.reset(list(slots), specs)
     traces: list[Trace] = [{look: [] for look in LOOKS} for _ in specs]

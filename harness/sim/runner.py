@@ -148,7 +148,7 @@ def lateness(policy: Policy) -> str:
             return ""
     typical = float(np.median(took[_WARM_UP:]))
     if contract.chunk is not None:
-        limit, what = contract.latency_ms * 1e-3, "an answer, the contract's latency"
+        limit, what = contract.latency_s, "an answer, the contract's latency"
     else:
         limit, what = 1.0 / contract.rate_hz, "a step, the control period"
     return "" if typical <= limit else f"{1e3 * typical:.1f} ms {what} is {1e3 * limit:.1f} ms"

@@ -48,7 +48,6 @@ class World:
         self.ctrl = self.batch.bind("ctrl")
         self.force, self.sensors = self.batch.bind("actuator_force"), self.batch.bind("sensordata")
         self._fields: dict[str, tuple[Floats, Floats]] = {}
-        joints = len(scene.qpos)
         self.kp, self.kd = np.tile(scene.kp, (size, 1)), np.tile(scene.kd, (size, 1))
         self.table_z = np.full(size, scene.config.table_z)
         self.box_half = np.full(size, scene.config.box_half)
@@ -62,7 +61,6 @@ class World:
         self.calibration = np.zeros((size, 4))
         """Error of the detector's camera pose: x, y, z [m], yaw [rad]."""
         self.image = {name: np.full(size, value) for name, value in IMAGE_NOMINAL.items()}
-        self._no_torque = np.zeros((size, joints))
 
     def expand(self, name: str) -> Any:
         """A model field as (size, …), per scene from now on."""

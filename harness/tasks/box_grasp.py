@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from harness.tasks.task import Bools, Course, Placement, Truth
+from harness.tasks.task import Bools, Course, Placement, Truth, between
 
 Floats = npt.NDArray[np.float64]
 
@@ -61,9 +61,9 @@ class BoxGrasp:
         start = np.array(self.start_q)
         start[:7] += (2.0 * u[3:10] - 1.0) * self.start_noise
         return Placement(
-            x=_between(self.x, u[0]),
-            y=_between(self.y, u[1]),
-            yaw=_between(self.yaw, u[2]),
+            x=between(self.x, u[0]),
+            y=between(self.y, u[1]),
+            yaw=between(self.yaw, u[2]),
             start_q=start,
         )
 
@@ -79,10 +79,6 @@ class BoxGrasp:
         if course.grasped:
             return "timeout" if course.holding else "dropped"
         return "collision" if course.fell else "miss_grasp"
-
-
-def _between(bounds: tuple[float, float], u: float) -> float:
-    return float(bounds[0] + (bounds[1] - bounds[0]) * u)
 
 
 BOX_GRASP = BoxGrasp()

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from harness.tasks.task import Bools, Course, Placement, Truth
+from harness.tasks.task import Bools, Course, Placement, Truth, between
 
 Floats = npt.NDArray[np.float64]
 
@@ -75,10 +75,9 @@ class PickPlace:
         u = rng.random(_DRAWS)
         start = np.array(self.start_q)
         start[:7] += (2.0 * u[3:10] - 1.0) * self.start_noise
-        x, y = _between(self.x, u[0]), _between(self.y, u[1])
+        x, y = between(self.x, u[0]), between(self.y, u[1])
         goals = [
-            (_between(self.x, u[11 + 2 * i]), _between(self.y, u[12 + 2 * i]))
-            for i in range(_GOALS)
+            (between(self.x, u[11 + 2 * i]), between(self.y, u[12 + 2 * i])) for i in range(_GOALS)
         ]
         ways = [np.hypot(gx - x, gy - y) for gx, gy in goals]
         chosen = next((i for i, way in enumerate(ways) if way >= self.apart_m), None)
@@ -86,9 +85,9 @@ class PickPlace:
         return Placement(
             x=x,
             y=y,
-            yaw=_between(self.yaw, u[2]),
+            yaw=between(self.yaw, u[2]),
             start_q=start,
-            goal=(gx, gy, self.rest_z, _between(self.yaw, u[10])),
+            goal=(gx, gy, self.rest_z, between(self.yaw, u[10])),
         )
 
     def achieved(self, truth: Truth) -> Bools:
@@ -121,10 +120,6 @@ class PickPlace:
 def off_square(angle: Floats) -> Floats:
     """An angle [rad] less its nearest whole number of quarter turns: -pi/4..pi/4."""
     return np.asarray(angle - _QUARTER * np.round(angle / _QUARTER))
-
-
-def _between(bounds: tuple[float, float], u: float) -> float:
-    return float(bounds[0] + (bounds[1] - bounds[0]) * u)
 
 
 PICK_PLACE = PickPlace()

@@ -121,3 +121,8 @@ class Task(Protocol):
     def failure_mode(self, course: Course) -> str:
         """Why an episode failed that nothing else explains."""
         ...
+
+
+def between(bounds: tuple[float, float], u: float) -> float:
+    """The value `u` of the way, 0..1, from the lower bound to the upper one."""
+    return float(bounds[0] + (bounds[1] - bounds[0]) * u)

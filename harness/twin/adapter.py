@@ -45,7 +45,6 @@ class Adapter:
         self,
         acknowledged: Callable[[], bool] = lambda: True,
         *,
-        queue: int = QUEUE_LENGTH,
         can_purge: bool = True,
     ) -> None:
         """`acknowledged`: whether a node with power is there to hear."""
@@ -72,7 +71,6 @@ class Adapter:
         """Buses that ever went through here."""
         self.plugged = 0
         """How often the interface came back: an older handle stays dead."""
-        self._most = queue
         self._acknowledged = acknowledged
         self._told_dead = False
 
@@ -84,7 +82,7 @@ class Adapter:
     @property
     def room(self) -> int:
         """Frames that still fit the queue."""
-        return 0 if self.full else self._most - len(self.queue)
+        return 0 if self.full else QUEUE_LENGTH - len(self.queue)
 
     def unplug(self) -> None:
         """The interface vanishes, with what it had queued."""

@@ -138,9 +138,9 @@ class _Count:
 class FrameMonitor:
     """Observer for a FrameTap on one arm's bus (ids 1..8, answers on 0x11..0x18)."""
 
-    def __init__(self, arm: str = "right", bounds: Bounds | None = None) -> None:
+    def __init__(self, arm: str = "right") -> None:
         self.arm = arm
-        self.bounds = bounds or openarm_bounds(arm)
+        self.bounds = openarm_bounds(arm)
         scales = [(12.5, 45.0, 54.0)] * 2 + [(12.5, 10.0, 28.0)] * 2 + [(12.5, 30.0, 10.0)] * 4
         self._motors = [_Motor(*scale) for scale in scales]
         self._time_s: list[float] = []

@@ -77,14 +77,13 @@ class FolderBatch:
         self._seen.add(digest)
         self._crew.do(lambda: self._write(digest, source), source)
 
-    def adopt(self, digest: str, draft: Path, *, synced: bool = False) -> None:
+    def adopt(self, digest: str, draft: Path) -> None:
         """Takes a file in `tmp/` that holds, checked, the bytes of `digest`."""
         self._seen.add(digest)
         with self._lock:
             self._drafts[digest] = draft
             self.written += draft.stat().st_size
-            if not synced:
-                self._unsynced.append(draft)
+            self._unsynced.append(draft)
 
     def _write(self, digest: str, source: Source) -> None:
         draft = self._store.drafts / uuid.uuid4().hex

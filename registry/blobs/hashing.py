@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 CHUNK = 1 << 20
+AHEAD = 4
 
 
 def named(digest: hashlib._Hash) -> str:
@@ -18,15 +19,15 @@ def named(digest: hashlib._Hash) -> str:
 
 
 class Hasher:
-    """sha256 of what it is fed, on a thread of its own, never more than `depth` chunks behind.
+    """sha256 of what it is fed, on a thread of its own, never more than `AHEAD` chunks behind.
 
     Hashing lets go of Python's lock, so that a second core does it while the caller reads, writes
     or hashes parts.
     """
 
-    def __init__(self, depth: int = 4) -> None:
+    def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
-        self._queue: queue.Queue[bytes | None] = queue.Queue(depth)
+        self._queue: queue.Queue[bytes | None] = queue.Queue(AHEAD)
         self._thread = threading.Thread(target=self._run, name="sha256", daemon=True)
         self._thread.start()
 

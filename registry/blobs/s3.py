@@ -99,9 +99,9 @@ class _Broken(Exception):  # noqa: N818
 class S3Blobs:
     """A BlobStore in a bucket (contract: `registry.ports.BlobStore`)."""
 
-    def __init__(self, url: str, client: BaseClient | None = None) -> None:
+    def __init__(self, url: str) -> None:
         self.place = parse_url(url)
-        self.client: Any = client or connect(self.place)
+        self.client: Any = connect(self.place)
 
     def __str__(self) -> str:
         return str(self.place)

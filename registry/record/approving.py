@@ -14,13 +14,16 @@ from typing import Any
 from registry.errors import NotFound, PolicyctlError
 from registry.record.desk import Desk
 from registry.record.model import Search
-from registry.record.promotion import approvable
+from registry.record.promotion import Approvable, approvable
 from registry.record.rollouts import Rollouts
 from registry.record.versions import Versions
 from registry.rollouts import TERMINAL, Phase
 from registry.stages import ENDS, Stage
-from registry.trust.opening import HomeApprovals
+from registry.trust.home_approvals import HomeApprovals
 from registry.versions import VersionRef
+
+_FAILED = TERMINAL - {Phase.DONE}
+_RUNS = (Stage.CANARY, Stage.FLEET)
 
 
 class Approving:
@@ -49,7 +52,7 @@ class Approving:
         with self._desk.ledger.write() as connection:
             self._desk.note(connection, action, subject, detail=detail)
 
-    def approvable(self) -> dict[VersionRef, tuple[bytes, dict[str, str]]]:
+    def approvable(self) -> dict[VersionRef, Approvable]:
         """What is approved by right, going by the ledger: each version at canary or fleet, or
         waiting for its canary, with its manifest and what its gates attested."""
         waiting = {
@@ -111,7 +114,3 @@ class Approving:
             for one in self._versions.find(Search(policy))
             if one.stage in ENDS or (last.get(one.ref) in _FAILED and one.stage not in _RUNS)
         ]
-
-
-_FAILED = TERMINAL - {Phase.DONE}
-_RUNS = (Stage.CANARY, Stage.FLEET)

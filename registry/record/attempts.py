@@ -106,12 +106,11 @@ class Attempts:
     def all(
         self,
         policy: str | None = None,
-        version: int | None = None,
         rollout: str | None = None,
         robot: str | None = None,
     ) -> list[AttemptReport]:
         """Stored attempts in the order of arrival, of what is named."""
-        given = {"policy": policy, "version": version, "rollout": rollout, "robot": robot}
+        given = {"policy": policy, "rollout": rollout, "robot": robot}
         query = select(attempts.c.report).where(
             and_(True, *(attempts.c[key] == value for key, value in given.items() if value))
         )

@@ -68,8 +68,8 @@ def append(
     policy: str | None = None,
     reason: str = "",
     detail: Mapping[str, Any] | None = None,
-) -> int:
-    """Adds one event and returns its number; it becomes true only with the transaction."""
+) -> None:
+    """Adds one event; it becomes true only with the transaction."""
     last = connection.execute(select(audit_head)).one()
     row: dict[str, Any] = {
         "seq": last.seq + 1,
@@ -85,7 +85,6 @@ def append(
     row["hash"] = _hash(last.hash, row)
     connection.execute(insert(audit).values(row))
     connection.execute(update(audit_head).values(seq=row["seq"], hash=row["hash"]))
-    return int(row["seq"])
 
 
 def events(connection: Connection, policy: str | None = None) -> Iterator[AuditEvent]:

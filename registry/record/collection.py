@@ -36,6 +36,7 @@ from registry.ledger.tables import (
     rollouts,
     versions,
 )
+from registry.record.assignments import newest_generations
 from registry.record.claims import live_claims
 from registry.record.desk import Desk
 from registry.stages import Stage
@@ -205,11 +206,7 @@ def _releasable(connection: Connection, before: float) -> Iterator[VersionRef]:
 def _in_use(connection: Connection) -> set[tuple[str, int]]:
     """What a policy serves, what robots were last told, what they say they run, open rollouts."""
     used = {(row.name, row.serving) for row in connection.execute(select(policies))}
-    last = (
-        select(assignments.c.robot, func.max(assignments.c.generation).label("generation"))
-        .group_by(assignments.c.robot)
-        .subquery()
-    )
+    last = newest_generations()
     told = select(assignments).join(
         last,
         (last.c.robot == assignments.c.robot) & (last.c.generation == assignments.c.generation),

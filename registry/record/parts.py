@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from registry.ports import BlobStore
+from registry.record.advancing import Advancing
 from registry.record.approving import Approving
 from registry.record.attempts import Attempts
 from registry.record.collection import Collector
@@ -18,7 +19,7 @@ from registry.record.robots import Robots
 from registry.record.rollouts import Rollouts
 from registry.record.verdicts import Verdicts
 from registry.record.versions import Versions
-from registry.trust.opening import HomeApprovals
+from registry.trust.home_approvals import HomeApprovals
 
 
 class Parts:
@@ -39,6 +40,7 @@ class Parts:
         self.robots = Robots(desk)
         self.attempts = Attempts(desk)
         self.rollouts = Rollouts(desk, self.versions, self.verdicts, self.robots)
+        self.advancing = Advancing(desk, self.verdicts, self.rollouts)
         self.promotion = Promotion(desk, self.versions, self.rollouts, approvals)
         self.approving = Approving(desk, self.versions, self.rollouts, approvals)
         self.going_back = GoingBack(desk, self.versions, self.robots, self.rollouts)

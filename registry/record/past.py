@@ -6,9 +6,10 @@ what each robot was told in `assignments`. So the same question has the same ans
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from registry.ledger.tables import assignments, climbs, serves
+from registry.record.assignments import newest_generations
 from registry.record.model import FleetThen
 from registry.stages import Stage
 
@@ -23,12 +24,7 @@ def fleet_at(connection: Connection, when: float, policy: str | None = None) -> 
         stages.setdefault(row.policy, {})[row.number] = Stage(row.stage)
     served = select(serves).where(serves.c.at <= when).order_by(serves.c.id)
     serving = {row.policy: row.number for row in connection.execute(served)}
-    last = (
-        select(assignments.c.robot, func.max(assignments.c.generation).label("generation"))
-        .where(assignments.c.issued_at <= when)
-        .group_by(assignments.c.robot)
-        .subquery()
-    )
+    last = newest_generations(assignments.c.issued_at <= when)
     told = select(
         assignments.c.robot, assignments.c.policy, assignments.c.candidate, assignments.c.baseline
     ).join(

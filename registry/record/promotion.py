@@ -24,15 +24,16 @@ from registry.ledger.tables import attempts, rollouts
 from registry.record.desk import Desk
 from registry.record.model import RolloutRecord, VersionRecord
 from registry.record.rollouts import Rollouts, open_row, rollout_record, rollout_row
-from registry.record.verdicts import explain_gate, read_verdicts, require_signed
+from registry.record.verdicts import read_verdicts, require_signed
 from registry.record.versions import Versions, read_manifest, read_version
 from registry.rollouts import Opened, Phase, Rollout, step
 from registry.stages import GATES_BELOW, Stage, check_promotion, command_of
-from registry.trust.opening import HomeApprovals
-from registry.verdicts import Outcome
+from registry.trust.home_approvals import HomeApprovals
+from registry.verdicts import Verdict
 from registry.versions import VersionRef, digest_of
 
-Signed = tuple[bytes, dict[str, str]]
+Approvable = tuple[bytes, dict[str, str]]
+"""A version's manifest, and by gate a digest of its last verdict with the evidence."""
 
 
 @dataclass(frozen=True)
@@ -102,23 +103,24 @@ class Promotion:
         """Approved first, outside any transaction and last before the rollout: keys may be slow,
         and what no robot would install opens none. Nobody takes the approval back in between."""
         if self._approvals is None or not self._approvals.on:
-            return self._open(asked, why, dry_run)
+            return self._open(asked, why, dry_run=dry_run)
         if dry_run:
-            self._approvals.approve(asked.ref, *self._approvable(asked), dry_run=True)
-            return self._open(asked, why, dry_run)
+            manifest, _ = self._approvable(asked)
+            self._approvals.open().check(asked.ref, manifest)
+            return self._open(asked, why, dry_run=True)
         with self._approvals.changing() as approvals:
             signed = self._approvable(asked)
             approvals.approve_now(asked.ref, *signed)
-            return self._open(asked, why, dry_run, signed)
+            return self._open(asked, why, signed)
 
-    def _approvable(self, asked: _Asked) -> Signed:
+    def _approvable(self, asked: _Asked) -> Approvable:
         """What is approved of a version that may open its rollout now."""
         with self._desk.ledger.read() as connection:
             self._drawn(connection, asked)
             return approvable(connection, asked.ref)
 
     def _open(
-        self, asked: _Asked, why: str, dry_run: bool, signed: Signed | None = None
+        self, asked: _Asked, why: str, signed: Approvable | None = None, *, dry_run: bool = False
     ) -> RolloutRecord:
         """Everything is asked again: a version is opened on what the record holds then. Raises
         Conflict where that is not what was `signed`."""
@@ -152,24 +154,15 @@ class Promotion:
     def _checked(self, connection: Connection, asked: _Asked) -> VersionRecord:
         """The version, where its verdicts and signatures let it climb."""
         record = read_version(connection, asked.ref)
-        self._check_ladder(connection, record, asked.stage, asked.gate, asked.override)
+        self._check_ladder(connection, record, asked)
         if self._desk.trust is not None and asked.stage is not Stage.FLEET:
             require_signed(connection, self._desk.trust, record, GATES_BELOW[asked.stage])
         return record
 
-    def _check_ladder(
-        self,
-        connection: Connection,
-        record: VersionRecord,
-        stage: Stage,
-        gate: CanaryGate | Gates | None,
-        override: str | None,
-    ) -> None:
+    def _check_ladder(self, connection: Connection, record: VersionRecord, asked: _Asked) -> None:
         """check_promotion, with verdicts under other gates than today's not counted."""
-        records = read_verdicts(connection, record.ref)
-        newest: dict[str, Outcome | None] = {}
-        for one in records:
-            newest[one.verdict.gate] = one.verdict.outcome
+        gate, records = asked.gate, read_verdicts(connection, record.ref)
+        newest = {one.verdict.gate: one.verdict for one in records}
         excused: Mapping[str, str] = {}
         if isinstance(gate, Gates):
             excused = gate.not_applicable
@@ -185,9 +178,20 @@ class Promotion:
                         hint=command_of(name, f"'{record}'"),
                     )
         try:
-            check_promotion(record.stage, stage, newest, excused, override)
+            check_promotion(
+                record.stage,
+                asked.stage,
+                {name: one.outcome for name, one in newest.items()},
+                excused,
+                asked.override,
+                evidence={name: _numbers_of(one) for name, one in newest.items()},
+            )
         except (GateFailed, Inconclusive, Refused) as error:
-            raise explain_gate(error, record.ref, records) from None
+            raise type(error)(
+                f"{record}: {error.what}",
+                evidence=error.evidence,
+                hint=error.hint.replace("VERSION", f"'{record}'"),
+            ) from None
 
     def _check_turn(self, connection: Connection, record: VersionRecord, queue: bool) -> None:
         waiting = connection.execute(
@@ -245,9 +249,8 @@ class Promotion:
         return rollout_record(row)
 
 
-def approvable(connection: Connection, ref: VersionRef) -> Signed:
-    """What approvers sign of a version: its manifest, and by gate a digest of its last verdict
-    with the evidence."""
+def approvable(connection: Connection, ref: VersionRef) -> Approvable:
+    """What approvers sign of a version. Raises NotFound."""
     gates = {
         one.verdict.gate: digest_of([one.evidence.digest, one.verdict.to_json()])
         for one in read_verdicts(connection, ref)
@@ -275,3 +278,13 @@ def _check_first_try(connection: Connection, record: VersionRecord) -> None:
             evidence=seen,
             hint=f"policyctl promote '{record}' --stage canary --override --reason WHY",
         )
+
+
+def _numbers_of(verdict: Verdict) -> str:
+    """A verdict's reason with the numbers behind it, for people."""
+    numbers = ", ".join(f"{name} {_short(value)}" for name, value in verdict.numbers.items())
+    return f"{verdict.gate}: {verdict.reason}" + (f" ({numbers})" if numbers else "")
+
+
+def _short(value: float | int | None) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

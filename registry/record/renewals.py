@@ -14,11 +14,12 @@ import contextlib
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, insert, null, select, update
+from sqlalchemy import Connection, and_, insert, null, update
 
 from registry.assignments import Assignment
 from registry.errors import PolicyctlError
 from registry.ledger.tables import assignments, renewals
+from registry.record.assignments import document_of, newest_generations, with_renewal
 from registry.record.desk import Desk
 from registry.trust.authority import Trust
 from registry.trust.keyring import Keyring
@@ -119,28 +120,9 @@ class Renewals:
         return document.candidate is not None and age >= document.max_offline_s / 3
 
 
-def with_renewal() -> Any:
-    """Assignments, each beside its renewal."""
-    return select(
-        assignments,
-        renewals.c.document.label("renewed"),
-        renewals.c.envelope.label("renewed_envelope"),
-    ).outerjoin(
-        renewals,
-        and_(
-            renewals.c.robot == assignments.c.robot,
-            renewals.c.generation == assignments.c.generation,
-        ),
-    )
-
-
 def _newest() -> Any:
     """The newest assignment of each robot, beside its renewal."""
-    last = (
-        select(assignments.c.robot, func.max(assignments.c.generation).label("generation"))
-        .group_by(assignments.c.robot)
-        .subquery()
-    )
+    last = newest_generations()
     return (
         with_renewal()
         .join(
@@ -152,11 +134,3 @@ def _newest() -> Any:
         )
         .order_by(assignments.c.robot)
     )
-
-
-def document_of(row: Row[Any]) -> Assignment:
-    """What a robot was last told, as it was last signed."""
-    said, envelope = row.document, row.envelope
-    if row.renewed is not None:
-        said, envelope = row.renewed, row.renewed_envelope
-    return replace(Assignment.from_json(said), envelope=envelope)

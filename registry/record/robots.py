@@ -26,9 +26,10 @@ from registry.ledger.tables import (
     robots,
     versions,
 )
+from registry.record.assignments import document_of, newest_generations, with_renewal
 from registry.record.desk import Desk
 from registry.record.model import RobotRecord
-from registry.record.renewals import Renewals, document_of, with_renewal
+from registry.record.renewals import Renewals
 from registry.record.versions import read_version
 from registry.rollouts import Assign, Rollout
 from registry.trust.keyring import PublicKey
@@ -239,11 +240,7 @@ def require_robot(connection: Connection, name: str) -> None:
 
 
 def _robots_query() -> Any:
-    newest = (
-        select(assignments.c.robot, func.max(assignments.c.generation).label("generation"))
-        .group_by(assignments.c.robot)
-        .subquery()
-    )
+    newest = newest_generations()
     current = assignments.alias("current")
     return (
         select(

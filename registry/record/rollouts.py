@@ -2,36 +2,26 @@
 
 - One rollout of a policy is open at a time (the database itself refuses a second). A newer
   candidate may queue; when the open one ends, the newest waiting opens, the others give way.
-- A change names the revision it was decided on; when the rollout has moved on, Conflict, and
-  nothing is written. An event that changes nothing writes nothing.
-- A decision on a snapshot is taken on the snapshot as it is inside the transaction, judged there:
-  neither a forged verdict nor one that an arriving report has overtaken moves a rollout.
-- A verdict that leads forward is signed before the transaction that it decides, so that nobody
-  waits for a key. Where the snapshot has moved by then it is signed again; what never stands still
-  is a Conflict. A rollout that failed goes back at once, and its verdict is signed after that.
-- Where trust is set up a rollout goes forward only on attempts that their robots signed. It goes
-  back on any: who forges failures can take a version back, never forward.
+- An event that changes nothing writes nothing. What an event must have shown before, and whose
+  signature it needs, is in `registry.record.advancing`.
 - Assignments, stages and what the policy serves change with the rollout or not at all, so a
   controller killed at any instruction leaves the record whole; `Repair` gives the commands again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
-from registry.errors import Conflict, Corrupt, NotFound, PolicyctlError, Refused
+from registry.errors import Conflict, Corrupt, NotFound, Refused
 from registry.gates import CanaryGate
 from registry.ledger.tables import policies, rollouts, serves
-from registry.record.attempts import read_evidence, require_signed
 from registry.record.desk import Desk
 from registry.record.model import RolloutRecord, VersionRecord
 from registry.record.robots import Robots, only
-from registry.record.statements import seal_verdict
 from registry.record.verdicts import Verdicts
 from registry.record.versions import Versions, read_version
 from registry.rollouts import (
@@ -54,7 +44,6 @@ from registry.rollouts import (
     step,
 )
 from registry.stages import Stage
-from registry.verdicts import Outcome
 from registry.versions import VersionRef
 
 if TYPE_CHECKING:
@@ -62,7 +51,6 @@ if TYPE_CHECKING:
 
 Advanced = tuple[RolloutRecord, tuple[Command, ...]]
 
-SIGNINGS = 4  # one look more than a verdict is signed
 _STAYS = frozenset({Stage.REJECTED, Stage.RETIRED})
 
 
@@ -101,17 +89,7 @@ class Rollouts:
         with self._desk.ledger.read() as connection:
             return read_serving(connection, policy)
 
-    # Any event
-
-    def advance(
-        self, identity: str, expected_revision: int | None, event: Event, now: float | None = None
-    ) -> Advanced:
-        """Takes a rollout one step and does what follows from it, or nothing at all.
-
-        Raises Conflict when the rollout is no longer at `expected_revision`.
-        """
-        self._desk.actor.require("advance")
-        return self._advance(identity, expected_revision, event, now)
+    # Changing
 
     def act(self, policy: str, right: str, event: Event, doing: str) -> RolloutRecord:
         """A person's event on a policy's open rollout. Raises Refused where it does not fit."""
@@ -140,79 +118,6 @@ class Rollouts:
     def sign_orders(self) -> None:
         """After the transaction that gave them. See `Robots.sign_new`."""
         self._robots.sign_new()
-
-    def _advance(
-        self, identity: str, expected: int | None, event: Event, now: float | None
-    ) -> Advanced:
-        now = self._desk.clock.now() if now is None else now
-        signed: tuple[Observed, Envelope | None] | None = None
-        for left in reversed(range(SIGNINGS)):
-            with self._desk.ledger.write() as connection:
-                row = rollout_row(connection, identity)
-                if expected is not None and row.revision != expected:
-                    raise _moved_on(identity, row.revision, expected)
-                rollout, seen = rollout_record(row).rollout, event
-                if isinstance(event, Observed):
-                    seen = self._seen(connection, rollout, event, now)
-                record = self._to_sign(connection, rollout, seen, now)
-                fits = signed is not None and signed[0] == seen
-                failed = isinstance(seen, Observed) and seen.verdict.outcome is Outcome.FAIL
-                if record is None or fits or failed:
-                    statement = signed[1] if signed is not None and fits else None
-                    done = self.apply(connection, rollout, row.revision, seen, now, statement)
-                    break
-            assert isinstance(seen, Observed)
-            if left:
-                signed = seen, self._sealed(record, rollout.gate, seen)
-        else:
-            raise Conflict(
-                f"rollout {identity} moves faster than its verdict is signed",
-                evidence=f"reports arrived while it was signed, {SIGNINGS - 1} times",
-                hint="run the same command again; `policyctl server` does so by itself",
-            )
-        if done[1]:
-            self.sign_orders()
-        if record is not None and failed:
-            assert isinstance(seen, Observed)
-            self._sign_failure(record, rollout.gate, seen)
-        return done
-
-    def _sign_failure(self, record: VersionRecord, gate: CanaryGate, seen: Observed) -> None:
-        """After the transaction that went back. Without the key its verdict stays unsigned."""
-        statement = self._sealed(record, gate, seen)
-        with contextlib.suppress(PolicyctlError), self._desk.ledger.write() as connection:
-            self._verdicts.sign(connection, record, seen.evidence, seen.verdict, statement)
-
-    def _to_sign(
-        self, connection: Connection, rollout: Rollout, event: Event, now: float
-    ) -> VersionRecord | None:
-        """The version whose verdict this event makes final, where that is signed."""
-        if self._desk.trust is None or not isinstance(event, Observed):
-            return None
-        after, _ = step(rollout, event, now)
-        if after.phase == rollout.phase:
-            return None
-        return read_version(connection, VersionRef(rollout.policy, rollout.candidate))
-
-    def _sealed(self, record: VersionRecord, gate: CanaryGate, seen: Observed) -> Envelope | None:
-        """The director's statement; None where a rollback must do without. Raises Corrupt."""
-        return seal_verdict(self._desk.trust, record.subject, gate, seen.evidence, seen.verdict, {})
-
-    def _seen(
-        self, connection: Connection, rollout: Rollout, event: Observed, now: float
-    ) -> Observed:
-        """The snapshot as the record holds it now, with the verdict that its own rule gives.
-
-        Attempts that arrived since the caller looked count, and nobody's word is taken for either.
-        """
-        from registry.verdicts import judge
-
-        step(rollout, event, now)  # refuses a snapshot that belongs to another rollout
-        evidence = read_evidence(connection, rollout, self._desk.clock.now())
-        verdict = judge(rollout.gate, evidence)
-        if self._desk.trust is not None and verdict.outcome is not Outcome.FAIL:
-            require_signed(connection, rollout, self._desk.trust)
-        return Observed(evidence, verdict)
 
     def apply(
         self,
@@ -391,14 +296,6 @@ def _goes_forward(event: Event, after: Rollout, commands: tuple[Command, ...]) -
 
 def read_serving(connection: Connection, policy: str) -> int | None:
     return connection.execute(select(policies.c.serving).where(policies.c.name == policy)).scalar()
-
-
-def _moved_on(identity: str, revision: int, expected: int) -> Conflict:
-    return Conflict(
-        f"rollout {identity} has moved on",
-        evidence=f"it is at revision {revision}, the decision was on {expected}",
-        hint="read it again and decide on what it is now",
-    )
 
 
 def open_row(connection: Connection, policy: str) -> Row[Any] | None:

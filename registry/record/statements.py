@@ -264,7 +264,7 @@ def from_before(
 ) -> bool:
     """Whether the audit held a registration, or a verdict, when trust began.
 
-    It counts only while the audit is checked against that head (`Registry.check_audit` does).
+    It counts only while the audit is checked against that head (`Registry.verify_audit` does).
     """
     since = trust.keyring.since
     if not since:

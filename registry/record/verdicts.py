@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, insert, select
 
 from registry.blobs.tensors import problems_of, whole_digest
-from registry.errors import Conflict, Forged, NotSigned, PolicyctlError, Refused, WrongSigner
+from registry.errors import Conflict, Forged, NotSigned, Refused, WrongSigner
 from registry.evidence import CanaryEvidence, Evidence, GridEvidence, evidence_from_json
 from registry.gates import CanaryGate, Gate, GridGate, gate_from_json
 from registry.ledger.tables import policies, results, verdicts
@@ -373,32 +373,3 @@ def _stage_after(connection: Connection, record: VersionRecord, verdict: Verdict
         if climbed and LADDER.index(rung) > LADDER.index(stage):
             stage = rung
     return stage
-
-
-def explain_gate(
-    error: PolicyctlError, ref: VersionRef, records: list[VerdictRecord]
-) -> PolicyctlError:
-    """The ladder's refusal with the version, the numbers behind the gate, and the next command."""
-    for gate in ("sim", "hil", "canary"):
-        if f"the {gate} gate" not in error.what:
-            continue
-        mine = [one.verdict for one in records if one.verdict.gate == gate]
-        if mine:
-            numbers = ", ".join(f"{k} {_short(v)}" for k, v in mine[-1].numbers.items())
-            evidence = f"{gate}: {mine[-1].reason}" + (f" ({numbers})" if numbers else "")
-        else:
-            evidence = error.evidence
-        return type(error)(
-            f"{ref}: {error.what}",
-            evidence=evidence,
-            hint=error.hint.replace("VERSION", f"'{ref}'"),
-        )
-    return type(error)(
-        f"{ref}: {error.what}",
-        evidence=error.evidence,
-        hint=error.hint.replace("VERSION", f"'{ref}'"),
-    )
-
-
-def _short(value: float | int | None) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -73,6 +73,8 @@ class Block:
     table: Table
 
 
+MOST_MORE = 10_000
+"""Further candidate episodes that a rollout is told of; more are as good as none."""
 # The single-stratum design grid of the literature run: effects in rate, and "dead" (pc = .02).
 DESIGN_RATES = (0.50, 0.60, 0.70, 0.75, 0.80, 0.85, 0.90, 0.93, 0.95, 0.97, 0.99)
 DESIGN_EFFECTS = ((-0.05, 0.15), (-0.10, 0.20), (-0.20, 0.25), (-0.40, 0.15))
@@ -144,22 +146,16 @@ def project(p: float, margin: float, m: float) -> tuple[float, float]:
     return (low + high) / 2 - margin, (low + high) / 2
 
 
-def divergence(p: float, q: float) -> float:
-    """KL(Bernoulli p ‖ Bernoulli q) in nats."""
-    return p * log(p / q) + (1 - p) * log((1 - p) / (1 - q))
-
-
 def more_candidates(
     strata: Mapping[str, Sequence[Table]],
     weights: Weights,
     margin: float,
     thresholds: tuple[float, float],
-    limit: int = 10_000,
 ) -> int | None:
     """Further candidate episodes in complete blocks that would decide at the rates seen so far.
 
     `thresholds` are ln(1/alpha) of rollback and promotion. None where nothing was seen, or where
-    `limit` episodes would not do.
+    `MOST_MORE` episodes would not do.
     """
     seen = sum(table.nc for tables in strata.values() for table in tables)
     if not seen:
@@ -178,9 +174,9 @@ def more_candidates(
 
     high = seen
     while not decided(high):
-        if high >= seen + limit:
+        if high >= seen + MOST_MORE:
             return None
-        high = min(2 * high, seen + limit)
+        high = min(2 * high, seen + MOST_MORE)
     low = seen
     while high - low > 0.5:
         middle = (low + high) / 2

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from registry.trust.files import SignerEntry, Traces, TrustFolder
+from registry.trust.home_approvals import HomeApprovals
 from registry.trust.keyring import Keyring, PublicKey
-from registry.trust.opening import HomeApprovals
 from registry.trust.publishing import Publishing
 
 if TYPE_CHECKING:
@@ -22,26 +22,17 @@ if TYPE_CHECKING:
 
 
 class Trust:
-    """`keyring` answers the newest approved one; `signer` the key of a role, or raises."""
+    """The trust of one folder; `approvals` are the same home's."""
 
-    def __init__(
-        self,
-        keyring: Callable[[], Keyring],
-        signer: Callable[[str], Signer],
-        has_signer: Callable[[str], bool],
-        propose: Callable[[Keyring], bool],
-        folder: TrustFolder,
-    ) -> None:
-        self._keyring = keyring
-        self._signer = signer
-        self._has_signer = has_signer
-        self._propose = propose
+    def __init__(self, folder: TrustFolder, approvals: HomeApprovals) -> None:
         self._folder = folder
+        self._publishing = Publishing(folder, approvals)
         self._held: dict[str, tuple[Keyring, SignerEntry | None, Signer]] = {}
 
     @property
     def keyring(self) -> Keyring:
-        return self._keyring()
+        """The newest approved one. Raises Corrupt."""
+        return self._folder.keyring()
 
     def require(self) -> None:
         """Raises Corrupt where the keyring cannot be read: then nothing that it guards is done."""
@@ -58,14 +49,14 @@ class Trust:
         return "" if self.unfinished else self.keyring.since
 
     def has_signer(self, role: str) -> bool:
-        return self._has_signer(role)
+        return self._folder.has_signer(role)
 
     def signer(self, role: str) -> Signer:
         """Raises NotAllowed, WrongSigner, or what opening the key raises."""
         keyring, entry = self.keyring, self._folder.signers().get(role)
         held = self._held.get(role)
         if held is None or held[0] is not keyring or held[1] != entry:
-            held = self._held[role] = (keyring, entry, self._signer(role))
+            held = self._held[role] = (keyring, entry, self._folder.signer(role))
         return held[2]
 
     def seal_statement(self, payload: bytes, role: str) -> Mapping[str, Any]:
@@ -93,7 +84,7 @@ class Trust:
 
     def propose(self, keyring: Keyring) -> bool:
         """Makes a changed keyring the home's; False where that waits for the approvers."""
-        return self._propose(keyring)
+        return self._publishing.propose(keyring)
 
     def proposed(self) -> Keyring | None:
         """The keyring that waits."""
@@ -113,7 +104,4 @@ def open_trust(
     `traces` asks the record what it holds of trust: asked where the folder holds nothing.
     """
     folder = TrustFolder(root, traces)
-    if not folder.exists:
-        return None
-    propose = Publishing(folder, approvals).propose
-    return Trust(folder.keyring, folder.signer, folder.has_signer, propose, folder)
+    return Trust(folder, approvals) if folder.exists else None

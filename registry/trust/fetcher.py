@@ -26,7 +26,7 @@ from tuf.api.metadata import TargetFile
 from tuf.ngclient import FetcherInterface
 
 from registry.errors import Corrupt, NotFound, ServiceFailed
-from registry.storage import disk_errors, sync_folder
+from registry.storage import disk_errors, sync_folder, write_at
 
 Source = Callable[[str, int], Iterator[bytes]]  # name or URL, position to begin at
 GRACE_S = 10.0
@@ -39,12 +39,11 @@ TRIES = 5  # without a new byte
 class MetadataFetcher(FetcherInterface):
     """ngclient's way to a source. ngclient itself stops at the length allowed for a file."""
 
-    def __init__(self, source: Source, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
-        self._monotonic = monotonic
 
     def _fetch(self, url: str) -> Iterator[bytes]:
-        chunks = paced(self._source(url, 0), self._monotonic)
+        chunks = paced(self._source(url, 0))
         try:
             first = next(chunks, b"")  # what is not there is said before any byte
         except NotFound as none:
@@ -57,14 +56,12 @@ def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def paced(
-    chunks: Iterator[bytes], monotonic: Callable[[], float] = time.monotonic
-) -> Iterator[bytes]:
+def paced(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """The same chunks; raises SlowRetrievalError where they come too slowly."""
-    began, size = monotonic(), 0
+    began, size = time.monotonic(), 0
     for chunk in chunks:
         size += len(chunk)
-        spent = monotonic() - began
+        spent = time.monotonic() - began
         if spent > GRACE_S and size < MIN_RATE * spent:
             raise SlowRetrievalError(f"{size} bytes in {spent:.0f} s")
         yield chunk
@@ -158,7 +155,7 @@ def _fill(source: Source, url: str, info: TargetFile, handle: int) -> int:
                         evidence=f"{info.path}: over {info.length} bytes from {url}",
                     )
                 with disk_errors(Path(info.path)):
-                    _append(handle, data, size - len(data))
+                    write_at(handle, data, size - len(data))
         except Corrupt:
             raise
         except ServiceFailed as cut:
@@ -170,13 +167,6 @@ def _fill(source: Source, url: str, info: TargetFile, handle: int) -> int:
                 evidence=f"{info.path}: ends at {size} of {info.length} bytes",
             )
     return came
-
-
-def _append(handle: int, data: bytes, position: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(handle, rest, position)
-        rest, position = rest[written:], position + written
 
 
 def _fits(info: TargetFile, path: Path) -> bool:

@@ -96,8 +96,7 @@ class TrustFolder:
         if self.has_keyring or os.path.lexists(self.root / NEXT) or self._was_published():
             return False
         found = self._traces()
-        published = (self.root / METADATA / "timestamp.json").is_file()
-        return not found.signed and (published or not (found.noted or self.signers()))
+        return not found.signed and (is_published(self.root) or not (found.noted or self.signers()))
 
     def _was_published(self) -> bool:
         """Whether approvers ever signed a keyring of this home."""
@@ -257,6 +256,11 @@ class TrustFolder:
             evidence=f"key {keyid[:12]}… may act as {roles}",
             hint="have it listed in the keyring, or name another in places.json",
         )
+
+
+def is_published(root: Path) -> bool:
+    """Whether there is metadata that robots read: a repository was set up in this trust folder."""
+    return (root / METADATA / "timestamp.json").is_file()
 
 
 def _number_of(copy: Path) -> int:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from registry.errors import Pending
 from registry.trust.files import KEYRING, TrustFolder
+from registry.trust.home_approvals import HomeApprovals
 from registry.trust.keyring import Keyring
-from registry.trust.opening import HomeApprovals
 
 if TYPE_CHECKING:
     from registry.trust.approvals import Approvals

@@ -51,6 +51,7 @@ from tuf.api.serialization import DeserializationError
 from registry.errors import Corrupt, NotFound, ServiceFailed
 from registry.ports import Clock, SystemClock
 from registry.storage import disk_errors, write_whole
+from registry.trust.files import is_published
 from registry.trust.online import online_signed
 from registry.trust.signers import Signers
 
@@ -89,7 +90,7 @@ class Repository:
 
     @property
     def exists(self) -> bool:
-        return (self.folder / "metadata" / "timestamp.json").is_file()
+        return is_published(self.folder)
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -106,11 +107,11 @@ class Repository:
     # -- reading ---------------------------------------------------------------------------------
 
     def root(self) -> Metadata[Root]:
-        return self._read(ROOT, self._newest(ROOT))
+        return self._read(ROOT, self.version(ROOT))
 
     def targets(self, role: str = TARGETS) -> Metadata[Targets]:
         """The newest published metadata of targets or of a bin. Raises Corrupt (rule 2)."""
-        found = self._read(role, self._newest(role))
+        found = self._read(role, self.version(role))
         delegator = self.root().signed if role == TARGETS else self.targets().signed
         try:
             delegator.verify_delegate(role, found.signed_bytes, found.signatures)
@@ -124,17 +125,29 @@ class Repository:
 
     def version(self, role: str, none: int | None = None) -> int:
         """The highest version that was ever published of a role; `none`, if given, before that."""
-        return self._newest(role, none)
+        suffix = f".{role}.json"
+        found = [
+            int(path.name.removesuffix(suffix))
+            for path in (self.folder / "metadata").glob(f"*{suffix}")
+            if path.name.removesuffix(suffix).isdigit()
+        ]
+        if not found and none is None:
+            raise NotFound(
+                "this home has no trust set up",
+                evidence=f"no {role} in {self.folder / 'metadata'}",
+                hint="run `policyctl trust init`",
+            )
+        return max(found, default=none or 0)
 
     def data(self, role: str) -> bytes:
         """The newest published bytes of a role, as they are."""
-        return (self.folder / "metadata" / f"{self._newest(role)}.{role}.json").read_bytes()
+        return (self.folder / "metadata" / f"{self.version(role)}.{role}.json").read_bytes()
 
     def timestamp(self) -> Metadata[Timestamp]:
         return self._parse(self.folder / "metadata" / "timestamp.json")
 
     def newest_snapshot(self) -> Snapshot:
-        snapshot = self._read(SNAPSHOT, self._newest(SNAPSHOT)).signed
+        snapshot = self._read(SNAPSHOT, self.version(SNAPSHOT)).signed
         assert isinstance(snapshot, Snapshot)
         return snapshot
 
@@ -362,21 +375,6 @@ class Repository:
 
     def _draft_path(self, role: str) -> Path:
         return self.folder / "drafts" / f"{role}.json"
-
-    def _newest(self, role: str, none: int | None = None) -> int:
-        suffix = f".{role}.json"
-        found = [
-            int(path.name.removesuffix(suffix))
-            for path in (self.folder / "metadata").glob(f"*{suffix}")
-            if path.name.removesuffix(suffix).isdigit()
-        ]
-        if not found and none is None:
-            raise NotFound(
-                "this home has no trust set up",
-                evidence=f"no {role} in {self.folder / 'metadata'}",
-                hint="run `policyctl trust init`",
-            )
-        return max(found, default=none or 0)
 
     def _read(self, role: str, version: int) -> Meta:
         return self._parse(self.folder / "metadata" / f"{version}.{role}.json")

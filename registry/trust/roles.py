@@ -34,16 +34,11 @@ def require_no_role(keyring: Keyring, keyids: Iterable[str]) -> None:
             )
 
 
-def replaced(
-    keyring: Keyring, old: str, new: PublicKey, roles: Iterable[str], *, stolen: bool
-) -> Keyring:
-    """`new` acts in place of `old` wherever that acted and `roles` names; a stolen one is taken out
-    of all, so that what it signed counts no more."""
+def replaced(keyring: Keyring, old: str, new: PublicKey, roles: Iterable[str]) -> Keyring:
+    """`new` acts in place of `old` where that acted and `roles` names; what `old` signed stands."""
     held = [role for role in ROLES if old in keyring.roles[role] and role in set(roles)]
     for role in held:
         keyring = keyring.with_key(role, new)
-    if stolen:
-        return keyring.without(old) if keyring.roles_of(old) else keyring
     for role in held:
         keyring = keyring.retire(role, old)
     return keyring

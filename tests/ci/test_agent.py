@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from world import CHEAP, POLICY, contract_json, judge_hil, judge_sim
+from scripted_policies import POLICY, contract_json
+from world import CHEAP, judge_hil, judge_sim
 
 from ci.agent import Attempts
 from ci.rig import Conveyor, build_rig

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from twin_process import COMMAND, TwinProcess, Witness, state_of
+from twin_process import COMMAND, TwinProcess, Witness, end_guardians, state_of
 
 from fleet.shared_memory import memory_folder
 from registry.home import Home
@@ -26,11 +24,7 @@ ROBOT = f"run-{os.getpid()}"
 def twin(tmp_path: Path) -> Iterator[TwinProcess]:
     with TwinProcess(tmp_path) as made:
         yield made
-    for lock in memory_folder().glob(f"policyctl-{ROBOT}-*.lock"):
-        if "guardian" in lock.name:
-            with suppress(ProcessLookupError, ValueError):
-                os.kill(int(lock.read_text()), signal.SIGTERM)
-        lock.unlink()
+    end_guardians(ROBOT)
 
 
 def test_one_attempt_over_the_twins_control_socket(twin: TwinProcess, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_four_policies_travel_the_whole_road(tmp_path: Path) -> None:
         rate = lost.candidate_total.success / lost.candidate_total.n
         assert rate <= 0.65 or lost.class_a_events > 0, "a soft grip drops boxes, or lands on them"
         assert lost.baseline_total.success / lost.baseline_total.n >= 0.95
-        registry.check_audit()
+        registry.verify_audit()
 
     again = demo(home)
     said, _ = again.communicate(timeout=60)

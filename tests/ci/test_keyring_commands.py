@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from contract_data import contract_json
 from said import Said
-from world import judge_hil, judge_sim, write_checkpoint
+from scripted_policies import write_checkpoint
+from world import judge_hil, judge_sim
 
 from ci.cli.main import main
 from fleet.agent.identity import Identity

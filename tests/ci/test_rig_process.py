@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import process_policies
 import pytest
-from twin_process import TwinProcess, Witness
+from twin_process import TwinProcess, Witness, end_guardians
 
 from ci.rig import Rig, build_rig
 from fleet.attempt import SceneCheck
 from fleet.camera import Pose
 from fleet.robot import RobotConfig, load_robot
 from fleet.servo_client import ServoClient
-from fleet.shared_memory import memory_folder
 from harness.episodes.log import read_log
 from harness.tasks import find_robot_task
 from policies.chunks import Blend, Chunk
@@ -29,6 +28,7 @@ from policies.isolated import SubprocessPolicy
 from registry.errors import ConfigError, Refused
 
 pytestmark = pytest.mark.slow
+ROBOT = f"cell-{os.getpid()}"
 V1 = Path(__file__).parents[2] / "ci" / "demo" / "checkpoints" / "v1"
 
 
@@ -49,17 +49,13 @@ class Ready:
 def twin(tmp_path: Path) -> Iterator[TwinProcess]:
     with TwinProcess(tmp_path) as made:
         yield made
-    for lock in memory_folder().glob(f"policyctl-cell-{os.getpid()}-*.lock"):
-        if "guardian" in lock.name:
-            with suppress(ProcessLookupError, ValueError):
-                os.kill(int(lock.read_text()), signal.SIGTERM)
-        lock.unlink()
+    end_guardians(ROBOT)
 
 
 def config_of(twin: TwinProcess, **more: Any) -> RobotConfig:
     return RobotConfig.model_validate(
         {
-            "robot": f"cell-{os.getpid()}",
+            "robot": ROBOT,
             "class": "openarm-v2-right",
             "role": "lab",
             "servo": "process",

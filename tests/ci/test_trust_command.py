@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from said import Said
+from scripted_policies import write_checkpoint
 from trust import Line
-from world import judge_hil, judge_sim, write_checkpoint
+from world import judge_hil, judge_sim
 
 from ci.cli.main import main
 from registry.home import Home
@@ -354,13 +355,12 @@ def test_recovery_from_a_stolen_key(run: Run, tmp_path: Path, who: str) -> None:
 def test_recovery_says_what_the_thief_approved(run: Run, tmp_path: Path) -> None:
     hardened(run)
     with Registry.open(Home(tmp_path / ".policyctl"), Actor("thief")) as registry:
-        from registry.trust.opening import HomeApprovals
+        from registry.trust.home_approvals import HomeApprovals
 
         home = registry.approvals
         places = [f"file:{tmp_path}/people/{name}" for name in ("dora", "emil")]
-        HomeApprovals(home.folder.parent, home.clock, places).approve(
-            VersionRef("box-grasp", 66), b"{}", {}
-        )
+        theirs = HomeApprovals(home.folder.parent, home.clock, places).open()
+        theirs.approve(VersionRef("box-grasp", 66), b"{}", {})
     people(run, "ida")
     said = run("trust", "recover", name_of(run, "dora"), "--new", "people/ida.pub")
     assert "stranger: box-grasp/v66.json" in said.err

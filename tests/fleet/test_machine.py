@@ -18,7 +18,8 @@ import pytest
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from world import CHEAP, POLICY, TASK, Fleet
+from scripted_policies import POLICY, TASK
+from world import CHEAP, Fleet
 
 from registry.errors import PolicyctlError
 from registry.interleave import side

@@ -64,6 +64,12 @@ def locks() -> list[Path]:
     return list(memory_folder().glob(f"policyctl-test-{os.getpid()}-*.lock"))
 
 
+def rests(servo: ServoClient) -> bool:
+    before = servo.command.copy()
+    time.sleep(0.1)
+    return np.array_equal(servo.command, before)
+
+
 def swing(servo: ServoClient, steps: int, rad: float = 0.004) -> np.ndarray:
     goal = servo.command.copy()
     for _ in range(steps):
@@ -223,9 +229,7 @@ def test_a_guardian_that_is_killed_in_the_middle_of_a_long_move_ends_it(
             servo.move_to(goal, speed=0.2, keep_going=kill_once)
         servo.hold(20)
         assert servo.command[0] < goal[0] - 0.5
-        rests = servo.command.copy()
-        time.sleep(0.1)
-        assert np.array_equal(servo.command, rests)
+        assert rests(servo)
         seen = witness.report()
     assert seen.kept, seen.examples
 
@@ -265,10 +269,10 @@ def test_an_interrupted_wait_for_a_move_ends_the_move(servo: ServoClient) -> Non
         servo.move_to(goal, speed=0.2, keep_going=interrupted)
     servo.hold(20)
     assert servo.command[0] < goal[0] - 0.8
-    rests = servo.command.copy()
-    time.sleep(0.1)
-    assert np.array_equal(servo.command, rests)
-    assert servo.move_to(rests - 0.05 * np.eye(8)[0]), "the next move is not the cancelled one"
+    assert rests(servo)
+    assert servo.move_to(servo.command - 0.05 * np.eye(8)[0]), (
+        "the next move is not the cancelled one"
+    )
 
 
 def test_closing_in_the_middle_of_a_long_move_lets_the_arm_rest_at_once(

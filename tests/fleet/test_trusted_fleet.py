@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from world import POLICY, Fleet
+from scripted_policies import POLICY
+from world import Fleet
 
 from registry.errors import Pending
 from registry.rollouts import Phase
@@ -15,8 +16,8 @@ from registry.stages import Stage
 from registry.trust import ceremony
 from registry.trust.approvals import target_file
 from registry.trust.documents import seal_assignment
+from registry.trust.home_approvals import HomeApprovals
 from registry.trust.keys import new_key
-from registry.trust.opening import HomeApprovals
 from registry.versions import VersionRef
 
 pytestmark = pytest.mark.slow

@@ -75,7 +75,7 @@ def test_after_going_back_over_a_version_the_next_rollback_does_not_go_up_to_it(
     record.registry.rollback(POLICY, "both are bad", to=1)
     stages = [version.stage for version in record.registry.list_versions(POLICY)]
     assert stages == [Stage.FLEET, Stage.ROLLED_BACK, Stage.ROLLED_BACK]
-    audit = record.registry.check_audit()
+    audit = record.registry.verify_audit().seq
     with pytest.raises(Refused, match="nothing to go back to"):
         record.registry.rollback(POLICY, "this one too")
     with pytest.raises(Refused, match="not a version to go back to") as caught:
@@ -86,7 +86,7 @@ def test_after_going_back_over_a_version_the_next_rollback_does_not_go_up_to_it(
         record.registry.rollback(POLICY, "nor out of a rollout", to=2)
     assert record.registry.rollback(POLICY, "the candidate is bad").number == 1
     assert record.told() == {(None, 1)}
-    assert record.registry.check_audit() > audit
+    assert record.registry.verify_audit().seq > audit
     again = record.promote(VersionRef(POLICY, 2), override="the gripper was worn")
     assert record.play(again.id, {1: 1.0, 2: 1.0}).rollout.phase is Phase.DONE
 

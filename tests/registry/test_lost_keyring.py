@@ -13,12 +13,12 @@ from sqlalchemy import select
 from registry.attempts import AttemptReport
 from registry.errors import Corrupt
 from registry.ledger.tables import assignments, claims
-from registry.record import begun
+from registry.record import trust_traces
 from registry.rollouts import Joined, Repair, Tick
 from registry.service import Actor, Registry
 from registry.stages import Stage
+from registry.trust.home_approvals import FOLDER
 from registry.trust.keys import new_key
-from registry.trust.opening import FOLDER
 from registry.verdicts import judge
 
 pytestmark = pytest.mark.slow
@@ -217,7 +217,7 @@ def test_a_candidate_is_stopped_without_the_trust_folder(record: Record) -> None
 def test_the_look_at_the_record_is_an_indexed_one(tmp_path: Path) -> None:
     record = Record(tmp_path)
     with record.registry._ledger.read() as connection:
-        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {begun._TRACES}").all()
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {trust_traces._TRACES}").all()
     assert "SCAN audit USING INDEX ix_audit_trust_init" in str(plan)
 
 

@@ -46,7 +46,7 @@ def check(record: Record, found: list[Any]) -> None:
     assert record.registry.verify(stored[-1].ref) == []
     registered = [e for e in record.registry.audit_log() if e.action == "register"]
     assert sorted(e.subject for e in registered) == sorted(str(one) for one in stored)
-    record.registry.check_audit()
+    record.registry.verify_audit()
 
 
 @pytest.mark.slow

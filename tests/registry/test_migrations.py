@@ -117,7 +117,7 @@ def test_a_released_schema_with_data_becomes_todays(
         assert told == new.registry.assignment("robot-01")
         assert told is not None
         assert told.envelope is None
-        registry.check_audit()
+        registry.verify_audit()
         registry.abort(POLICY, "after the upgrade")  # and it works on
         back = registry.assignment("robot-01")
         assert back is not None

@@ -98,14 +98,14 @@ def test_without_robots_there_is_nothing_to_roll_out_to(tmp_path: Path) -> None:
 
 def test_a_plan_changes_nothing(record: Record) -> None:
     ref = record.ready()
-    before = record.registry.check_audit()
+    before = record.registry.verify_audit().seq
     plan = record.promote(ref, dry_run=True)
     assert plan.rollout.phase is Phase.CANARY
     assert len(plan.rollout.cohort) == 4
     assert record.registry.rollouts() == []
     assert record.registry.version(ref).stage is Stage.HIL
     assert record.told() == {(None, None)}
-    assert record.registry.check_audit() == before
+    assert record.registry.verify_audit().seq == before
 
 
 # -- two at once -----------------------------------------------------------------------------------
@@ -151,10 +151,10 @@ def test_a_decision_on_an_old_revision_is_a_conflict_and_changes_nothing(record:
 def test_the_same_event_twice_changes_nothing_the_second_time(record: Record) -> None:
     opened = record.promote(record.ready())
     paused = record.registry.pause(POLICY, "look")
-    events = record.registry.check_audit()
+    events = record.registry.verify_audit().seq
     again, commands = record.registry.advance(opened.id, None, Tick())
     assert (again, commands) == (paused, ())
-    assert record.registry.check_audit() == events
+    assert record.registry.verify_audit().seq == events
     with pytest.raises(Refused, match="cannot pause a rollout that is paused"):
         record.registry.pause(POLICY, "again")
 

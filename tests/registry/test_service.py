@@ -82,7 +82,7 @@ def test_sixteen_processes_registering_at_once_leave_no_gap_and_no_double(record
         worker.join()
         assert worker.exitcode == 0
     assert [v.number for v in record.registry.list_versions(POLICY)] == list(range(1, 9))
-    assert record.registry.check_audit() == 8
+    assert record.registry.verify_audit().seq == 8
 
 
 def test_sixteen_threads_registering_at_once_leave_no_gap_and_no_double(record: Record) -> None:
@@ -215,7 +215,7 @@ def test_a_full_disk_leaves_the_record_as_it_was(record: Record, limit: int) -> 
     assert "disk is full" in done.stdout
     assert len(record.registry.list_versions()) == 1
     assert record.registry.verify(VersionRef(POLICY, 1)) == []
-    assert record.registry.check_audit() == 1
+    assert record.registry.verify_audit().seq == 1
     assert record.registry.register(folder, POLICY).version.number == 2
 
 
@@ -361,7 +361,7 @@ def test_every_change_is_in_the_audit_with_who_and_why(record: Record) -> None:
         ("tester", "verdict", str(ref)),
         ("tester", "stage", str(ref)),
     ]
-    assert record.registry.check_audit() == len(record.registry.audit_log())
+    assert record.registry.verify_audit().seq == len(record.registry.audit_log())
 
 
 # -- leases ----------------------------------------------------------------------------------------

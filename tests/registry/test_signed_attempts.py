@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record import POLICY, Record
+from record import POLICY, Record, keys_of
 from sqlalchemy import delete, select, update
-from trusted import Keys
 
 from registry.attempts import AttemptReport
 from registry.errors import Forged, NotSigned, PolicyctlError, Refused, WrongSigner
@@ -17,7 +16,6 @@ from registry.evidence import CanaryEvidence, evidence_from_json
 from registry.ledger.tables import assignments, attempts, statements, verdicts
 from registry.record.signed_attempts import as_ranges, from_ranges, leaf_of
 from registry.rollouts import Observed
-from registry.service import Actor, Registry
 from registry.trust.documents import check_attempt, seal_attempt
 from registry.trust.merkle import proof, proves
 from registry.verdicts import judge
@@ -29,11 +27,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def record(tmp_path: Path, database: str | None) -> Record:
     return Record(tmp_path, robots=6, database=database, trust=True)
-
-
-def keys_of(record: Record) -> Keys:
-    assert record.keys is not None
-    return record.keys
 
 
 # -- what robots hand over -------------------------------------------------------------------------
@@ -389,91 +382,3 @@ def test_forged_failures_can_only_take_a_version_back(record: Record) -> None:
     ended = record.observe(opened.id)
     assert str(ended.rollout.phase) == "rolled_back"
     assert "is filed as something else" in doubts_after(record, ref)
-
-
-# -- assignments -----------------------------------------------------------------------------------
-
-
-def test_every_assignment_is_signed_by_the_director(record: Record) -> None:
-    from registry.trust.documents import check_assignment
-
-    record.promote(record.ready())
-    told = [record.registry.assignment(robot.name) for robot in record.registry.robots()]
-    assert {check_assignment(one, keys_of(record).keyring) for one in told if one} == {
-        keys_of(record).public["director"].keyid
-    }
-
-
-def test_a_candidates_permission_is_renewed_while_its_rollout_runs(record: Record) -> None:
-    opened = record.promote(record.ready())
-    robot = opened.rollout.cohort[0]
-    first = record.registry.assignment(robot)
-    assert first is not None
-    assert record.registry.renew_assignments() == 0
-    record.clock.time += 201.0
-    assert record.registry.renew_assignments() == len(opened.rollout.cohort)
-    later = record.registry.assignment(robot)
-    assert later is not None
-    assert later.renews(first)
-    assert later.terms == first.terms
-    record.attempt(robot, "success")
-    record.registry.abort(POLICY, "enough")
-    record.clock.time += 201.0
-    assert record.registry.renew_assignments() == 0  # nobody has a candidate now
-    after = record.registry.assignment(robot)
-    assert after is not None
-    assert after.generation > later.generation
-
-
-def test_without_the_directors_key_what_is_told_waits_for_the_server(
-    record: Record, tmp_path: Path
-) -> None:
-    record.to_fleet(), record.to_fleet()
-    keys = keys_of(record)
-    signers = keys.folder.signers()
-    keys.folder.write_signers({})
-    record.registry.rollback(POLICY, "it drops plates")
-    bare = record.registry.assignment("robot-01")
-    assert bare is not None
-    assert bare.envelope is None
-    keys.folder.write_signers(signers)
-    server = Registry.open(record.home, Actor("server", "controller"), clock=record.clock)
-    assert server.renew_assignments() == 6
-    assert server.renew_assignments() == 0
-    signed = record.registry.assignment("robot-01")
-    assert signed is not None
-    assert (signed.generation, signed.baseline) == (bare.generation, 1)
-    assert signed.envelope is not None
-
-
-@pytest.mark.parametrize("how", ["taken out", "file gone", "variable empty"])
-def test_a_directors_key_that_cannot_be_used_keeps_nobody_from_going_back(
-    record: Record, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    record.to_fleet(), record.to_fleet()
-    keys = keys_of(record)
-    if how == "taken out":
-        keys.folder.write_keyring(keys.keyring.without(keys.public["director"].keyid))
-    elif how == "file gone":
-        keys.own("director").unlink()
-    else:
-        monkeypatch.setenv("POLICYCTL_SIGNER_DIRECTOR", "env:NOWHERE")
-    server = Registry.open(record.home, Actor("server", "controller"), clock=record.clock)
-    assert server.rollback(POLICY, "it drops plates").number == 1
-    told = server.assignment("robot-01")
-    assert told is not None
-    assert (told.baseline, told.envelope) == (1, None)
-    with pytest.raises(PolicyctlError):  # the server's round does not hide why it is unsigned
-        server.renew_assignments()
-
-
-def test_after_the_directors_key_was_replaced_everything_is_signed_anew(record: Record) -> None:
-    record.to_fleet()
-    assert record.registry.renew_assignments() == 0
-    record.clock.time += 1.0
-    new = keys_of(record).replace("director", "second", stolen=True)
-    assert record.registry.renew_assignments() == 6
-    told = record.registry.assignment("robot-01")
-    assert told is not None
-    assert told.envelope is not None
-    assert [one["keyid"] for one in told.envelope["signatures"]] == [new.keyid]

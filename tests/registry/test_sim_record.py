@@ -246,7 +246,7 @@ def test_a_home_of_the_first_program_is_brought_forward_with_all_it_holds(tmp_pa
         assert registry.version(ref).stage is Stage.HIL
         assert registry.cached_result("r") == {"x": 1}
         assert registry.audit_log() == audited
-        assert registry.check_audit() == len(audited)
+        assert registry.verify_audit().seq == len(audited)
         registry.keep_episodes("k", {1: {"steps": 3}})
         assert registry.episodes("k") == {1: {"steps": 3}}
     with Registry.open(home, Actor("tester"), clock=FakeClock()) as registry:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record import HIL, POLICY, Record
+from record import HIL, POLICY, Record, keys_of
 from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, Key, Signature, Signer
-from trusted import Keys
 
 from registry.assignments import Assignment
 from registry.errors import Conflict, ServiceFailed
@@ -21,8 +20,8 @@ from registry.service import Actor, Registry, RolloutRecord
 from registry.stages import Stage
 from registry.trust import ceremony
 from registry.trust.documents import check_assignment
+from registry.trust.home_approvals import HomeApprovals
 from registry.trust.keys import signer
-from registry.trust.opening import HomeApprovals
 from registry.verdicts import judge
 
 pytestmark = pytest.mark.slow
@@ -88,11 +87,6 @@ def record(tmp_path: Path, service: Service) -> Record:
 def beside() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(1) as pool:
         yield pool
-
-
-def keys_of(record: Record) -> Keys:
-    assert record.keys is not None
-    return record.keys
 
 
 class Meanwhile:

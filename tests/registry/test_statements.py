@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record import CANARY, GATES, HIL, POLICY, SIM, Record, write_files
+from record import CANARY, GATES, HIL, POLICY, SIM, Record, keys_of, write_files
 from sqlalchemy import select, update
 from trusted import Keys
 
@@ -29,11 +29,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def record(tmp_path: Path, database: str | None) -> Record:
     return Record(tmp_path, robots=4, database=database, trust=True)
-
-
-def keys_of(record: Record) -> Keys:
-    assert record.keys is not None
-    return record.keys
 
 
 def edit(record: Record, table: Any, **values: Any) -> None:
@@ -149,7 +144,7 @@ def test_an_audit_rewritten_from_before_trust_is_found(
     Keys(old.home, since=str(Head(head.seq, "0" * 64)))
     registry = Registry.open(old.home, Actor("tester"), clock=old.clock)
     with pytest.raises(Corrupt, match="altered"):
-        registry.check_audit()
+        registry.verify_audit()
     with registry._ledger.read() as connection:
         assert connection.execute(select(audit_head.c.seq)).scalar() == head.seq
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from control_plane import ControlPlane
 from trust import Line, Vault, manifest, ref
-from world import Clock, SpoiledLink, Table, Weather
+from world import Clock, SpoiledLink, Weather
 
 from fleet.agent.admission import Admission
 from fleet.agent.identity import NOBODY, Identity
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.slow
 DECADE = 10 * 365.25 * 86400
 
 
-class Wired(Table):
+class Wired(ControlPlane):
     """A control plane in memory whose trust files are a vault's, through a line."""
 
     def __init__(self, line: Line) -> None:

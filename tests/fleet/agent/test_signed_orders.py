@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from control_plane import ControlPlane
+from scripted_policies import POLICY, TASK, write_checkpoint
 from trusted import Keys
-from world import POLICY, TASK, Clock, Fleet, Robot, Table, write_checkpoint
+from world import Clock, Fleet, Robot
 
 from fleet.agent.identity import Identity
 from fleet.agent.orders import MOST_OFFLINE_S
@@ -30,15 +32,15 @@ class Signed:
     def __init__(self, folder: Path) -> None:
         self.clock = Clock()
         self.keys = Keys(Home(folder / "home"))
-        self.table = Table()
+        self.plane = ControlPlane()
         self.digests = {
-            number: self.table.publish(write_checkpoint(folder / f"v{number}", rate))
+            number: self.plane.publish(write_checkpoint(folder / f"v{number}", rate))
             for number, rate in {1: 1.0, 2: 0.0}.items()
         }
         identity = Identity(folder / NAME)
         self.keys.folder.write_keyring(self.keys.keyring.with_robot(NAME, identity.make_key()))
         self.believe()
-        self.robot = Robot(NAME, folder, self.table, self.clock, identity=identity)
+        self.robot = Robot(NAME, folder, self.plane, self.clock, identity=identity)
 
     def believe(self) -> None:
         """The newest keyring reaches the robot."""
@@ -48,13 +50,13 @@ class Signed:
     def order(self, *, signer: str | None = "director", **fields: Any) -> Assignment:
         """The next document, signed by whoever says so."""
         fields.setdefault("issued_at", self.clock.now())
-        bare = self.table.assign(NAME, digests=self.digests, **fields)
+        bare = self.plane.assign(NAME, digests=self.digests, **fields)
         return self.tell(bare, signer)
 
     def tell(self, document: Assignment, signer: str | None = "director") -> Assignment:
         if signer is not None:
             document = seal_assignment(document, self.keys.signer(signer))
-        self.table.documents[NAME] = document
+        self.plane.documents[NAME] = document
         return document
 
     def rounds(self, count: int) -> list[int]:
@@ -79,7 +81,7 @@ def scene(tmp_path: Path) -> Signed:
 def test_a_signed_order_is_obeyed_and_every_report_is_signed(scene: Signed) -> None:
     told = scene.order(candidate=2, baseline=1, **HALF)
     assert sorted(scene.rounds(4)) == [1, 1, 2, 2]
-    for report in scene.table.attempts[NAME].values():
+    for report in scene.plane.attempts[NAME].values():
         assert check_attempt(report, scene.keys.keyring)
         assert report.terms == told.terms
     assert scene.refusals() == ""
@@ -91,7 +93,7 @@ def test_an_order_that_nobody_signed_is_refused_and_said(scene: Signed) -> None:
     scene.order(signer=None, candidate=2, baseline=None, ratio="1")
     assert scene.rounds(2) == [1, 1]
     assert "is not signed" in scene.refusals()
-    assert "is not signed" in scene.table.last_status(NAME)["refused"][0]
+    assert "is not signed" in scene.plane.last_status(NAME)["refused"][0]
 
 
 @pytest.mark.parametrize("thief", ["publisher", "runner", "approver", "stranger"])
@@ -109,7 +111,7 @@ def test_an_order_edited_on_its_way_is_refused(scene: Signed) -> None:
     scene.order(candidate=None, baseline=1)
     scene.rounds(1)
     signed = scene.order(candidate=None, baseline=1)
-    scene.table.documents[NAME] = replace(signed, baseline=2)
+    scene.plane.documents[NAME] = replace(signed, baseline=2)
     assert scene.rounds(2) == [1, 1]
     assert "says something else than what was signed" in scene.refusals()
 
@@ -117,7 +119,7 @@ def test_an_order_edited_on_its_way_is_refused(scene: Signed) -> None:
 def test_swapped_robots_refuse_each_others_orders(scene: Signed) -> None:
     scene.order(candidate=None, baseline=1)
     scene.rounds(1)
-    other = replace(scene.table.documents[NAME], robot="robot-02", generation=9, baseline=2)
+    other = replace(scene.plane.documents[NAME], robot="robot-02", generation=9, baseline=2)
     scene.tell(other)
     assert scene.rounds(2) == [1, 1]
     assert "generation 9 is for robot-02" in scene.refusals()
@@ -128,7 +130,7 @@ def test_a_replayed_order_is_refused_also_after_a_restart(scene: Signed) -> None
     assert scene.rounds(1) == [2]
     scene.order(candidate=None, baseline=1)
     assert scene.rounds(1) == [1]
-    scene.table.documents[NAME] = old
+    scene.plane.documents[NAME] = old
     assert scene.rounds(2) == [1, 1]
     scene.robot.restart()
     assert scene.rounds(2) == [1, 1]
@@ -151,7 +153,7 @@ def test_a_downgrade_needs_the_directors_key(scene: Signed) -> None:
     scene.order(candidate=None, baseline=1)
     scene.order(candidate=None, baseline=2)
     assert scene.rounds(1) == [2]
-    scene.tell(replace(scene.table.documents[NAME], generation=3, baseline=1), "runner")
+    scene.tell(replace(scene.plane.documents[NAME], generation=3, baseline=1), "runner")
     assert scene.rounds(1) == [2]
     assert "is not signed by a director" in scene.refusals()
 
@@ -207,7 +209,7 @@ def test_a_renewed_permission_goes_on_with_the_same_draw(scene: Signed) -> None:
         scene.clock.passes(400.0)
         told = scene.tell(replace(told, issued_at=scene.clock.now()))
     assert scene.refusals() == ""
-    reports = scene.table.attempts[NAME].values()
+    reports = scene.plane.attempts[NAME].values()
     assert [one.index for one in reports] == list(range(10))
     assert {one.terms for one in reports} == {told.terms}
 
@@ -221,7 +223,7 @@ def test_renewals_that_were_held_back_give_no_more_time(scene: Signed) -> None:
                             scene.keys.signer("director")) for n in range(1, 4)]  # fmt: skip
     for renewal in late:
         scene.clock.passes(590.0)
-        scene.table.documents[NAME] = renewal
+        scene.plane.documents[NAME] = renewal
         scene.rounds(2)
     # The last was signed 600 s after the start: what it permits ends 1200 s after the start.
     assert scene.clock.now() > start + 1200.0
@@ -253,7 +255,7 @@ def test_an_older_renewal_does_not_take_back_time(scene: Signed) -> None:
     scene.clock.passes(300.0)
     scene.tell(replace(told, issued_at=scene.clock.now()))
     scene.rounds(1)
-    scene.table.documents[NAME] = told
+    scene.plane.documents[NAME] = told
     scene.rounds(1)
     assert "was issued before the one that holds" in scene.refusals()
     scene.clock.passes(400.0)
@@ -271,7 +273,7 @@ def test_after_a_stolen_directors_key_was_taken_out_the_fleet_is_directed_again(
     assert scene.rounds(1) == [1]
     far = scene.clock.now() + 10 * 31_557_600.0
     thief = replace(
-        scene.table.documents[NAME], generation=10**9, baseline=2, issued_at=far, envelope=None
+        scene.plane.documents[NAME], generation=10**9, baseline=2, issued_at=far, envelope=None
     )
     scene.tell(thief)
     assert scene.rounds(1) == [2]
@@ -296,7 +298,7 @@ def test_a_stolen_directors_key_reports_for_no_robot(scene: Signed) -> None:
     """It directs robots to what is approved; it cannot say how that went."""
     scene.order(candidate=2, baseline=1, **HALF)
     scene.rounds(2)
-    report = scene.table.attempts[NAME][1]
+    report = scene.plane.attempts[NAME][1]
     lie = seal_attempt(replace(report, outcome="success"), scene.keys.signer("director"))
     from registry.errors import WrongSigner
 
@@ -310,7 +312,7 @@ def test_a_director_retired_in_order_still_counts(scene: Signed) -> None:
     scene.rounds(1)
     scene.keys.replace("director", "second", stolen=False)
     scene.believe()
-    old = scene.table.documents[NAME]
+    old = scene.plane.documents[NAME]
     scene.rounds(1)
     scene.tell(replace(old, generation=1, issued_at=scene.clock.now() + 1), "second")
     scene.rounds(1)

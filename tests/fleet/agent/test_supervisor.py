@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from world import TASK, Clock, Fleet, Robot, Table, write_checkpoint
+from control_plane import ControlPlane
+from scripted_policies import TASK, write_checkpoint
+from world import Clock, Fleet, Robot
 
 from fleet.stopping import Stop
 from registry.interleave import side
@@ -19,19 +21,19 @@ HALF = {"ratio": "1/2", "salt": "pepper", "segment": 0}
 
 
 class Scene:
-    """One robot, one table, versions 1 (good) and 2 (hopeless)."""
+    """One robot, one control plane, versions 1 (good) and 2 (hopeless)."""
 
     def __init__(self, folder: Path, **work: Any) -> None:
         self.clock = Clock()
-        self.table = Table()
+        self.plane = ControlPlane()
         self.digests = {
-            number: self.table.publish(write_checkpoint(folder / f"v{number}", rate))
+            number: self.plane.publish(write_checkpoint(folder / f"v{number}", rate))
             for number, rate in {1: 1.0, 2: 0.0}.items()
         }
-        self.robot = Robot(NAME, folder, self.table, self.clock, **work)
+        self.robot = Robot(NAME, folder, self.plane, self.clock, **work)
 
     def assign(self, candidate: int | None, baseline: int | None, **more: Any) -> None:
-        self.table.assign(
+        self.plane.assign(
             NAME, candidate=candidate, baseline=baseline, digests=self.digests, **more
         )
 
@@ -44,7 +46,7 @@ class Scene:
 
     @property
     def status(self) -> Any:
-        return self.table.last_status(NAME)
+        return self.plane.last_status(NAME)
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_without_an_assignment_the_robot_stands_still(scene: Scene) -> None:
 def test_it_runs_what_it_is_assigned_and_reports_every_attempt(scene: Scene) -> None:
     scene.assign(None, 1)
     assert all(scene.rounds(3))
-    reports = list(scene.table.attempts[NAME].values())
+    reports = list(scene.plane.attempts[NAME].values())
     assert [(r.number, r.version, r.side, r.outcome) for r in reports] == [
         (number, 1, "only", "success") for number in (1, 2, 3)
     ]
@@ -70,7 +72,7 @@ def test_it_runs_what_it_is_assigned_and_reports_every_attempt(scene: Scene) -> 
 def test_every_attempt_runs_the_version_that_its_blocks_hash_names(scene: Scene) -> None:
     scene.assign(2, 1, **HALF)
     scene.rounds(12)
-    reports = list(scene.table.attempts[NAME].values())
+    reports = list(scene.plane.attempts[NAME].values())
     assert [report.index for report in reports] == list(range(12))
     for report in reports:
         named = side("pepper", NAME, TASK, report.index, Fraction("1/2"))
@@ -81,7 +83,7 @@ def test_every_attempt_runs_the_version_that_its_blocks_hash_names(scene: Scene)
 def test_a_first_version_runs_alone(scene: Scene) -> None:
     scene.assign(1, None, ratio="1", salt="s")
     scene.rounds(2)
-    assert {report.side for report in scene.table.attempts[NAME].values()} == {"candidate"}
+    assert {report.side for report in scene.plane.attempts[NAME].values()} == {"candidate"}
 
 
 def test_nothing_assigned_of_a_policy_stops_the_robot(scene: Scene) -> None:
@@ -93,10 +95,10 @@ def test_nothing_assigned_of_a_policy_stops_the_robot(scene: Scene) -> None:
 
 def test_generations_only_rise(scene: Scene) -> None:
     scene.assign(None, 2)
-    old = scene.table.documents[NAME]
+    old = scene.plane.documents[NAME]
     scene.assign(None, 1)
     scene.rounds(1)
-    scene.table.documents[NAME] = old
+    scene.plane.documents[NAME] = old
     scene.rounds(1)
     assert scene.versions == [1, 1]
     assert scene.status["refused"] == ["generation 1 is older than 2"]
@@ -106,8 +108,8 @@ def test_generations_only_rise(scene: Scene) -> None:
 
 
 def test_a_document_for_another_robot_is_refused(scene: Scene) -> None:
-    document = scene.table.assign("robot-02", baseline=1, digests=scene.digests)
-    scene.table.documents[NAME] = document
+    document = scene.plane.assign("robot-02", baseline=1, digests=scene.digests)
+    scene.plane.documents[NAME] = document
     assert scene.rounds(1) == [False]
     assert scene.status["refused"] == ["generation 1 is for robot-02"]
 
@@ -129,7 +131,7 @@ def test_a_corrupt_candidate_is_refused_and_the_baseline_stays(scene: Scene) -> 
     scene.rounds(6)
     assert set(scene.versions) == {1}
     assert "not what its digest says" in scene.status["problem"]
-    assert {report.side for report in scene.table.attempts[NAME].values()} == {"only"}
+    assert {report.side for report in scene.plane.attempts[NAME].values()} == {"only"}
     scene.robot.weather.corrupt = set()
     scene.clock.passes(120.0)
     scene.rounds(2)
@@ -141,7 +143,7 @@ def test_a_failed_fetch_is_not_repeated_every_round(scene: Scene) -> None:
     scene.robot.weather.corrupt = {scene.digests[2]}
     scene.assign(None, 2)
     scene.rounds(10)
-    assert scene.table.fetched == [scene.digests[2]]
+    assert scene.plane.fetched == [scene.digests[2]]
 
 
 def test_a_version_stopped_at_once_does_not_begin_again_while_its_successor_is_fetched(
@@ -162,7 +164,7 @@ def test_a_version_stopped_at_once_does_not_begin_again_while_its_successor_is_f
 def test_a_withdrawn_candidate_never_runs_again_whatever_else_fails(scene: Scene) -> None:
     scene.assign(2, 1, **HALF)
     scene.rounds(2)
-    scene.table.assign(NAME, baseline=3, digests={3: "sha256:" + "0" * 64})
+    scene.plane.assign(NAME, baseline=3, digests={3: "sha256:" + "0" * 64})
     before = len(scene.versions)
     scene.rounds(6)
     assert set(scene.versions[before:]) == {1}
@@ -178,7 +180,7 @@ def test_rollback_is_without_download(scene: Scene) -> None:
     scene.rounds(1)
     assert scene.versions == [1, 2, 1]
     assert scene.robot.updater.fetches == fetched
-    assert scene.table.heartbeats[-1][1:3] == (1, 3)
+    assert scene.plane.heartbeats[-1][1:3] == (1, 3)
 
 
 @pytest.mark.parametrize(("stop", "modes"), [("now", "stopped"), ("", "")])
@@ -186,14 +188,14 @@ def test_only_stop_now_ends_a_running_attempt(scene: Scene, stop: str, modes: st
     scene.assign(1, None, ratio="1", salt="s")
     scene.robot.during = lambda: scene.assign(None, 2, stop=stop)
     scene.rounds(1)
-    assert [r.failure_mode for r in scene.table.attempts[NAME].values()] == [modes]
+    assert [r.failure_mode for r in scene.plane.attempts[NAME].values()] == [modes]
 
 
 def test_stop_now_lets_a_version_run_on_that_is_still_named(scene: Scene) -> None:
     scene.assign(None, 1)
     scene.robot.during = lambda: scene.assign(None, 1, stop="now")
     scene.rounds(1)
-    assert [r.outcome for r in scene.table.attempts[NAME].values()] == ["success"]
+    assert [r.outcome for r in scene.plane.attempts[NAME].values()] == ["success"]
 
 
 def test_a_candidate_out_of_contact_ends_by_attempts(scene: Scene) -> None:
@@ -205,7 +207,7 @@ def test_a_candidate_out_of_contact_ends_by_attempts(scene: Scene) -> None:
     assert set(scene.versions[6:]) == {1}
     scene.robot.weather.down = False
     scene.rounds(2)
-    reports = list(scene.table.attempts[NAME].values())
+    reports = list(scene.plane.attempts[NAME].values())
     assert len(reports) == 14
     measured = [report.index for report in reports if report.side != "only"]
     assert measured == list(range(8)), "the segment's indices go on where they were"
@@ -235,7 +237,7 @@ def test_a_killed_agent_cannot_draw_its_side_again(scene: Scene, instant: str) -
     scene.assign(2, 1, **HALF)
     scene.robot.kill_at = instant
     scene.rounds(6)
-    reports = list(scene.table.attempts[NAME].values())
+    reports = list(scene.plane.attempts[NAME].values())
     assert [report.index for report in reports] == list(range(6))
     assert reports[0].failure_mode == "agent_lost"
     assert [report.version for report in reports] == scene.versions
@@ -245,7 +247,7 @@ def test_a_kill_before_the_attempt_is_opened_consumes_nothing(scene: Scene) -> N
     scene.assign(2, 1, **HALF)
     scene.robot.kill_at = "scene"
     scene.rounds(3)
-    reports = list(scene.table.attempts[NAME].values())
+    reports = list(scene.plane.attempts[NAME].values())
     assert [(report.number, report.index) for report in reports] == [(1, 0), (2, 1)]
 
 
@@ -256,7 +258,7 @@ def test_a_lost_answer_doubles_nothing(scene: Scene) -> None:
     scene.rounds(3)
     scene.robot.weather.lost_answers = False
     scene.rounds(1)
-    assert sorted(scene.table.attempts[NAME]) == [1, 2, 3, 4, 5]
+    assert sorted(scene.plane.attempts[NAME]) == [1, 2, 3, 4, 5]
     assert scene.robot.spool.waiting == 0
 
 
@@ -264,7 +266,7 @@ def test_a_robot_whose_disk_was_lost_stands_still_instead_of_hiding_attempts(sce
     scene.assign(None, 1)
     scene.rounds(2)
     scene.robot.die()
-    fresh = Robot(NAME, scene.robot._folder.parent / "new-disk", scene.table, scene.clock)
+    fresh = Robot(NAME, scene.robot._folder.parent / "new-disk", scene.plane, scene.clock)
     assert [fresh.tick() for _ in range(3)] == [False] * 3
     assert fresh.spool.last_number == 0
     assert "reported 2 attempts" in scene.status["report_refused"]
@@ -286,7 +288,7 @@ def test_while_a_report_is_refused_no_attempt_is_opened_and_then_it_goes_on(scen
     scene.robot.weather.refuse_reports = False
     assert scene.rounds(2) == [True, True]
     assert scene.status["report_refused"] == ""
-    assert sorted(scene.table.attempts[NAME]) == [1, 2, 3, 4, 5]
+    assert sorted(scene.plane.attempts[NAME]) == [1, 2, 3, 4, 5]
 
 
 def test_the_registry_refuses_an_altered_spool_and_the_robot_stands_still(tmp_path: Path) -> None:
@@ -315,7 +317,7 @@ def test_on_rollout_only_a_robot_works_while_a_rollout_measures(tmp_path: Path) 
     scene = Scene(tmp_path, on_rollout_only=True)
     scene.assign(None, 1)
     assert scene.rounds(2) == [False, False]
-    assert scene.table.heartbeats[-1][1:3] == (1, 1), "ready to run v1 all the same"
+    assert scene.plane.heartbeats[-1][1:3] == (1, 1), "ready to run v1 all the same"
     scene.assign(2, 1, **HALF)
     assert scene.rounds(2) == [True, True]
 
@@ -340,5 +342,5 @@ def test_asked_to_stop_it_finishes_the_attempt_and_asked_twice_it_stops_now(scen
 
     scene.robot.during = ask_twice
     scene.robot.supervisor.loop(twice)
-    ended = [(r.outcome, r.failure_mode) for r in scene.table.attempts[NAME].values()]
+    ended = [(r.outcome, r.failure_mode) for r in scene.plane.attempts[NAME].values()]
     assert ended == [("success", ""), ("failure", "agent_stopped")]

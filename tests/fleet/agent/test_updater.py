@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from control_plane import ControlPlane
 from safetensors.numpy import save_file
-from world import POLICY, ROBOT_CLASS, TASK, SpoiledLink, Table, Weather, load_scripted
-from world import write_checkpoint as checkpoint
+from scripted_policies import POLICY, ROBOT_CLASS, TASK, load_scripted
+from scripted_policies import write_checkpoint as checkpoint
+from world import SpoiledLink, Weather
 
 from fleet.agent.link import OutOfContact
 from fleet.agent.updater import Updater
@@ -24,21 +26,21 @@ from registry.versions import FileEntry, Manifest, digest_bytes
 
 
 class Bench:
-    """A table of blobs, a spoiled link to it, and an updater."""
+    """A control plane with blobs, a spoiled link to it, and an updater."""
 
     def __init__(self, folder: Path) -> None:
-        self.table = Table()
+        self.plane = ControlPlane()
         self.weather = Weather()
         self.folder = folder
         self.restart()
 
     def restart(self) -> None:
-        link = SpoiledLink(self.table, self.weather)
+        link = SpoiledLink(self.plane, self.weather)
         self.updater = Updater(self.folder / "robot", link, ROBOT_CLASS, load=load_scripted)
 
     def publish(self, rate: float, pieces: bool = False, **contract: object) -> str:
         folder = checkpoint(self.folder / f"made-{rate}", rate, **contract)
-        return self.table.publish(folder, pieces=pieces)
+        return self.plane.publish(folder, pieces=pieces)
 
     def prepare(self, number: int, digest: str) -> float:
         policy = self.updater.prepare(POLICY, number, digest, TASK).policy
@@ -98,7 +100,7 @@ def test_a_version_that_breaks_is_refused_and_what_runs_stays(bench: Bench, wher
         policy.act = act  # type: ignore[method-assign, assignment]
         return policy
 
-    link = SpoiledLink(bench.table, bench.weather)
+    link = SpoiledLink(bench.plane, bench.weather)
     bench.updater = Updater(bench.folder / "robot", link, ROBOT_CLASS, load=load)
     assert bench.prepare(1, good) == 0.9
     with pytest.raises(Refused, match="breaks when it is loaded"):
@@ -117,7 +119,7 @@ def test_what_nothing_needs_is_pruned(bench: Bench) -> None:
 @pytest.mark.parametrize("which", ["manifest", "file"])
 def test_corrupt_bytes_are_refused_and_leave_nothing(bench: Bench, which: str) -> None:
     digest = bench.publish(0.9)
-    others = [blob for blob in bench.table.blobs if blob != digest]
+    others = [blob for blob in bench.plane.blobs if blob != digest]
     bench.weather.corrupt = {digest} if which == "manifest" else {others[0]}
     with pytest.raises(Corrupt):
         bench.prepare(1, digest)
@@ -128,9 +130,9 @@ def test_corrupt_bytes_are_refused_and_leave_nothing(bench: Bench, which: str) -
 
 def test_bytes_without_end_are_cut_off(bench: Bench) -> None:
     digest = bench.publish(0.9)
-    weights = next(d for d, data in bench.table.blobs.items() if b"rate" in data and d != digest)
-    bench.table.blobs[weights] *= 1000
-    bench.table.endless = True
+    weights = next(d for d, data in bench.plane.blobs.items() if b"rate" in data and d != digest)
+    bench.plane.blobs[weights] *= 1000
+    bench.plane.endless = True
     with pytest.raises(Corrupt, match="more bytes"):
         bench.prepare(1, digest)
 
@@ -152,14 +154,14 @@ def test_bits_that_rot_on_the_robot_are_found_before_the_next_load(bench: Bench)
 def test_a_manifest_that_climbs_is_refused(bench: Bench, path: str) -> None:
     honest = Manifest(POLICY, (FileEntry("inside", digest_bytes(b"x"), 1),))
     raw = honest.canonical().replace(b'"inside"', f'"{path}"'.encode())
-    bench.table.blobs |= {digest_bytes(raw): raw, digest_bytes(b"x"): b"x"}
+    bench.plane.blobs |= {digest_bytes(raw): raw, digest_bytes(b"x"): b"x"}
     with pytest.raises(Corrupt):
         bench.prepare(1, digest_bytes(raw))
     assert list(bench.folder.rglob("escaped")) == []
 
 
 def test_another_policys_files_are_refused(bench: Bench) -> None:
-    digest = bench.table.publish(checkpoint(bench.folder / "made", 0.9), policy="pouring")
+    digest = bench.plane.publish(checkpoint(bench.folder / "made", 0.9), policy="pouring")
     with pytest.raises(Corrupt, match="another policy"):
         bench.prepare(1, digest)
 
@@ -257,7 +259,7 @@ def publish_tensors(bench: Bench, rate: float, **changed: int) -> str:
     folder = checkpoint(bench.folder / f"made-{rate}", rate)
     renamed = {name.replace("_", "-"): seed for name, seed in changed.items()}
     save_file(tensors_of(rate, renamed), folder / "policy.safetensors")
-    return bench.table.publish(folder, pieces=True)
+    return bench.plane.publish(folder, pieces=True)
 
 
 def test_only_tensors_that_changed_are_fetched(bench: Bench) -> None:
@@ -266,7 +268,7 @@ def test_only_tensors_that_changed_are_fetched(bench: Bench) -> None:
     before = bench.updater.bytes_fetched
     bench.restart()
     assert bench.prepare(2, new) == 0.8
-    manifest = len(bench.table.blobs[new])
+    manifest = len(bench.plane.blobs[new])
     assert bench.updater.fetches == 4  # manifest, layer-07, big-1, rate
     assert bench.updater.bytes_fetched == manifest + 100_000 + 3_000_000 + 8
     assert before > 10_000_000
@@ -342,13 +344,13 @@ def test_what_was_half_fetched_and_is_no_longer_named_is_deleted(bench: Bench) -
 
 
 def test_a_program_for_a_sandbox_is_refused_where_there_is_none(bench: Bench) -> None:
-    raw = bench.table.blobs[bench.publish(0.9)]
+    raw = bench.plane.blobs[bench.publish(0.9)]
     said = json.loads(raw) | {"schema": "policyctl.manifest/2", "base": None, "sandbox_only": True}
     marked = Manifest.from_json(said)
-    bench.table.blobs[marked.digest] = marked.canonical()
+    bench.plane.blobs[marked.digest] = marked.canonical()
     with pytest.raises(Refused, match="only a sandbox may run"):
         bench.prepare(1, marked.digest)
-    link = SpoiledLink(bench.table, bench.weather)
+    link = SpoiledLink(bench.plane, bench.weather)
     bench.updater = Updater(
         bench.folder / "other", link, ROBOT_CLASS, load=load_scripted, sandboxed=True
     )

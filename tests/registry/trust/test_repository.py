@@ -16,8 +16,8 @@ import registry.trust.repository as repository_module
 from registry.errors import Corrupt, NotFound, Pending, Refused, UsageError
 from registry.trust import ceremony
 from registry.trust.approvals import Approvals
+from registry.trust.home_approvals import HomeApprovals
 from registry.trust.keys import new_key
-from registry.trust.opening import HomeApprovals
 
 pytestmark = pytest.mark.slow
 

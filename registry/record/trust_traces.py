@@ -1,4 +1,4 @@
-"""What the record says of trust: it outlives a trust folder that is lost."""
+"""Whether the record shows that trust was begun here: it outlives a trust folder that is lost."""
 
 from __future__ import annotations
 

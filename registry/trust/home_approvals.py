@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.errors import NotFound, PolicyctlError
 from registry.ports import Clock
+from registry.trust.files import is_published
 from registry.versions import VersionRef
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class HomeApprovals:
 
     @property
     def on(self) -> bool:
-        return (self.folder / "metadata" / "timestamp.json").is_file()
+        return is_published(self.folder)
 
     def require(self) -> None:
         """Raises NotFound where trust is not set up."""
@@ -54,17 +55,6 @@ class HomeApprovals:
 
         signers = Signers(self.folder, self._places)
         return Approvals(Repository(self.folder, signers, self.clock))
-
-    def approve(
-        self, ref: VersionRef, manifest: bytes, gates: Mapping[str, str], *, dry_run: bool = False
-    ) -> None:
-        """See `Approvals.approve`; nothing where trust is off."""
-        if not self.on:
-            return
-        if dry_run:
-            self.open().check(ref, manifest)
-        else:
-            self.open().approve(ref, manifest, gates)
 
     @contextmanager
     def changing(self) -> Iterator[Approvals]:
