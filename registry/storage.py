@@ -74,18 +74,11 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def write_all(handle: int, rest: memoryview, position: int) -> None:
+def write_at(handle: int, data: bytes | memoryview, position: int) -> None:
     """Writes all of it there, however few bytes the system takes at a time. Raises OSError."""
-    while rest:
-        written = os.pwrite(handle, rest[:WRITE], position)
-        rest, position = rest[written:], position + written
-
-
-def write_at(handle: int, data: bytes, position: int) -> None:
-    """`write_all` from a byte of the file on; where the file is read and written next stays."""
     rest = memoryview(data)
     while rest:
-        written = os.pwrite(handle, rest, position)
+        written = os.pwrite(handle, rest[:WRITE], position)
         rest, position = rest[written:], position + written
 
 

@@ -24,7 +24,7 @@ from registry.blobs.crew import Crew
 from registry.blobs.hashing import CHUNK, Held, named
 from registry.errors import Conflict
 from registry.ports import Source
-from registry.storage import EarlySync, disk_errors, sync_folder, write_all
+from registry.storage import EarlySync, disk_errors, sync_folder, write_at
 
 if TYPE_CHECKING:
     from registry.blobs.folder import FolderBlobs
@@ -108,14 +108,14 @@ class FolderBatch:
         with EarlySync(handle, expected, self._syncers) as disk:
             if isinstance(source, Held):
                 for chunk in source.chunks:
-                    write_all(handle, chunk, position)
+                    write_at(handle, chunk, position)
                     disk.wrote(len(chunk))
                     position += len(chunk)
                 return None
             sha256 = hashlib.sha256()
             while position < source.size and (data := source.read_at(position, CHUNK)):
                 sha256.update(data)
-                write_all(handle, memoryview(data), position)
+                write_at(handle, data, position)
                 disk.wrote(len(data))
                 position += len(data)
         return named(sha256)

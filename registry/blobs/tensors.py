@@ -29,7 +29,7 @@ from registry.blobs.hashing import Budget, FilePart, Hasher, Held, named
 from registry.checkpoint import Found, identity, open_regular, read_layout
 from registry.errors import Conflict, Corrupt, NotFound
 from registry.ports import Batch, BlobStore, Source
-from registry.storage import EarlySync, disk_errors, sync_folder, write_all
+from registry.storage import EarlySync, disk_errors, sync_folder, write_at
 from registry.tensor_header import Tensor
 from registry.versions import FileEntry, Piece, TensorEntry
 
@@ -299,7 +299,7 @@ def _write_pieces(blobs: BlobStore, entry: FileEntry, handle: int, disk: EarlySy
                 if stopped.is_set():
                     return False
                 sha256.feed(data)
-                write_all(handle, memoryview(data), position)
+                write_at(handle, data, position)
                 disk.wrote(len(data))
                 position += len(data)
             return sha256.digest() == piece.sha256
