@@ -206,6 +206,35 @@ def test_a_key_of_root_publishes_judges_and_directs_nothing(run: Run) -> None:
     assert before["waits"] is None
 
 
+@pytest.mark.parametrize("act", ["rotate", "recover"])
+def test_an_approver_gives_way_to_nobody_who_judges(run: Run, act: str) -> None:
+    hardened(run)
+    people(run, "ci")
+    assert run("trust", "grant", "runner", "people/ci.pub").status == 8
+    done(run("trust", "sign", *signing("dora", "emil")))
+    before = done(run("trust", "status"))["roles"], done(run("trust", "roles"))["keyring"]
+    said = run("trust", act, name_of(run, "dora"), "--new", "people/ci.pub", "--yes")
+    assert said.status == 5
+    assert name_of(run, "ci")[:12] in said.data["error"]["evidence"]
+    assert "trust key" in said.data["error"]["hint"]
+    state = done(run("trust", "status"))
+    assert state["pending"] == []
+    assert (state["roles"], done(run("trust", "roles"))["keyring"]) == before
+
+
+def test_a_key_that_waits_to_be_roots_is_granted_nothing(run: Run) -> None:
+    hardened(run)
+    people(run, "gus")
+    said = run("trust", "rotate", name_of(run, "anna"), "--new", "people/gus.pub")
+    assert said.status == 8
+    said = run("trust", "grant", "runner", "people/gus.pub")
+    assert said.status == 5
+    assert "root" in said.data["error"]["what"]
+    done(run("trust", "sign", *signing("anna", "ben", "gus")))
+    assert name_of(run, "gus") in keys_of(run, "root")
+    assert name_of(run, "gus") not in done(run("trust", "roles"))["keyring"]["keys"]
+
+
 def test_who_is_no_approver_changes_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     done(run("trust", "init"))
     monkeypatch.setenv("POLICYCTL_ROLE", "publisher")
