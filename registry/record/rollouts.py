@@ -8,7 +8,7 @@
   neither a forged verdict nor one that an arriving report has overtaken moves a rollout.
 - A verdict that leads forward is signed before the transaction that it decides, so that nobody
   waits for a key. Where the snapshot has moved by then it is signed again; what never stands still
-  is a Conflict. A rollout that failed goes back at once, and its verdict is signed after that.
+  is a Conflict. A rollout that goes back, or holds, does so at once; its verdict is signed then.
 - Where trust is set up a rollout goes forward only on attempts that their robots signed. It goes
   back on any: who forges failures can take a version back, never forward.
 - Assignments, stages and what the policy serves change with the rollout or not at all, so a
@@ -154,10 +154,11 @@ class Rollouts:
                 rollout, seen = rollout_record(row).rollout, event
                 if isinstance(event, Observed):
                     seen = self._seen(connection, rollout, event, now)
-                record = self._to_sign(connection, rollout, seen, now)
+                after, _ = step(rollout, seen, now)
+                record = self._to_sign(connection, rollout, seen, after)
                 fits = signed is not None and signed[0] == seen
-                failed = isinstance(seen, Observed) and seen.verdict.outcome is Outcome.FAIL
-                if record is None or fits or failed:
+                stops = not _exposes(after)
+                if record is None or fits or stops:
                     statement = signed[1] if signed is not None and fits else None
                     done = self.apply(connection, rollout, row.revision, seen, now, statement)
                     break
@@ -172,24 +173,24 @@ class Rollouts:
             )
         if done[1]:
             self.sign_orders()
-        if record is not None and failed:
+        if record is not None and stops:
             assert isinstance(seen, Observed)
-            self._sign_failure(record, rollout.gate, seen)
+            with contextlib.suppress(PolicyctlError):
+                self._sign_stopped(record, rollout.gate, seen)
         return done
 
-    def _sign_failure(self, record: VersionRecord, gate: CanaryGate, seen: Observed) -> None:
-        """After the transaction that went back. Without the key its verdict stays unsigned."""
+    def _sign_stopped(self, record: VersionRecord, gate: CanaryGate, seen: Observed) -> None:
+        """After the transaction that stopped. Without the key its verdict stays unsigned."""
         statement = self._sealed(record, gate, seen)
-        with contextlib.suppress(PolicyctlError), self._desk.ledger.write() as connection:
+        with self._desk.ledger.write() as connection:
             self._verdicts.sign(connection, record, seen.evidence, seen.verdict, statement)
 
     def _to_sign(
-        self, connection: Connection, rollout: Rollout, event: Event, now: float
+        self, connection: Connection, rollout: Rollout, event: Event, after: Rollout
     ) -> VersionRecord | None:
         """The version whose verdict this event makes final, where that is signed."""
         if self._desk.trust is None or not isinstance(event, Observed):
             return None
-        after, _ = step(rollout, event, now)
         if after.phase == rollout.phase:
             return None
         return read_version(connection, VersionRef(rollout.policy, rollout.candidate))
@@ -385,8 +386,12 @@ def _goes_forward(event: Event, after: Rollout, commands: tuple[Command, ...]) -
     """
     if isinstance(event, Opened | Resume | Joined):
         return True
-    out = after.phase in EXPOSING or after.phase is Phase.DONE
-    return out and any(isinstance(command, Assign) for command in commands)
+    return _exposes(after) and any(isinstance(command, Assign) for command in commands)
+
+
+def _exposes(rollout: Rollout) -> bool:
+    """Whether robots run its candidate."""
+    return rollout.phase in EXPOSING or rollout.phase is Phase.DONE
 
 
 def read_serving(connection: Connection, policy: str) -> int | None:

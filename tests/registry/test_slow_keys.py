@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from record import HIL, POLICY, Record
+from record import CANARY, GATES, HIL, POLICY, Record
 from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, Key, Signature, Signer
 from trusted import Keys
 
@@ -321,6 +322,33 @@ def test_where_reports_never_stand_still_nothing_goes_forward(
         record.registry.advance(identity, held.revision, event)
     assert "again" in caught.value.hint
     assert str(record.registry.rollout(identity).rollout.phase) == "canary"
+
+
+def undecided(record: Record) -> str:
+    """A canary that has used its episodes up: its next observation asks a person."""
+    record.to_fleet()
+    few = replace(CANARY, max_candidate_episodes=4)
+    opened = record.registry.promote(record.ready(), Stage.CANARY, replace(GATES, canary=few))
+    assert opened is not None
+    for _ in range(200):
+        if due(record, opened.id):
+            return opened.id
+        record.round({1: 0.5, 2: 0.5})
+    raise AssertionError("it goes on")
+
+
+def test_nobody_is_exposed_while_the_verdict_of_an_undecided_canary_is_signed(
+    record: Record, meanwhile: Meanwhile
+) -> None:
+    identity, phases = undecided(record), []
+
+    def beside(other: Registry) -> None:
+        phases.append(str(other.rollout(identity).rollout.phase))
+
+    meanwhile(lambda: record.observe(identity), beside).result()
+    assert phases == ["holding"]
+    assert canary_statements(record) == 1
+    signed_orders(record)
 
 
 # -- approvals
