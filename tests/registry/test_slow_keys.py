@@ -422,3 +422,23 @@ def test_a_version_that_was_rejected_while_it_was_approved_opens_nothing(
     assert approving.registry.rollouts() == []
     assert approving.registry.keep_trust() == []
     assert approving.registry.approvals.approved([ref]) == []  # taken back again
+
+
+def test_a_version_that_climbs_again_before_it_is_taken_back_stays_approved(
+    approving: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has ended is asked when nobody can promote any more, not before."""
+    ref = approving.ready()
+    approving.promote(ref)
+    taking_back = HomeApprovals.withdraw
+
+    def promoted_first(home: HomeApprovals, *words: Any) -> str:
+        with monkeypatch.context() as once:
+            once.setattr(HomeApprovals, "withdraw", taking_back)
+            approving.promote(ref)
+        return taking_back(home, *words)
+
+    monkeypatch.setattr(HomeApprovals, "withdraw", promoted_first)
+    approving.registry.abort(POLICY, "a mistake")
+    assert approving.registry.version(ref).stage is Stage.CANARY
+    assert approving.registry.approvals.approved([ref]) == [ref]
