@@ -68,9 +68,9 @@ def grant(role: str, public: Path, place: str | None, yes: bool) -> None:
         confirm(f"Let {key.keyid[:12]}… act as {role}?", yes)
         if trust.newest.hardened and registry.approvals.on:
             _require_not_root(registry, key.keyid)
+        changed = trust.newest.with_key(role, key)
         if place is not None:
             trust.use(role, place, key.keyid)
-        changed = trust.newest.with_key(role, key)
         _change(registry, trust, changed, f"trust_grant {role}", key.keyid)
 
 

@@ -222,6 +222,13 @@ def test_an_approver_gives_way_to_nobody_who_judges(run: Run, act: str) -> None:
     assert (state["roles"], done(run("trust", "roles"))["keyring"]) == before
 
 
+def test_a_grant_that_is_refused_leaves_this_machine_its_key(run: Run, tmp_path: Path) -> None:
+    hardened(run)
+    said = run("trust", "grant", "publisher", "people/dora.pub", "--place", "file:people/dora")
+    assert said.status == 5
+    tried(tmp_path)  # it still registers
+
+
 def test_a_key_that_waits_to_be_roots_is_granted_nothing(run: Run) -> None:
     hardened(run)
     people(run, "gus")
