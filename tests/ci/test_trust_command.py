@@ -229,6 +229,29 @@ def test_a_grant_that_is_refused_leaves_this_machine_its_key(run: Run, tmp_path:
     tried(tmp_path)  # it still registers
 
 
+def test_a_recovery_that_was_killed_before_the_keyring_brings_no_roles_together(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    hardened(run)
+    people(run, "gus")
+    stolen, new = name_of(run, "dora"), name_of(run, "gus")
+    with monkeypatch.context() as patched:
+        patched.setattr("ci.cli.trust_keys._replace_in_keyring", killed)
+        said = run("trust", "recover", stolen, "--new", "people/gus.pub")
+        assert said.status == 130
+    assert run("trust", "grant", "publisher", "people/gus.pub").status == 5
+    assert run("trust", "revoke", name_of(run, "emil"), "--stolen").status == 5
+    done(run("trust", "sign", *signing("anna", "ben", "gus", "emil")))
+    assert keys_of(run, "approver").count(new) == 1
+    assert run("trust", "grant", "publisher", "people/gus.pub").status == 5
+    assert run("trust", "revoke", stolen, "--stolen").status == 8
+    done(run("trust", "sign", *signing("gus", "emil")))
+    assert stolen not in done(run("trust", "roles"))["keyring"]["keys"]
+
+
 def test_a_key_that_waits_to_be_roots_is_granted_nothing(run: Run) -> None:
     hardened(run)
     people(run, "gus")
