@@ -190,6 +190,17 @@ def test_a_replacement_brings_no_two_roles_together(run: Run, act: str, old: str
     assert (state["roles"], done(run("trust", "roles"))["keyring"]) == before
 
 
+def test_a_recovery_that_is_refused_drops_nothing_that_waits(run: Run) -> None:
+    hardened(run)
+    people(run, "ci")
+    assert run("trust", "grant", "runner", "people/ci.pub").status == 8
+    waits = done(run("trust", "status"))["pending"]
+    assert waits
+    said = run("trust", "recover", name_of(run, "dora"), "--new", "people/anna.pub")
+    assert said.status == 5
+    assert done(run("trust", "status"))["pending"] == waits
+
+
 def test_a_key_of_root_publishes_judges_and_directs_nothing(run: Run) -> None:
     hardened(run)
     before = done(run("trust", "roles"))
