@@ -64,7 +64,7 @@ class ServoProcess:
     def __init__(self, setup: ServoSetup, line: socket.socket) -> None:
         self._setup, self._line = setup, line
         self._requests: deque[Mapping[str, Any]] = deque()
-        self._ended = False
+        self._ended = self._alone = False
         self._cancelled = 0
         """Number of the newest cancel or stop. Numbers rise along the line, so it is for what was
         asked before it, begun or not, and for nothing that is asked after it."""
@@ -117,6 +117,7 @@ class ServoProcess:
                 else:
                     self._idle()
         except ClientGone:
+            self._alone = True  # the ticks that brake have nobody to listen to
             with suppress(ArmFault):
                 self.servo.protective_stop("client_lost")
             raise ServiceFailed(
@@ -207,7 +208,7 @@ class ServoProcess:
 
     def _listen(self) -> None:
         """Take what has arrived, without waiting; obey what is urgent."""
-        while True:
+        while not self._alone:
             try:
                 packet = self._line.recv(PACKET, socket.MSG_DONTWAIT)
             except BlockingIOError:

@@ -56,7 +56,10 @@ def init(place: str | None, public: Path | None, anew: bool, yes: bool) -> None:
         if place is not None:
             key = public_key(public) if public else signer(place).public_key
         infos = [target_file(ref, *signed) for ref, signed in running.items()]
-        made = _begun(registry, approvals, anew) or ceremony.init(approvals.repository, key, infos)
+        begun = _begun(registry, approvals, anew)
+        if begun is not None:
+            place = _place_of(approvals, begun, key, place)
+        made = begun or ceremony.init(approvals.repository, key, infos)
         if place is not None:
             approvals.repository.signers.remember(made, place)
         about = {"approved": list(map(str, running))} | ({"anew": True} if anew else {})
@@ -80,7 +83,7 @@ def _begun(registry: Registry, approvals: Approvals, anew: bool) -> Key | None:
     """The one key of a home whose `trust init` was killed before it had a keyring.
 
     Raises Corrupt where a keyring was lost and shall not be begun `anew`, Refused where one lies
-    there.
+    there, or what approvers signed of one.
     """
     from registry.trust.files import KEYRING, TrustFolder
 
@@ -93,11 +96,30 @@ def _begun(registry: Registry, approvals: Approvals, anew: bool) -> Key | None:
             evidence=str(folder.root / KEYRING),
             hint="`policyctl trust roles` says whose; one that is given up is moved away first",
         )
+    if anew and folder.has_signed:  # robots that hold a keyring of it would believe no new one
+        raise Refused(
+            "not all of this home's trust is gone",
+            evidence=f"approvers signed keyrings that are in {folder.root}",
+            hint="`policyctl trust roles` says what puts it back; to give it up move it away",
+        )
     if not approvals.repository.exists:
         return None
     root = approvals.repository.root().signed
     keys = {keyid for role in root.roles.values() for keyid in role.keyids}
     return root.keys[keys.pop()] if len(keys) == 1 else None
+
+
+def _place_of(approvals: Approvals, begun: Key, given: Key | None, place: str | None) -> str:
+    """Where the key of a set-up is that was cut off. Refused where that is not the one `given`."""
+    known = approvals.repository.signers.places().get(begun.keyid)
+    found = known if given is None else place if given.keyid == begun.keyid else None
+    if found is None:
+        raise Refused(
+            "a set-up with another key was cut off here",
+            evidence=f"it began with {begun.keyid[:12]}…",
+            hint="run it again as it was typed then" + ("" if known is None else ", without --key"),
+        )
+    return found
 
 
 def _begin_keyring(registry: Registry, key: Key, place: str | None) -> list[str]:

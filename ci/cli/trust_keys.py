@@ -16,6 +16,7 @@ from registry.errors import UsageError
 if TYPE_CHECKING:
     from registry.service import Registry
     from registry.trust.approvals import Approvals
+    from registry.trust.keyring import Keyring
     from registry.trust.keys import Key
 
 new_option = click.option(
@@ -50,7 +51,7 @@ def rotate(
         roles = ceremony.holds(approvals.repository, keyid)
         confirm(f"Replace {roles[0][1][:12]}… as {', '.join(role for role, _ in roles)}?", yes)
         changed = _replacements(approvals, roles, new, place)
-        _require_fitting(registry, changed)
+        _require_fitting(registry, changed, stolen=None)
         done = ceremony.rotate(approvals.repository, changed)
         _end_of_keys(registry, approvals, "trust_rotate", changed, done, "replaced")
 
@@ -87,7 +88,7 @@ def recover(
         if not any(one.role == "online" for one in changed):
             online = approvals.repository.root().signed.roles["timestamp"].keyids[0]
             changed += _replacements(approvals, [("online", online)], None, place)
-        _require_fitting(registry, changed)
+        _require_fitting(registry, changed, stolen=changed[0].old)
         done = ceremony.recover(approvals.repository, changed, rightful)
         _end_of_keys(registry, approvals, "trust_recover", changed, done, "recovered")
 
@@ -117,13 +118,15 @@ def _replacements(
     return [Replacement(role, old, fresh) for role, old in roles]
 
 
-def _require_fitting(registry: Registry, changed: list[Any]) -> None:
+def _require_fitting(registry: Registry, changed: list[Any], *, stolen: str | None) -> None:
     """What the keyring would not have is refused before any draft."""
     from registry.trust.roles import require_no_role
 
-    if registry.trust is not None and registry.trust.newest.hardened:
-        rooting = [one.new.keyid for one in changed if one.role == "root"]
-        require_no_role(registry.trust.newest, rooting)
+    if registry.trust is None:
+        return
+    keyring = _with_replaced(registry.trust.newest, changed, stolen)
+    if keyring.hardened:
+        require_no_role(keyring, [one.new.keyid for one in changed if one.role == "root"])
 
 
 def _end_of_keys(
@@ -150,21 +153,17 @@ def _replace_in_keyring(
     goes on in its other roles where approvers would have to sign that: nobody stole it.
     """
     from registry.trust.publishing import Publishing
-    from registry.trust.roles import WORKING, replaced
-    from registry.trust.sealing import public_of
+    from registry.trust.roles import WORKING
 
     trust = registry.trust
     if trust is None:
         return
-    keyring = before = trust.newest
-    places = approvals.repository.signers.places()
+    before, places = trust.newest, approvals.repository.signers.places()
+    keyring = _with_replaced(before, changed, stolen)
     for one in changed:
-        mine = stolen is None or one.old == stolen
-        named = ["approver"] if one.role == "approver" else []
-        if one.role == "online" and mine and (stolen or not keyring.hardened):
-            named = list(WORKING)
-        acts = [role for role in WORKING if one.old in keyring.roles[role]]
-        if one.role == "online" and acts and not named and mine:
+        named = _named(before, one, stolen)
+        acts = [role for role in WORKING if one.old in before.roles[role]]
+        if one.role == "online" and acts and not named and stolen in (None, one.old):
             narrate(
                 f"{one.old[:12]}… still acts as {', '.join(acts)}; to end that: "
                 "policyctl trust grant ROLE KEY.pub, then policyctl trust revoke KEY"
@@ -172,11 +171,33 @@ def _replace_in_keyring(
         for role in set(named) & set(acts):
             if one.new.keyid in places:
                 trust.use(role, places[one.new.keyid], one.new.keyid)
-        keyring = replaced(keyring, one.old, public_of(one.new), named)
-    if stolen is not None and keyring.roles_of(stolen):
-        keyring = keyring.without(stolen)
     if keyring != before:
         from registry.trust.files import TrustFolder
 
         folder = TrustFolder(registry.approvals.folder)
         Publishing(folder, registry.approvals).propose(keyring, approvals)
+
+
+def _with_replaced(keyring: Keyring, changed: list[Any], stolen: str | None) -> Keyring:
+    """Raises Refused where the keyring's rules do not allow it."""
+    from registry.trust.roles import replaced
+    from registry.trust.sealing import public_of
+
+    before = keyring
+    for one in changed:
+        named = _named(before, one, stolen)
+        keyring = replaced(keyring, one.old, public_of(one.new), named)
+    if stolen is not None and keyring.roles_of(stolen):
+        keyring = keyring.without(stolen)
+    return keyring
+
+
+def _named(keyring: Keyring, one: Any, stolen: str | None) -> list[str]:
+    """The roles of the keyring in which a replacement gives way, too."""
+    from registry.trust.roles import WORKING
+
+    if one.role == "approver":
+        return ["approver"]
+    mine = stolen in (None, one.old)
+    follows = one.role == "online" and mine and (stolen or not keyring.hardened)
+    return list(WORKING) if follows else []

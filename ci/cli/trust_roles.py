@@ -66,24 +66,32 @@ def grant(role: str, public: Path, place: str | None, yes: bool) -> None:
         registry.actor.require("trust")
         trust = _trust(registry)
         confirm(f"Let {key.keyid[:12]}… act as {role}?", yes)
-        if trust.newest.hardened and registry.approvals.on:
-            _require_not_root(registry, key.keyid)
+        changed = trust.newest.with_key(role, key)
+        if changed.hardened and registry.approvals.on:
+            _require_online(registry, key.keyid)
         if place is not None:
             trust.use(role, place, key.keyid)
-        changed = trust.newest.with_key(role, key)
         _change(registry, trust, changed, f"trust_grant {role}", key.keyid)
 
 
-def _require_not_root(registry: Registry, keyid: str) -> None:
-    """Who says whose the keys are does nothing else, and stays offline."""
-    from registry.trust.ceremony import roles_in
-
-    if "root" in roles_in(registry.approvals.open().repository.root().signed, keyid):
+def _require_online(registry: Registry, keyid: str) -> None:
+    """Who says whose the keys are, or approves, does nothing else, and stays offline."""
+    for role in sorted(_in_root(registry, keyid) & {"root", "approver"}):
         raise Refused(
-            "a key of root has no other role",
-            evidence=f"{keyid[:12]}… is root's",
+            f"a key of {role} has no other role",
+            evidence=f"{keyid[:12]}… is {role}'s",
             hint="grant it to another key: policyctl trust key FILE makes one",
         )
+
+
+def _in_root(registry: Registry, keyid: str) -> set[str]:
+    """What a key is by the root that holds, and by one that waits: that may hold any moment."""
+    from registry.trust.ceremony import roles_in
+    from registry.trust.repository import ROOT
+
+    repository = registry.approvals.open().repository
+    roots = (repository.root(), repository.draft(ROOT))
+    return {role for one in roots if one is not None for role in roles_in(one.signed, keyid)}
 
 
 @click.command("revoke")
@@ -106,7 +114,8 @@ def revoke(keyid: str, stolen: bool, yes: bool) -> None:
                 hint="`policyctl trust roles` lists the keys",
             )
         acts = ", ".join(keyring.roles_of(found[0]))
-        if found[0] in keyring.roles["approver"] and keyring.hardened:
+        approves = found[0] in keyring.roles["approver"] and keyring.hardened
+        if approves and not (registry.approvals.on and not _in_root(registry, found[0])):
             raise Refused(
                 "approvers are not revoked here: root says who they are",
                 evidence=f"{found[0][:12]}… acts as {acts}",
@@ -124,7 +133,7 @@ def revoke(keyid: str, stolen: bool, yes: bool) -> None:
 
 
 def _retired(keyring: Keyring, keyid: str) -> Keyring:
-    for role in WORKING:
+    for role in keyring.roles:
         if keyid in keyring.roles[role]:
             keyring = keyring.retire(role, keyid)
     return keyring

@@ -71,7 +71,7 @@ class Mlp:
             x += bias
             if index < last:
                 np.maximum(x, 0.0, out=x)
-        return np.asarray(x.reshape(blocks * BLOCK, -1)[:rows], dtype=np.float32)
+        return np.asarray(x.reshape(blocks * BLOCK, x.shape[2])[:rows], dtype=np.float32)
 
 
 class NativePolicy:

@@ -6,7 +6,7 @@
   neither a forged verdict nor one that an arriving report has overtaken moves a rollout.
 - A verdict that leads forward is signed before the transaction that it decides, so that nobody
   waits for a key. Where the snapshot has moved by then it is signed again; what never stands still
-  is a Conflict. A rollout that failed goes back at once, and its verdict is signed after that.
+  is a Conflict. A rollout that goes back, or holds, does so at once; its verdict is signed then.
 - Where trust is set up a rollout goes forward only on attempts that their robots signed. It goes
   back on any: who forges failures can take a version back, never forward.
 """
@@ -24,7 +24,7 @@ from registry.gates import CanaryGate
 from registry.record.attempts import read_evidence, require_signed
 from registry.record.desk import Desk
 from registry.record.model import VersionRecord
-from registry.record.rollouts import Advanced, Rollouts, rollout_record, rollout_row
+from registry.record.rollouts import Advanced, Rollouts, exposes, rollout_record, rollout_row
 from registry.record.statements import seal_verdict
 from registry.record.verdicts import Verdicts
 from registry.record.versions import read_version
@@ -45,10 +45,8 @@ class _Final:
     record: VersionRecord
     gate: CanaryGate
     seen: Observed
-
-    @property
-    def failed(self) -> bool:
-        return self.seen.verdict.outcome is Outcome.FAIL
+    stops: bool
+    """Whether robots run the candidate no longer: that waits for no signature."""
 
 
 class Advancing:
@@ -80,8 +78,9 @@ class Advancing:
             )
         if done[1]:
             self._rollouts.sign_orders()
-        if final is not None and final.failed:
-            self._sign_late(final)
+        if final is not None and final.stops:
+            with contextlib.suppress(PolicyctlError):
+                self._sign_late(final)
         return done
 
     def _look(
@@ -102,7 +101,7 @@ class Advancing:
             if isinstance(event, Observed):
                 event = self._seen(connection, rollout, event, now)
             final, statement = self._final(connection, rollout, event, now), None
-            if final is not None and not final.failed:
+            if final is not None and not final.stops:
                 if signed is None or signed[0] != final.seen:
                     return None, final
                 statement = signed[1]
@@ -135,7 +134,7 @@ class Advancing:
         if after.phase == rollout.phase:
             return None
         record = read_version(connection, VersionRef(rollout.policy, rollout.candidate))
-        return _Final(record, rollout.gate, event)
+        return _Final(record, rollout.gate, event, stops=not exposes(after))
 
     def _sealed(self, final: _Final) -> Envelope | None:
         """The director's statement; None where a rollback must do without. Raises Corrupt."""
@@ -145,9 +144,9 @@ class Advancing:
         )
 
     def _sign_late(self, final: _Final) -> None:
-        """After the transaction that went back. Without the key its verdict stays unsigned."""
+        """After the transaction that stopped. Without the key its verdict stays unsigned."""
         statement, seen = self._sealed(final), final.seen
-        with contextlib.suppress(PolicyctlError), self._desk.ledger.write() as connection:
+        with self._desk.ledger.write() as connection:
             self._verdicts.sign(connection, final.record, seen.evidence, seen.verdict, statement)
 
 

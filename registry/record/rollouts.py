@@ -290,8 +290,12 @@ def _goes_forward(event: Event, after: Rollout, commands: tuple[Command, ...]) -
     """
     if isinstance(event, Opened | Resume | Joined):
         return True
-    out = after.phase in EXPOSING or after.phase is Phase.DONE
-    return out and any(isinstance(command, Assign) for command in commands)
+    return exposes(after) and any(isinstance(command, Assign) for command in commands)
+
+
+def exposes(rollout: Rollout) -> bool:
+    """Whether robots run its candidate."""
+    return rollout.phase in EXPOSING or rollout.phase is Phase.DONE
 
 
 def read_serving(connection: Connection, policy: str) -> int | None:

@@ -93,13 +93,17 @@ class TrustFolder:
         or waits, where roles were given or the audit tells of `trust init` and there is no
         repository, and where anything was ever signed.
         """
-        if self.has_keyring or os.path.lexists(self.root / NEXT) or self._was_published():
+        if self.has_keyring or self.has_signed:
             return False
         found = self._traces()
         return not found.signed and (is_published(self.root) or not (found.noted or self.signers()))
 
+    @property
+    def has_signed(self) -> bool:
+        """Whether a keyring lies here that approvers signed once, or are asked to sign."""
+        return os.path.lexists(self.root / NEXT) or self._was_published()
+
     def _was_published(self) -> bool:
-        """Whether approvers ever signed a keyring of this home."""
         named = f'"{KEYRING}"'.encode()
         signed = (self.root / METADATA).glob("*.targets.json")
         return bool(self._copies()) or any(named in one.read_bytes() for one in signed)

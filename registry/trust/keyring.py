@@ -192,7 +192,11 @@ class Keyring:
         try:
             return replace(self, number=self.number + 1, **changes)
         except ValueError as wrong:
-            raise Refused("the keyring does not allow it", evidence=str(wrong)) from None
+            raise Refused(
+                "the keyring does not allow it",
+                evidence=str(wrong),
+                hint="take another key: policyctl trust key FILE makes one",
+            ) from None
 
     # JSON
 

@@ -6,7 +6,8 @@
 place is a URI of `registry.trust.keys`. `roles` says which of the keys signs here in which role.
 
 Older homes have two files: a `places.json` that is the inner map alone, and a `signers.json`. Both
-are read as they are, and become the one file with the next change.
+are read as they are, and become the one file with the next change. What is left of the second
+then, by a kill, says nothing any more.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Kept:
 
 def read_places(folder: Path) -> Kept:
     """What a trust folder says; nothing where it says nothing. Raises Corrupt."""
-    said, old = _object(folder / PLACES), _object(folder / _OLD)
+    said = _object(folder / PLACES)
+    old = {} if said.keys() == {"places", "roles"} else _object(folder / _OLD)
     try:
         if not said.keys() <= {"places", "roles"}:
             said = {"places": said}

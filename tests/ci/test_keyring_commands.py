@@ -384,6 +384,41 @@ def test_trust_whose_folder_is_gone_begins_anew_only_when_told_to(run: Run, tmp_
         assert registry.doubts(ref) == []
 
 
+def test_trust_that_is_lost_in_part_is_given_up_only_as_a_whole(run: Run, tmp_path: Path) -> None:
+    done(run("trust", "init"))
+    done(run("trust", "key", "ci"))
+    done(run("trust", "grant", "runner", "ci.pub", "--yes"))
+    folder = tmp_path / ".policyctl" / "trust"
+    (folder / "keyring.json").unlink()
+    said = run("trust", "init", "--anew", "--yes")
+    assert said.status == 5
+    assert "move it away" in said.data["error"]["hint"]
+    assert not (folder / "keyring.json").exists()
+    folder.rename(tmp_path / "away")
+    done(run("trust", "init", "--anew", "--yes"))
+
+
+@pytest.mark.parametrize("first", [(), ("--key", "file:ours")])
+def test_an_init_that_was_killed_goes_on_with_its_own_key_alone(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: tuple[str, ...]
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    done(run("trust", "key", "ours"))
+    done(run("trust", "key", "other"))
+    with monkeypatch.context() as patched:
+        patched.setattr("ci.cli.trust._begin_keyring", killed)
+        assert run("trust", "init", *first).status == 130
+    said = run("trust", "init", "--key", "file:other")
+    assert said.status == 5
+    assert ("without --key" in said.data["error"]["hint"]) or first
+    done(run("trust", "init"))
+    done(run("trust", "freshen"))
+    with opened(tmp_path) as registry:
+        assert registry.doubts(registered(tmp_path, registry)) == []
+
+
 def test_an_init_that_was_killed_after_its_key_was_made_is_finished(
     run: Run, tmp_path: Path
 ) -> None:

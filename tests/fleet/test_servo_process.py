@@ -424,6 +424,46 @@ def test_a_client_that_is_killed_is_a_stop_and_the_guardian_lowers_the_arm(
         path.unlink()
 
 
+MOVING = """
+import sys, time
+from fleet.servo_client import ServoClient
+from fleet.servo_setup import ServoSetup
+servo = ServoClient(ServoSetup.from_json(sys.argv[1]))
+servo.start()
+goal = servo.command.copy()
+goal[0] += 1.0
+servo._send("move_to", goal=goal.tolist(), speed=0.5)
+while servo.command[0] < goal[0] - 0.7:
+    time.sleep(0.002)
+print(servo.pid, *(p.pid for p in servo.guardians), flush=True)
+time.sleep(60.0)
+"""
+
+
+def test_a_client_that_is_killed_in_the_middle_of_a_move_lets_the_arm_brake(
+    twin: TwinProcess,
+) -> None:
+    setup = setup_of(twin)
+    with Witness(twin) as witness:
+        client = subprocess.Popen(
+            [sys.executable, "-c", MOVING, setup.to_json()], stdout=subprocess.PIPE, text=True
+        )
+        assert client.stdout is not None
+        servo, guardian = map(int, client.stdout.readline().split())
+        client.kill()
+        client.wait()
+        until(lambda: not Path(f"/proc/{servo}").exists() or _is_zombie(servo))
+        witness.report()
+    os.kill(guardian, signal.SIGTERM)
+    for path in (*memory_folder().glob(f"{setup.name}-*"), *locks()):
+        path.unlink()
+    sent = [f.data[0] << 8 | f.data[1] for f in witness.frames if f.arbitration_id == 1]
+    steps = np.diff(sent[1:])  # the first switches it on
+    assert steps.max() > 8
+    assert steps[-1] < 2, "its last command was still under way"
+    assert steps.min() > -2, "the guardian took it back to the tick before"
+
+
 def _is_zombie(pid: int) -> bool:
     return ") Z " in Path(f"/proc/{pid}/stat").read_text()
 

@@ -241,6 +241,20 @@ def test_a_step_at_once_is_its_ticks_one_by_one(task: str) -> None:
     assert modes & {"collision", "overspeed"}, "nothing went wrong on the way"
 
 
+def test_protection_has_felt_in_a_step_at_once_what_it_feels_tick_by_tick() -> None:
+    felt = []
+    for watched in (False, True):
+        env = BatchEnv(contract(), 3)
+        env.on_tick = (lambda: None) if watched else None
+        env.reset([0, 1, 2], specs(3))
+        for step in range(12):
+            env.step([0, 1, 2], np.full((3, 8), 0.3 * (-1) ** step, dtype=np.float32))
+        assert not env._protection.stopped.any()
+        felt.append(env._protection._load.copy())
+    assert felt[0].any()
+    np.testing.assert_array_equal(felt[0], felt[1])
+
+
 def test_physics_that_fail_within_a_step_leave_the_other_scenes_alone() -> None:
     alone = []
     for watched in (False, True):

@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from record import HIL, POLICY, Record, keys_of
+from record import CANARY, GATES, HIL, POLICY, Record, keys_of
 from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, Key, Signature, Signer
 
 from registry.assignments import Assignment
@@ -317,6 +318,33 @@ def test_where_reports_never_stand_still_nothing_goes_forward(
     assert str(record.registry.rollout(identity).rollout.phase) == "canary"
 
 
+def undecided(record: Record) -> str:
+    """A canary that has used its episodes up: its next observation asks a person."""
+    record.to_fleet()
+    few = replace(CANARY, max_candidate_episodes=4)
+    opened = record.registry.promote(record.ready(), Stage.CANARY, replace(GATES, canary=few))
+    assert opened is not None
+    for _ in range(200):
+        if due(record, opened.id):
+            return opened.id
+        record.round({1: 0.5, 2: 0.5})
+    raise AssertionError("it goes on")
+
+
+def test_nobody_is_exposed_while_the_verdict_of_an_undecided_canary_is_signed(
+    record: Record, meanwhile: Meanwhile
+) -> None:
+    identity, phases = undecided(record), []
+
+    def beside(other: Registry) -> None:
+        phases.append(str(other.rollout(identity).rollout.phase))
+
+    meanwhile(lambda: record.observe(identity), beside).result()
+    assert phases == ["holding"]
+    assert canary_statements(record) == 1
+    signed_orders(record)
+
+
 # -- approvals
 
 
@@ -388,3 +416,23 @@ def test_a_version_that_was_rejected_while_it_was_approved_opens_nothing(
     assert approving.registry.rollouts() == []
     assert approving.registry.keep_trust() == []
     assert approving.registry.approvals.approved([ref]) == []  # taken back again
+
+
+def test_a_version_that_climbs_again_before_it_is_taken_back_stays_approved(
+    approving: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has ended is asked when nobody can promote any more, not before."""
+    ref = approving.ready()
+    approving.promote(ref)
+    taking_back = HomeApprovals.withdraw
+
+    def promoted_first(home: HomeApprovals, *words: Any) -> str:
+        with monkeypatch.context() as once:
+            once.setattr(HomeApprovals, "withdraw", taking_back)
+            approving.promote(ref)
+        return taking_back(home, *words)
+
+    monkeypatch.setattr(HomeApprovals, "withdraw", promoted_first)
+    approving.registry.abort(POLICY, "a mistake")
+    assert approving.registry.version(ref).stage is Stage.CANARY
+    assert approving.registry.approvals.approved([ref]) == [ref]

@@ -10,6 +10,7 @@ from trusted import Keys
 
 from registry.errors import Corrupt
 from registry.home import Home
+from registry.trust.files import SignerEntry
 from registry.trust.keys import signer
 from registry.trust.places import PLACES, read_places
 from registry.trust.sealing import IN_TOTO, seal
@@ -56,6 +57,17 @@ def test_a_role_given_in_an_older_home_moves_the_files_too(keys: Keys) -> None:
     assert not (keys.folder.root / "signers.json").exists()
     assert keys.folder.signers() == {"runner": entries["runner"]}
     assert online in read_places(keys.folder.root).places
+
+
+def test_what_a_kill_left_of_the_second_file_undoes_no_change(keys: Keys) -> None:
+    as_of_old(keys)
+    left = keys.folder.root / "signers.json"
+    before = left.read_bytes()
+    made = keys.make("another")
+    changed = {**keys.folder.signers(), "runner": SignerEntry("env:RUNNER", made.keyid)}
+    keys.folder.write_signers(changed)
+    left.write_bytes(before)  # killed before it was removed
+    assert keys.folder.signers() == changed
 
 
 def test_an_empty_folder_knows_no_place(tmp_path: Path) -> None:
