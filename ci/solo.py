@@ -135,6 +135,7 @@ def run_solo(
     a twin it is not. `cycle_log` is where every servo cycle goes, as MCAP. Raises ConfigError
     (contract), Refused (probe, lease, not a station), ServiceFailed (arm).
     """
+    from ci.fetching import checkpoint_of
     from ci.hosting import host_for
     from harness.tasks import find_robot_task
     from policies.probe import probe
@@ -150,7 +151,8 @@ def run_solo(
     for number in log.unfinished:
         say(f"run {number} of {config.robot} has no end: its program died")
     with tempfile.TemporaryDirectory(prefix="policyctl-") as scratch, stop_on_signals() as stop:
-        policy = host_for(config)(registry.materialize(version.ref, Path(scratch) / "checkpoint"))
+        checkpoint = checkpoint_of(registry, version.ref, Path(scratch) / "checkpoint")
+        policy = host_for(config)(checkpoint)
         try:
             policy.contract.check(config.class_, task)
             probe(policy)

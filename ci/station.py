@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci.app import home_option
+from ci.fetching import checkpoint_of
 from ci.pipeline import GateRun, PolicyGates, applicable, suite_path
 from fleet.stopping import Stop, stop_on_signals
 from registry.errors import Refused, ServiceFailed, UsageError
@@ -90,7 +91,7 @@ def run_hil(
     journal = journal_path(folder, version, gate.digest + suite.digest)
     subject = version.subject
     with tempfile.TemporaryDirectory(prefix="policyctl-") as scratch, stop_on_signals() as stop:
-        checkpoint = registry.materialize(ref, Path(scratch) / "checkpoint")
+        checkpoint = checkpoint_of(registry, ref, Path(scratch) / "checkpoint")
         result = _run(
             registry, config, suite, gate, subject, checkpoint, journal,
             prompts, say, repaired, listen, stop,

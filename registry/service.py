@@ -19,6 +19,7 @@ from registry.assignments import Assignment
 from registry.attempts import AttemptReport
 from registry.blobs.folder import FolderBlobs
 from registry.blobs.tensors import Progress
+from registry.blobs.transfer import Coming
 from registry.bundle import Sign, write_bundle
 from registry.evidence import CanaryEvidence, Evidence
 from registry.gates import CanaryGate, Gate, Gates
@@ -177,8 +178,8 @@ class Registry:
     def tags(self, ref: VersionRef) -> list[str]:
         return self._parts.versions.tags(ref)
 
-    def materialize(self, ref: VersionRef, target: Path) -> Path:
-        return self._parts.versions.materialize(ref, target)
+    def materialize(self, ref: VersionRef, target: Path, progress: Coming | None = None) -> Path:
+        return self._parts.versions.materialize(ref, target, progress)
 
     def verify(self, ref: VersionRef) -> list[str]:
         """What is wrong with a version; an empty list when nothing is."""

@@ -13,6 +13,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ci.fetching import checkpoint_of
 from ci.pipeline import PolicyGates, applicable
 from harness.sim.executors import Executor, Job, executor
 from harness.sim.simulation import Contestant
@@ -43,7 +44,7 @@ class Bench:
 
     def contestant(self, version: VersionRecord) -> Contestant:
         place = self._folder / f"{version.policy}-v{version.number}"
-        return Contestant(self._registry.materialize(version.ref, place), version.subject)
+        return Contestant(checkpoint_of(self._registry, version.ref, place), version.subject)
 
 
 @contextlib.contextmanager

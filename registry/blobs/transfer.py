@@ -31,7 +31,7 @@ SEGMENT = 1 << 20
 WORKERS = 4
 GROUP = 200
 Fetch = Callable[[str, int, int], Iterator[bytes]]  # digest, start, length
-Progress = Callable[[int, int], None]  # bytes there, bytes of all pieces
+Coming = Callable[[int, int], None]  # told of bytes that are there, and of bytes in all
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def transfer(
     source: BlobStore,
     target: BlobStore,
     pieces: Iterable[Piece],
-    progress: Progress | None = None,
+    progress: Coming | None = None,
 ) -> Moved:
     """Brings every piece into `target`, fetching only what it lacks.
 

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, insert, select, update
 
 from registry.blobs.tensors import write_file
-from registry.blobs.transfer import transfer
+from registry.blobs.transfer import Coming, transfer
 from registry.errors import Conflict, NotFound, Refused, UsageError
 from registry.ledger.tables import climbs, policies, provenance, releases, tags, versions
 from registry.record.desk import Desk
@@ -95,15 +95,16 @@ class Versions:
                 for row in connection.execute(query)
             ]
 
-    def materialize(self, ref: VersionRef, target: Path) -> Path:
+    def materialize(self, ref: VersionRef, target: Path, progress: Coming | None = None) -> Path:
         """Writes the version's files, each checked, into the folder `target`.
 
-        From a store elsewhere only the pieces come that were not fetched before.
+        From a store elsewhere only the pieces come that were not fetched before; `progress` is told
+        how many.
         """
         manifest, blobs = self.manifest(ref), self._desk.blobs
         self.require_files(ref)
         if self._desk.cache is not None:
-            transfer(blobs, self._desk.cache, manifest.pieces)
+            transfer(blobs, self._desk.cache, manifest.pieces, progress)
             blobs = self._desk.cache
         for entry in manifest.files:
             write_file(blobs, entry, target / entry.path)

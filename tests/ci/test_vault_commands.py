@@ -15,9 +15,12 @@ from said import Said
 
 from ci.cli.bytes import BytesLine, amount
 from ci.cli.main import main
+from ci.fetching import checkpoint_of
 from policies.contract import parse_contract
 from policies.formats.native import Network, save
 from registry.blobs.folder import FolderBlobs
+from registry.blobs.transfer import Coming
+from registry.versions import VersionRef
 
 if TYPE_CHECKING:
     from stores import Seaweed
@@ -283,3 +286,20 @@ def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
             line.at(1_500_000, 3_000_000)
         assert ("hashed 1.5 MB of 3.0 MB" in screen.text) is live
         assert screen.text.endswith("\n") is live
+
+
+def test_a_checkpoint_that_comes_from_elsewhere_says_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Elsewhere:
+        def materialize(self, ref: VersionRef, target: Path, progress: Coming) -> Path:
+            progress(0, 3_000_000)
+            progress(1_500_000, 3_000_000)
+            return target
+
+    screen = Screen(True)
+    monkeypatch.setattr("ci.cli.bytes.EVERY_S", 0.0)
+    monkeypatch.setattr("sys.stderr", screen)
+    there = checkpoint_of(Elsewhere(), VersionRef("box-grasp", 1), tmp_path)  # type: ignore[arg-type]
+    assert there == tmp_path
+    assert "fetched 1.5 MB of 3.0 MB" in screen.text

@@ -360,7 +360,12 @@ def test_a_registry_keeps_its_versions_in_a_bucket(
     with Registry.open(home, Actor("tester"), clock=FakeClock()) as registry:
         done = registry.register(folder, POLICY)
         again = registry.register(folder, POLICY)
-        out = registry.materialize(done.version.ref, tmp_path / "out")
+        told: list[tuple[int, int]] = []
+        out = registry.materialize(
+            done.version.ref, tmp_path / "out", lambda *come: told.append(come)
+        )
+        size = registry.manifest(done.version.ref).size
+        assert (told[0], told[-1]) == ((0, size), (size, size))
         assert registry.verify(done.version.ref) == []
         assert isinstance(registry.blobs, S3Blobs)
     assert (done.created, again.created, again.written) == (True, False, 0)
