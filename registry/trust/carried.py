@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata
 from tuf.api.serialization import DeserializationError
 
-from registry.errors import Corrupt, ServiceFailed
+from registry.errors import Corrupt
 from registry.storage import disk_errors, write_whole
 from registry.trust.keys import Signer
+from registry.trust.repository import add_signature
 
 
 def read_draft(file: Path) -> Metadata[Any]:
@@ -26,10 +26,7 @@ def read_draft(file: Path) -> Metadata[Any]:
 def sign_draft(file: Path, draft: Metadata[Any], signers: Sequence[Signer]) -> list[str]:
     """Adds these signatures to the file; the keys' names."""
     for signer in signers:
-        try:
-            draft.sign(signer, append=True)
-        except RepositoryError as failed:
-            raise ServiceFailed("the key did not sign", evidence=str(failed)) from failed
+        add_signature(draft, signer)
     with disk_errors(file):
         write_whole(file, draft.to_bytes())
     return [signer.public_key.keyid for signer in signers]

@@ -231,7 +231,7 @@ class TrustFolder:
         key = next((one for one in keyring.of_role(role) if one.keyid == entry.keyid), None)
         if key is None:
             raise self._wrong(role, entry.keyid, keyring)
-        return signer(resolved(self.root, entry.place), as_key(key))
+        return signer(resolved(self.root, entry.place), as_key(key), role)
 
     def _of_environment(self, role: str, uri: str, keyring: Keyring) -> Signer:
         """A file or variable says itself which key it is; of a service the role's only key is."""
@@ -242,7 +242,7 @@ class TrustFolder:
         last: Exception | None = None
         for key in candidates:
             try:
-                return signer(uri, as_key(key))
+                return signer(uri, as_key(key), role)
             except Exception as error:  # noqa: BLE001 every signer has errors of its own
                 last = error
         raise WrongSigner(

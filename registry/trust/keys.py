@@ -34,6 +34,7 @@ from securesystemslib.signer import (
 
 from registry.errors import NotFound, Refused, ServiceFailed, UsageError
 from registry.storage import disk_errors, sync_folder
+from registry.trust.services import PatientSigner
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -90,12 +91,13 @@ def public_pem(key: Key) -> bytes:
     return raw.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def signer(uri: str, public: Key | None = None) -> Signer:
+def signer(uri: str, public: Key | None = None, role: str = "") -> Signer:
     """Whoever holds the private key at `uri`, ready to sign.
 
-    `public` is the key that it must be; only `file:` and `env:` can do without. Raises UsageError
-    (not a key, no such scheme), NotFound (no such file or variable), Refused (another key), or
-    ServiceFailed (the service behind the scheme, or its library, is not there).
+    `public` is the key that it must be; only `file:` and `env:` can do without. `role` is for
+    people, where a service does not answer. Raises UsageError (not a key, no such scheme), NotFound
+    (no such file or variable), Refused (another key), or ServiceFailed (the service behind the
+    scheme, or its library, is not there, or it hangs).
     """
     scheme, colon, rest = uri.partition(":")
     if scheme == "file" and rest:
@@ -116,7 +118,9 @@ def signer(uri: str, public: Key | None = None) -> Signer:
     if public is None:
         raise UsageError(f"{scheme} needs to be told which public key it is", evidence=uri)
     try:
-        return Signer.from_priv_key_uri(uri, public)
+        return PatientSigner.of_role(role, uri, public)
+    except ServiceFailed:
+        raise
     except KeyMismatchError as other:
         raise _mismatch(uri, public.keyid, str(other)) from other
     except Exception as bad:  # services raise what they like, each its own

@@ -17,20 +17,22 @@ Rules:
 4. Snapshot and timestamp follow in the same call, by the online key. A new root is written last but
    one, timestamp.json last. Killed anywhere before, the next call does it again; killed between
    the two, robots refuse what is new until then, for they know the new keys and no signature.
-5. One process at a time changes anything (a lock on `lock`); readers need no lock.
+5. One process at a time changes anything (a lock on `lock`, not waited for for ever);
+   readers need no lock.
 Times are seconds since the epoch; a timestamp also says when it was made (`issued`).
 """
 
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from securesystemslib.exceptions import UnverifiedSignatureError
 from tuf.api.exceptions import LengthOrHashMismatchError, RepositoryError
@@ -48,10 +50,11 @@ from tuf.api.metadata import (
 )
 from tuf.api.serialization import DeserializationError
 
-from registry.errors import Corrupt, NotFound, ServiceFailed
+from registry.errors import Corrupt, NotFound, PolicyctlError, ServiceFailed
 from registry.ports import Clock, SystemClock
 from registry.storage import disk_errors, write_whole
 from registry.trust.files import is_published
+from registry.trust.keys import Signer
 from registry.trust.online import online_signed
 from registry.trust.signers import Signers
 
@@ -61,6 +64,7 @@ BIN_BITS = 5
 DAY = 86_400.0
 LIFE_S = {ROOT: 365 * DAY, TARGETS: 365 * DAY, SNAPSHOT: 7 * DAY, TIMESTAMP: DAY}
 Meta: TypeAlias = Metadata[Any]
+LOCK_S, LOOK_S = 60.0, 0.05  # waiting for another process that changes something
 KEPT = 3  # versions of each role that a robot in the middle of a refresh may still ask for
 
 
@@ -94,15 +98,35 @@ class Repository:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Keeps every other process from changing anything meanwhile."""
+        """Keeps every other process from changing anything meanwhile.
+
+        Raises ServiceFailed where another does so for more than `LOCK_S`.
+        """
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             for name in ("metadata", "drafts", "targets"):
                 (self.folder / name).mkdir(exist_ok=True)
             handle = (self.folder / "lock").open("w")
         with handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            self._lock(handle)
             yield
+
+    def _lock(self, handle: IO[str]) -> None:
+        """Who holds it may wait for a key, be stopped, or hang: nobody waits for that for ever."""
+        until = time.monotonic() + LOCK_S
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise ServiceFailed(
+                        "another process has been changing approvals or keys for too long",
+                        evidence=f"{self.folder / 'lock'} was held for {LOCK_S:g} s",
+                        hint="wait for its key service, or end it (`fuser` names it); then again",
+                    ) from None
+                time.sleep(LOOK_S)
+            else:
+                return
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -235,12 +259,7 @@ class Repository:
         signer = self.signers.of(key)
         if signer is None:
             return False
-        try:
-            draft.sign(signer, append=True)
-        except RepositoryError as failed:
-            raise ServiceFailed(
-                "the key did not sign", evidence=f"{key.keyid[:12]}…: {failed}"
-            ) from failed
+        add_signature(draft, signer)
         return True
 
     def require_draft(self, role: str, signed_elsewhere: Meta) -> Meta:
@@ -408,6 +427,21 @@ class Repository:
         """When what is signed now will expire."""
         life = LIFE_S.get(role, LIFE_S[TARGETS])
         return (self._now() + timedelta(seconds=life)).replace(microsecond=0)
+
+
+def add_signature(draft: Meta, signer: Signer) -> None:
+    """Raises ServiceFailed where the key does not sign."""
+    try:
+        draft.sign(signer, append=True)
+    except RepositoryError as failed:
+        known = failed.__cause__ if isinstance(failed.__cause__, PolicyctlError) else None
+        raise ServiceFailed(
+            known.what if known else "the key did not sign",
+            evidence=f"{draft.signed.type}: {known.evidence}"
+            if known
+            else f"{signer.public_key.keyid[:12]}…: {failed}",
+            hint=known.hint if known else "",
+        ) from failed
 
 
 def _keys(result: VerificationResult) -> set[str]:

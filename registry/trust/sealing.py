@@ -17,7 +17,7 @@ from typing import Any
 from securesystemslib.dsse import Envelope as Dsse
 from securesystemslib.exceptions import Error as SecureError
 
-from registry.errors import Forged, NotSigned, ServiceFailed, WrongSigner
+from registry.errors import Forged, NotSigned, PolicyctlError, ServiceFailed, WrongSigner
 from registry.trust.keyring import Keyring, PublicKey
 from registry.trust.keys import Key, Signer
 
@@ -34,6 +34,8 @@ def seal(payload: bytes, kind: str, *signers: Signer) -> dict[str, Any]:
     for signer in signers:
         try:
             envelope.sign(signer)
+        except PolicyctlError:
+            raise
         except Exception as failed:  # services raise what they like
             raise ServiceFailed("the key did not sign", evidence=str(failed)) from failed
     found: dict[str, Any] = envelope.to_dict()
