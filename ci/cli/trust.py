@@ -344,9 +344,15 @@ def drop(yes: bool) -> None:
 @command.command("freshen")
 @key_option
 def freshen(places: tuple[str, ...]) -> None:
-    """Sign snapshot and timestamp again, for another day. `policyctl server` does it by itself."""
+    """Sign snapshot and timestamp again, for another day. `policyctl server` does it by itself.
+
+    A timestamp that was lost is made anew with it.
+    """
+    from registry.trust.files import was_published
+
     with open_registry() as registry:
-        approvals = open_approvals(registry, places)
+        set_up = was_published(registry.approvals.folder)
+        approvals = open_approvals(registry, places, new=set_up)
         approvals.repository.freshen(now=True)
         ends = approvals.repository.timestamp().signed.expires
     emit({"expires": ends.isoformat()}, f"fresh until {ends.isoformat()}")

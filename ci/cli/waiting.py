@@ -28,7 +28,10 @@ file_type = click.Path(exists=True, dir_okay=False, path_type=Path)
 def open_approvals(
     registry: Registry, places: tuple[str, ...] = (), *, new: bool = False
 ) -> Approvals:
-    """The home's approvals with these keys at hand. Raises NotFound where trust is not set up."""
+    """The home's approvals with these keys at hand; `new`: also where robots cannot read them yet.
+
+    Raises NotFound where trust is not set up, Corrupt where it is lost.
+    """
     from registry.trust.home_approvals import HomeApprovals
 
     home = registry.approvals

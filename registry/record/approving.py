@@ -85,7 +85,7 @@ class Approving:
 
     def withdraw_ended(self, policy: str) -> None:
         """Takes back what was rolled back or aborted; the audit says where that has to wait."""
-        if not self.on:
+        if self._approvals is None:
             return
         if waits := self._withdraw(policy):
             with self._desk.ledger.write() as connection:
@@ -96,7 +96,7 @@ class Approving:
         nobody else changes approvals, so that a version that just climbs again is seen before or
         after, never in between."""
         try:
-            if not self.home.approved(self._ended(policy)):
+            if not self.on or not self.home.approved(self._ended(policy)):
                 return ""
         except PolicyctlError as error:
             return f"{error.what} ({error.evidence})"

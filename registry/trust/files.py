@@ -264,7 +264,17 @@ class TrustFolder:
 
 def is_published(root: Path) -> bool:
     """Whether there is metadata that robots read: a repository was set up in this trust folder."""
-    return (root / METADATA / "timestamp.json").is_file()
+    return timestamp_of(root).is_file()
+
+
+def was_published(root: Path) -> bool:
+    """Whether there is a root, without which nothing else is ever published."""
+    return any((root / METADATA).glob("*.root.json"))
+
+
+def timestamp_of(root: Path) -> Path:
+    """What a robot reads first, and what is written last."""
+    return root / METADATA / "timestamp.json"
 
 
 def _number_of(copy: Path) -> int:

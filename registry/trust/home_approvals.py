@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from registry.errors import NotFound, PolicyctlError
+from registry.errors import Corrupt, NotFound, PolicyctlError
 from registry.ports import Clock
-from registry.trust.files import is_published
+from registry.trust.files import TrustFolder, is_published, timestamp_of, was_published
 from registry.versions import VersionRef
 
 if TYPE_CHECKING:
@@ -37,7 +37,17 @@ class HomeApprovals:
 
     @property
     def on(self) -> bool:
-        return is_published(self.folder)
+        """Raises Corrupt where trust was set up and robots can read no metadata any more."""
+        if is_published(self.folder):
+            return True
+        if was_published(self.folder) and not TrustFolder(self.folder).unfinished:
+            raise Corrupt(
+                "this home has approvals, and what begins their metadata is gone",
+                evidence=f"{timestamp_of(self.folder)} is gone; roots lie beside it",
+                hint="restore it from a backup, or have the online key make another: "
+                "policyctl trust freshen",
+            )
+        return False
 
     def require(self) -> None:
         """Raises NotFound where trust is not set up."""
@@ -75,9 +85,9 @@ class HomeApprovals:
         `ended` says which, asked when nobody else changes approvals any more. Nothing that stops a
         robot waits for this: a failure here is told, not raised.
         """
-        if not self.on:
-            return ""
         try:
+            if not self.on:
+                return ""
             with self.changing() as approvals:
                 waiting = approvals.withdraw_now(ended())
         except PolicyctlError as error:

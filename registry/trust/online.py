@@ -42,10 +42,9 @@ def online_signed(
     )
     _sign(repository, root, Snapshot.type, snapshot)
     about = MetaFile.from_data(snapshot.signed.version, snapshot.to_bytes(), ["sha256"])
-    before = repository.timestamp().signed.version if repository.exists else 0
     timestamp = Metadata(
         Timestamp(
-            version=before + 1,
+            version=_next_timestamp(repository, snapshot.signed.version),
             expires=repository.expiry(Timestamp.type),
             snapshot_meta=about,
             unrecognized_fields={ISSUED: int(repository.now())},
@@ -53,6 +52,11 @@ def online_signed(
     )
     _sign(repository, root, Timestamp.type, timestamp)
     return {Snapshot.type: snapshot, Timestamp.type: timestamp}
+
+
+def _next_timestamp(repository: Repository, snapshot: int) -> int:
+    """Higher than any before, also where the last one is lost: there was one for each snapshot."""
+    return max(snapshot, repository.timestamp().signed.version + 1 if repository.exists else 0)
 
 
 def _sign(repository: Repository, root: Root, role: str, metadata: Metadata[Any]) -> None:

@@ -30,8 +30,9 @@ class Publishing:
 
         `opened` are approvals with further keys at hand.
         """
+        published = self._approvals.on  # asked first: where it raises nothing is changed
         taken = self._folder.propose(keyring)
-        if not self._approvals.on:
+        if not published:
             return taken
         try:
             (opened or self._approvals.open()).put_file(KEYRING, keyring.canonical())

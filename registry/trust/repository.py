@@ -312,11 +312,15 @@ class Repository:
         return list(ready)
 
     def freshen(self, now: bool = False) -> bool:
-        """Signs snapshot and timestamp again where half their life is over; whether it did."""
+        """Signs snapshot and timestamp again where half their life is over; whether it did.
+
+        `now`: in any case, also where the timestamp is lost.
+        """
         with self.changing():
-            left = self.timestamp().signed.expires - self._now()
-            if not now and left > timedelta(seconds=LIFE_S[TIMESTAMP] / 2):
-                return False
+            if not now:
+                left = self.timestamp().signed.expires - self._now()
+                if left > timedelta(seconds=LIFE_S[TIMESTAMP] / 2):
+                    return False
             if not self.publish():
                 self._publish({})
             return True

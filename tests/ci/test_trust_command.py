@@ -22,6 +22,7 @@ from ci.cli.main import main
 from registry.home import Home
 from registry.service import Actor, Registry
 from registry.trust.client import TrustClient
+from registry.trust.repository import Repository
 from registry.versions import VersionRef
 
 pytestmark = pytest.mark.slow
@@ -446,6 +447,40 @@ def test_everything_is_renewed_for_a_year(run: Run) -> None:
 
 
 # -- around it -------------------------------------------------------------------------------------
+
+
+def test_a_lost_timestamp_is_made_anew_and_robots_follow(run: Run, tmp_path: Path) -> None:
+    done(run("trust", "init"))
+    for _ in range(3):
+        done(run("trust", "freshen"))
+    client = robot(tmp_path)
+    client.refresh()
+    (tmp_path / ".policyctl" / "trust" / "metadata" / "timestamp.json").unlink()
+    ref = tried(tmp_path)
+    for said in (promote(run, ref), run("trust", "status"), run("approve", str(ref))):
+        assert said.status == 9
+        assert "trust freshen" in said.data["error"]["hint"]
+    done(run("trust", "freshen"))
+    done(promote(run, ref))
+    client.refresh()
+    assert client.find("box-grasp/v1.json") is not None
+
+
+def test_an_init_that_was_killed_before_its_timestamp_is_finished(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing = Repository._write
+
+    def killed(repository: Repository, name: str, metadata: Any) -> None:
+        if name == "timestamp.json":
+            raise KeyboardInterrupt
+        writing(repository, name, metadata)
+
+    with monkeypatch.context() as once:
+        once.setattr(Repository, "_write", killed)
+        assert run("trust", "init").status == 130
+    done(run("trust", "init"))
+    done(run("trust", "status"))
 
 
 def test_without_trust_its_commands_say_so(run: Run) -> None:

@@ -17,6 +17,7 @@ from registry.record import trust_traces
 from registry.rollouts import Joined, Repair, Tick
 from registry.service import Actor, Registry
 from registry.stages import Stage
+from registry.trust import ceremony
 from registry.trust.home_approvals import FOLDER
 from registry.trust.keys import new_key
 from registry.verdicts import judge
@@ -253,3 +254,43 @@ def test_a_folder_without_a_file_is_no_trust(tmp_path: Path) -> None:
     (record.home.root / FOLDER / "lock").touch()
     record.registry = Registry.open(record.home, Actor("tester"), clock=record.clock)
     record.register()
+
+
+# The metadata that robots read first.
+
+
+@pytest.fixture
+def stale(record: Record) -> Record:
+    """A home with a canary under way whose `timestamp.json` alone is gone."""
+    ceremony.init(record.registry.approvals.open().repository)
+    record.promote(record.ready())
+    (record.home.root / FOLDER / "metadata" / "timestamp.json").unlink()
+    return record
+
+
+def test_no_canary_opens_without_approval_where_the_timestamp_is_lost(stale: Record) -> None:
+    stale.registry.abort(POLICY, "another")
+    ref = stale.ready()
+    refused(lambda: stale.promote(ref))
+    refused(lambda: stale.promote(ref, dry_run=True))
+    assert stale.registry.version(ref).stage is Stage.HIL
+    assert len(stale.registry.rollouts()) == 1
+    refused(stale.registry.keep_trust)
+
+
+def test_going_back_goes_on_without_the_timestamp_and_says_what_waits(stale: Record) -> None:
+    ref = stale.registry.list_versions()[0].ref
+    stale.registry.abort(POLICY, "enough")
+    assert all(candidate is None for candidate, _ in stale.told())
+    (waits,) = [one for one in stale.registry.audit_log() if one.action == "withdrawal_waits"]
+    assert "timestamp.json" in waits.reason
+    stale.registry.approvals.open().repository.freshen(now=True)
+    assert stale.registry.keep_trust() == []
+    assert stale.registry.approvals.approved([ref]) == []
+
+
+def test_no_robot_is_enrolled_in_a_keyring_that_cannot_be_published(stale: Record) -> None:
+    assert stale.registry.trust is not None
+    before = stale.registry.trust.keyring
+    refused(lambda: stale.enrol("robot-09"))
+    assert stale.registry.trust.keyring == before
