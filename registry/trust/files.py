@@ -146,6 +146,8 @@ class TrustFolder:
         elif copies := self._copies():
             newest = max(copies, key=_number_of)
             hint += f", or put the copy back that robots are shown: {newest}"
+        elif not self.has_signed:
+            hint += ". Where `policyctl trust init --anew` was cut off: run that again, with --anew"
         return Corrupt(
             "this home has trust, and its keyring cannot be read",
             evidence=f"{self.root / KEYRING}: {gone.strerror}",

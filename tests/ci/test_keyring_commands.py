@@ -23,6 +23,7 @@ from registry.home import Home
 from registry.service import Actor, Registry
 from registry.trust.documents import check_assignment
 from registry.trust.files import TrustFolder
+from registry.trust.repository import Repository
 from registry.versions import Provenance, VersionRef
 
 Run = Callable[..., Said]
@@ -396,6 +397,31 @@ def test_trust_that_is_lost_in_part_is_given_up_only_as_a_whole(run: Run, tmp_pa
     assert not (folder / "keyring.json").exists()
     folder.rename(tmp_path / "away")
     done(run("trust", "init", "--anew", "--yes"))
+
+
+@pytest.mark.parametrize("instant", ["ceremony", "keyring"])
+def test_a_new_beginning_that_was_killed_says_how_it_goes_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instant: str
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    done(run("trust", "init"))
+    with opened(tmp_path) as registry:
+        registered(tmp_path, registry)
+    shutil.rmtree(tmp_path / ".policyctl" / "trust")
+    with monkeypatch.context() as once:
+        if instant == "ceremony":
+            once.setattr(Repository, "first", killed)
+        else:
+            once.setattr(TrustFolder, "write_keyring", killed)
+        assert run("trust", "init", "--anew", "--yes").status == 130
+    for words in (("trust", "init"), ("register", "made-0", "--policy", "box-grasp")):
+        said = run(*words)
+        assert said.status == 9
+        assert "--anew" in said.data["error"]["hint"]
+    done(run("trust", "init", "--anew", "--yes"))
+    done(run("trust", "status"))
 
 
 @pytest.mark.parametrize("first", [(), ("--key", "file:ours")])
