@@ -215,7 +215,11 @@ class TrustFolder:
         return True
 
     def signer(self, role: str) -> Signer:
-        """The signer of this machine in a role. Raises NotAllowed or WrongSigner."""
+        """The signer of this machine in a role. Raises NotAllowed or WrongSigner.
+
+        Until the keyring lists the key that is named for the role, one that it lists and whose
+        place is known goes on: approvers may still have to sign that another takes over.
+        """
         from registry.trust.keys import signer
         from registry.trust.sealing import as_key
 
@@ -223,17 +227,19 @@ class TrustFolder:
         uri = os.environ.get(VARIABLE + role.upper())
         if uri is not None:
             return self._of_environment(role, uri, keyring)
-        entry = self.signers().get(role)
-        if entry is None:
+        kept = read_places(self.root)
+        named = kept.roles.get(role)
+        if named is None or named not in kept.places:
             raise NotAllowed(
                 f"this machine has no {role}'s key",
                 evidence=f"{self.root / PLACES} names none",
                 hint=f"set {VARIABLE}{role.upper()} to the key's URI, or run it where the key is",
             )
-        key = next((one for one in keyring.of_role(role) if one.keyid == entry.keyid), None)
-        if key is None:
-            raise self._wrong(role, entry.keyid, keyring)
-        return signer(resolved(self.root, entry.place), as_key(key), role)
+        known = {one.keyid: one for one in keyring.of_role(role) if one.keyid in kept.places}
+        if not known or named in keyring.retired.get(role, ()):
+            raise self._wrong(role, named, keyring)
+        key = known.get(named) or next(iter(known.values()))
+        return signer(resolved(self.root, kept.places[key.keyid]), as_key(key), role)
 
     def _of_environment(self, role: str, uri: str, keyring: Keyring) -> Signer:
         """A file or variable says itself which key it is; of a service the role's only key is."""

@@ -424,6 +424,36 @@ def test_a_new_beginning_that_was_killed_says_how_it_goes_on(
     done(run("trust", "status"))
 
 
+def test_a_key_that_waits_for_approvers_takes_no_ones_place_before(
+    run: Run, tmp_path: Path
+) -> None:
+    first = done(run("trust", "init"))["key"]
+    people = ("anna", "ben", "cleo", "dora", "emil", "fay", "ci")
+    made = {name: done(run("trust", "key", f"people/{name}"))["key"] for name in people}
+    roots = [word for name in people[:3] for word in ("--root", f"people/{name}.pub")]
+    approvers = [word for name in people[3:6] for word in ("--approver", f"people/{name}.pub")]
+    assert run("trust", "harden", *roots, *approvers, "--yes").status == 8
+    sign = [word for name in people[:5] for word in ("--key", f"file:people/{name}")]
+    done(run("trust", "sign", *sign, "--yes"))
+    grant = (
+        "trust",
+        "grant",
+        "publisher",
+        "people/ci.pub",
+        "--place",
+        f"file:{tmp_path}/people/ci",
+    )
+    assert run(*grant, "--yes").status == 8
+    with opened(tmp_path) as registry:
+        assert registry.trust is not None
+        assert registry.trust.signer("publisher").public_key.keyid == first
+        ref = registered(tmp_path, registry)
+        assert registry.doubts(ref) == []
+        done(run("trust", "sign", *sign[6:], "--yes"))
+        assert registry.trust.signer("publisher").public_key.keyid == made["ci"]
+        assert registry.doubts(registered(tmp_path, registry)) == []
+
+
 @pytest.mark.parametrize("first", [(), ("--key", "file:ours")])
 def test_an_init_that_was_killed_goes_on_with_its_own_key_alone(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: tuple[str, ...]
