@@ -50,6 +50,7 @@ from registry.record.rollouts import Advanced
 from registry.rollouts import TERMINAL, Abort, Event, Pause, Resume
 from registry.stages import Stage
 from registry.trust.authority import Trust
+from registry.trust.files import TrustFolder
 from registry.trust.home_approvals import HomeApprovals
 from registry.trust.keyring import PublicKey
 from registry.verdicts import Verdict
@@ -327,6 +328,11 @@ class Registry:
     def approvals(self) -> HomeApprovals:
         """This home's approvals; `on` says whether trust is set up."""
         return self._parts.approving.home
+
+    @property
+    def trust_folder(self) -> TrustFolder:
+        """The files of this home's trust, also before any are there."""
+        return self._parts.approving.folder
 
     def published(self, path: str) -> bytes:
         """A trust file that robots may read. Raises NotFound. See `registry.trust.repository`."""

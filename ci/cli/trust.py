@@ -56,7 +56,7 @@ def init(place: str | None, public: Path | None, anew: bool, yes: bool) -> None:
         if place is not None:
             key = public_key(public) if public else signer(place).public_key
         infos = [target_file(ref, *signed) for ref, signed in running.items()]
-        begun = _begun(registry, approvals, anew)
+        begun = ceremony.begun(registry.trust_folder, approvals.repository, anew=anew)
         if begun is not None:
             place = _place_of(approvals, begun, key, place)
         made = begun or ceremony.init(approvals.repository, key, infos)
@@ -79,36 +79,6 @@ def init(place: str | None, public: Path | None, anew: bool, yes: bool) -> None:
     )
 
 
-def _begun(registry: Registry, approvals: Approvals, anew: bool) -> Key | None:
-    """The one key of a home whose `trust init` was killed before it had a keyring.
-
-    Raises Corrupt where a keyring was lost and shall not be begun `anew`, Refused where one lies
-    there, or what approvers signed of one.
-    """
-    from registry.trust.files import KEYRING, TrustFolder
-
-    folder, trust = TrustFolder(registry.approvals.folder), registry.trust
-    if trust is not None and not trust.unfinished and not (anew and not folder.has_keyring):
-        trust.require()  # a keyring that was lost is restored, not begun anew
-    if folder.has_keyring:
-        raise Refused(
-            "trust is set up here already",
-            evidence=str(folder.root / KEYRING),
-            hint="`policyctl trust roles` says whose; one that is given up is moved away first",
-        )
-    if anew and folder.has_signed:  # robots that hold a keyring of it would believe no new one
-        raise Refused(
-            "not all of this home's trust is gone",
-            evidence=f"approvers signed keyrings that are in {folder.root}",
-            hint="`policyctl trust roles` says what puts it back; to give it up move it away",
-        )
-    if not approvals.repository.exists:
-        return None
-    root = approvals.repository.root().signed
-    keys = {keyid for role in root.roles.values() for keyid in role.keyids}
-    return root.keys[keys.pop()] if len(keys) == 1 else None
-
-
 def _place_of(approvals: Approvals, begun: Key, given: Key | None, place: str | None) -> str:
     """Where the key of a set-up is that was cut off. Refused where that is not the one `given`."""
     known = approvals.repository.signers.places().get(begun.keyid)
@@ -126,12 +96,11 @@ def _begin_keyring(registry: Registry, key: Key, place: str | None) -> list[str]
     """One key may publish, judge, direct and approve; robots whose agents live here get keys of
     their own. Answers the others: each is enrolled again with a key that is made on it."""
     from fleet.agent.identity import Identity
-    from registry.trust.files import SignerEntry, TrustFolder
+    from registry.trust.files import SignerEntry
     from registry.trust.keyring import first_keyring
     from registry.trust.roles import WORKING
     from registry.trust.sealing import public_of
 
-    folder = TrustFolder(registry.approvals.folder)
     agents = registry.approvals.folder.parent / "agents"
     keyring, waiting = first_keyring(public_of(key), str(registry.audit_head())), []
     for robot in registry.robots():
@@ -140,6 +109,7 @@ def _begin_keyring(registry: Registry, key: Key, place: str | None) -> list[str]
         else:
             waiting.append(robot.name)
     entry = SignerEntry(place or "home:home.pem", key.keyid)
+    folder = registry.trust_folder
     folder.write_signers(dict.fromkeys(WORKING, entry))
     folder.write_keyring(keyring)  # last: with it trust has begun, and `init` is done
     registry.settle_keyring()
@@ -326,8 +296,6 @@ def add(files: tuple[Path, ...]) -> None:
 @yes_option
 def drop(yes: bool) -> None:
     """Drop whatever waits for signatures. What is published stays as it is."""
-    from registry.trust.files import TrustFolder
-
     with open_registry() as registry:
         registry.actor.require("trust")
         approvals = open_approvals(registry)
@@ -336,7 +304,7 @@ def drop(yes: bool) -> None:
         confirm("Drop this?", yes)
         with approvals.repository.changing():
             dropped = approvals.repository.drop_drafts()
-        TrustFolder(registry.approvals.folder).drop_proposed()
+        registry.trust_folder.drop_proposed()
         registry.note_trust("trust_drop", "trust", {"dropped": dropped})
     emit({"dropped": dropped}, f"dropped: {', '.join(dropped) or 'nothing waited'}")
 

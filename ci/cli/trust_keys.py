@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,7 +16,7 @@ from registry.errors import UsageError
 if TYPE_CHECKING:
     from registry.service import Registry
     from registry.trust.approvals import Approvals
-    from registry.trust.keyring import Keyring
+    from registry.trust.ceremony import Replacement
     from registry.trust.keys import Key
 
 new_option = click.option(
@@ -95,7 +95,7 @@ def recover(
 
 def _replacements(
     approvals: Approvals, roles: list[tuple[str, str]], new: Path | None, place: str | None
-) -> list[Any]:
+) -> list[Replacement]:
     from registry.trust.ceremony import Replacement
     from registry.trust.keys import public_key, signer
 
@@ -118,13 +118,14 @@ def _replacements(
     return [Replacement(role, old, fresh) for role, old in roles]
 
 
-def _require_fitting(registry: Registry, changed: list[Any], *, stolen: str | None) -> None:
+def _require_fitting(registry: Registry, changed: list[Replacement], *, stolen: str | None) -> None:
     """What the keyring would not have is refused before any draft."""
+    from registry.trust.ceremony import keyring_after
     from registry.trust.roles import require_no_role
 
     if registry.trust is None:
         return
-    keyring = _with_replaced(registry.trust.newest, changed, stolen)
+    keyring = keyring_after(registry.trust.newest, changed, stolen)
     if keyring.hardened:
         require_no_role(keyring, [one.new.keyid for one in changed if one.role == "root"])
 
@@ -133,7 +134,7 @@ def _end_of_keys(
     registry: Registry,
     approvals: Approvals,
     action: str,
-    changed: list[Any],
+    changed: list[Replacement],
     done: list[str],
     word: str,
 ) -> None:
@@ -145,13 +146,10 @@ def _end_of_keys(
 
 
 def _replace_in_keyring(
-    registry: Registry, approvals: Approvals, changed: list[Any], *, stolen: str | None
+    registry: Registry, approvals: Approvals, changed: list[Replacement], *, stolen: str | None
 ) -> None:
-    """An approver's key also approves keyrings; the home's may publish, judge and direct, too.
-
-    A stolen key (its whole name) is taken out of the keyring at once. One that is only replaced
-    goes on in its other roles where approvers would have to sign that: nobody stole it.
-    """
+    """The keyring follows, and this machine signs with the new key in the roles it takes over."""
+    from registry.trust import ceremony
     from registry.trust.publishing import Publishing
     from registry.trust.roles import WORKING
 
@@ -159,9 +157,9 @@ def _replace_in_keyring(
     if trust is None:
         return
     before, places = trust.newest, approvals.repository.signers.places()
-    keyring = _with_replaced(before, changed, stolen)
+    keyring = ceremony.keyring_after(before, changed, stolen)
     for one in changed:
-        named = _named(before, one, stolen)
+        named = ceremony.given_up(before, one, stolen)
         acts = [role for role in WORKING if one.old in before.roles[role]]
         if one.role == "online" and acts and not named and stolen in (None, one.old):
             narrate(
@@ -172,32 +170,4 @@ def _replace_in_keyring(
             if one.new.keyid in places:
                 trust.use(role, places[one.new.keyid], one.new.keyid)
     if keyring != before:
-        from registry.trust.files import TrustFolder
-
-        folder = TrustFolder(registry.approvals.folder)
-        Publishing(folder, registry.approvals).propose(keyring, approvals)
-
-
-def _with_replaced(keyring: Keyring, changed: list[Any], stolen: str | None) -> Keyring:
-    """Raises Refused where the keyring's rules do not allow it."""
-    from registry.trust.roles import replaced
-    from registry.trust.sealing import public_of
-
-    before = keyring
-    for one in changed:
-        named = _named(before, one, stolen)
-        keyring = replaced(keyring, one.old, public_of(one.new), named)
-    if stolen is not None and keyring.roles_of(stolen):
-        keyring = keyring.without(stolen)
-    return keyring
-
-
-def _named(keyring: Keyring, one: Any, stolen: str | None) -> list[str]:
-    """The roles of the keyring in which a replacement gives way, too."""
-    from registry.trust.roles import WORKING
-
-    if one.role == "approver":
-        return ["approver"]
-    mine = stolen in (None, one.old)
-    follows = one.role == "online" and mine and (stolen or not keyring.hardened)
-    return list(WORKING) if follows else []
+        Publishing(registry.trust_folder, registry.approvals).propose(keyring, approvals)

@@ -9,6 +9,7 @@ being stopped or sent back.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from registry.errors import NotFound, PolicyctlError
@@ -16,9 +17,11 @@ from registry.record.desk import Desk
 from registry.record.model import Search
 from registry.record.promotion import Approvable, approvable
 from registry.record.rollouts import Rollouts
+from registry.record.trust_traces import traces
 from registry.record.versions import Versions
 from registry.rollouts import TERMINAL, Phase
 from registry.stages import ENDS, Stage
+from registry.trust.files import TrustFolder
 from registry.trust.home_approvals import HomeApprovals
 from registry.versions import VersionRef
 
@@ -41,6 +44,11 @@ class Approving:
         if self._approvals is None:
             raise NotFound("this registry has no home to keep trust in")
         return self._approvals
+
+    @property
+    def folder(self) -> TrustFolder:
+        """This home's trust folder, also where trust is not set up."""
+        return TrustFolder(self.home.folder, partial(traces, self._desk.ledger))
 
     @property
     def on(self) -> bool:
@@ -78,10 +86,9 @@ class Approving:
 
     def settle_keyring(self) -> bool:
         """See `registry.trust.publishing`."""
-        from registry.trust.files import TrustFolder
         from registry.trust.publishing import Publishing
 
-        return Publishing(TrustFolder(self.home.folder), self.home).settle()
+        return Publishing(self.folder, self.home).settle()
 
     def withdraw_ended(self, policy: str) -> None:
         """Takes back what was rolled back or aborted; the audit says where that has to wait."""

@@ -35,7 +35,11 @@ from tuf.api.metadata import (
 )
 
 from registry.errors import Corrupt, NotFound, Refused, UsageError
+from registry.trust.files import KEYRING, TrustFolder
+from registry.trust.keyring import Keyring
 from registry.trust.repository import BIN, BIN_BITS, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Repository
+from registry.trust.roles import WORKING, replaced
+from registry.trust.sealing import public_of
 
 ROLES = {"root": (ROOT,), "approver": (TARGETS,), "online": (SNAPSHOT, TIMESTAMP)}
 
@@ -71,6 +75,34 @@ def init(
                 raise NotFound("the key is not at hand", evidence=key.keyid, hint="give its place")
         repository.first(made)
     return key
+
+
+def begun(folder: TrustFolder, repository: Repository, *, anew: bool) -> Key | None:
+    """The one key of a home whose `trust init` was killed before it had a keyring.
+
+    Raises Corrupt where a keyring was lost and shall not be begun `anew`, Refused where one lies
+    there, or what approvers signed of one.
+    """
+    lost = folder.exists and not folder.unfinished
+    if lost and (folder.has_keyring or not anew):
+        folder.keyring()  # one that was lost is restored, not begun anew
+    if folder.has_keyring:
+        raise Refused(
+            "trust is set up here already",
+            evidence=str(folder.root / KEYRING),
+            hint="`policyctl trust roles` says whose; one that is given up is moved away first",
+        )
+    if anew and folder.has_signed:  # robots that hold a keyring of it would believe no new one
+        raise Refused(
+            "not all of this home's trust is gone",
+            evidence=f"approvers signed keyrings that are in {folder.root}",
+            hint="`policyctl trust roles` says what puts it back; to give it up move it away",
+        )
+    if not repository.exists:
+        return None
+    root = repository.root().signed
+    keys = {keyid for role in root.roles.values() for keyid in role.keyids}
+    return root.keys[keys.pop()] if len(keys) == 1 else None
 
 
 def harden(
@@ -113,6 +145,33 @@ class Replacement:
     role: str  # root, approver or online
     old: str
     new: Key
+
+
+def keyring_after(
+    keyring: Keyring, replacements: Sequence[Replacement], stolen: str | None
+) -> Keyring:
+    """The keyring that goes with replacements. An approver's key also approves keyrings; the home's
+    may publish, judge and direct, too.
+
+    A stolen key (its whole name) is taken out at once. One that is only replaced goes on in its
+    other roles where approvers would have to sign that: nobody stole it. Raises Refused where the
+    keyring's rules do not allow it.
+    """
+    after = keyring
+    for one in replacements:
+        after = replaced(after, one.old, public_of(one.new), given_up(keyring, one, stolen))
+    if stolen is not None and after.roles_of(stolen):
+        after = after.without(stolen)
+    return after
+
+
+def given_up(keyring: Keyring, one: Replacement, stolen: str | None) -> tuple[str, ...]:
+    """The roles of the keyring in which a replacement gives way, too, where it has them."""
+    if one.role == "approver":
+        return ("approver",)
+    mine = stolen in (None, one.old)
+    follows = one.role == "online" and mine and (stolen or not keyring.hardened)
+    return WORKING if follows else ()
 
 
 def rotate(repository: Repository, replacements: Sequence[Replacement]) -> list[str]:
