@@ -12,8 +12,12 @@ from trusted import Keys
 
 from registry.errors import Conflict, Corrupt, NotAllowed, NotFound, Refused, WrongSigner
 from registry.home import Home
+from registry.trust.ceremony import Replacement, keyring_after
 from registry.trust.files import TrustFolder
 from registry.trust.keyring import ROLES, Keyring, PublicKey, first_keyring, parse_keyring
+from registry.trust.keys import new_key
+from registry.trust.roles import WORKING, hardened
+from registry.trust.sealing import public_of
 
 A, B, C, D = (PublicKey(name * 8, "ed25519", "ed25519", f"public {name}") for name in "abcd")
 
@@ -193,3 +197,22 @@ def test_a_signer_whose_key_lost_its_role_is_refused(tmp_path: Path) -> None:
 
 def test_the_empty_keyring_trusts_nobody() -> None:
     assert [Keyring().of_role(role) for role in ROLES] == [()] * 4
+
+
+def test_what_the_keyring_says_after_a_key_gave_way(tmp_path: Path) -> None:
+    """A stolen home key loses all it has; a replaced one of a hardened home only its own role."""
+    home, fresh = (new_key(tmp_path / name) for name in ("home.pem", "fresh.pem"))
+    young = Keyring()
+    for role in ROLES:
+        young = young.with_key(role, public_of(home))
+    approvers = [public_of(new_key(tmp_path / f"{name}.pem")) for name in ("dora", "emil", "fay")]
+    grown = hardened(young, approvers)
+    gone = [Replacement("online", home.keyid, fresh)]
+    replaced = keyring_after(young, gone, None)
+    assert all(replaced.roles[role] == (fresh.keyid,) for role in WORKING)
+    assert keyring_after(grown, gone, None) == grown
+    stolen = keyring_after(grown, gone, home.keyid)
+    assert all(stolen.roles[role] == (fresh.keyid,) for role in WORKING)
+    assert stolen.roles_of(home.keyid) == ()
+    left = [Replacement("approver", approvers[0].keyid, fresh)]
+    assert fresh.keyid in keyring_after(grown, left, None).roles["approver"]
