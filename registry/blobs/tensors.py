@@ -7,8 +7,9 @@ file or tensor. A file that looks like one of `known` (same header, same samples
 it first, piece by piece on all cores: where it is that file, its own digest is known without
 hashing it as a whole.
 
-Out: each piece goes to its place in the file and has to be what its digest says before the file has
-a name. The manifest names them all; that they make the file's own digest is `verify`'s to look at.
+Out: each piece goes to its place in the file and has to be what its digest and size say before the
+file has a name. The manifest names them all; that they make the file's own digest is `verify`'s to
+look at.
 """
 
 from __future__ import annotations
@@ -290,19 +291,19 @@ def write_file(blobs: BlobStore, entry: FileEntry, target: Path) -> None:
 
 
 def _write_pieces(blobs: BlobStore, entry: FileEntry, handle: int, disk: EarlySync) -> None:
-    """Raises Corrupt with every piece that is not what its digest says."""
+    """Raises Corrupt with every piece that is not what its digest and size say."""
 
     def write(piece: Piece, begin: int, stopped: threading.Event) -> bool:
-        position = begin
+        position, end = begin, begin + piece.size
         with Hasher() as sha256:
             for data in blobs.stream(piece.sha256):
-                if stopped.is_set():
-                    return False
+                if stopped.is_set() or position + len(data) > end:
+                    return False  # the room behind it is another piece's
                 sha256.feed(data)
                 write_at(handle, data, position)
                 disk.wrote(len(data))
                 position += len(data)
-            return sha256.digest() == piece.sha256
+            return position == end and sha256.digest() == piece.sha256
 
     if not _every_piece(entry, write):
         raise _broken(blobs, entry)

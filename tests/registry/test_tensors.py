@@ -271,6 +271,42 @@ def test_a_damaged_tensor_is_named(blobs: FolderBlobs, tmp_path: Path) -> None:
     assert list(problems_of(blobs, entry)) == []
 
 
+def test_pieces_of_other_sizes_than_the_manifest_says_are_no_file(
+    blobs: FolderBlobs, tmp_path: Path
+) -> None:
+    """Their digests are right, but they would lie over one another."""
+    parts = [b"h" * 8, b"x" * 12, b"y" * 4]
+    header, *pieces = (Piece(blobs.put(part), len(part)) for part in parts)
+    swapped = tuple(
+        TensorEntry(f"t{i}", piece.sha256, 16 - piece.size) for i, piece in enumerate(pieces)
+    )
+    entry = FileEntry("w", digest_bytes(b"".join(parts)), 24, header, swapped)
+    with pytest.raises(Corrupt, match="do not match") as caught:
+        write_file(blobs, entry, tmp_path / "out" / "w")
+    assert "tensor t0: 12 bytes, was 4" in caught.value.evidence
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [-1, 1_000])
+def test_a_piece_that_is_cut_or_too_long_hurts_no_other(
+    blobs: FolderBlobs, tmp_path: Path, change: int
+) -> None:
+    write_tensors(tmp_path / "a.safetensors", TENSORS)
+    entry, _ = store(blobs, tmp_path / "a.safetensors")
+    path = blobs.path(entry.tensors[4].sha256)
+    path.chmod(0o644)
+    content = path.read_bytes()
+    path.write_bytes(content[:change] if change < 0 else content + b"!" * change)
+    with pytest.raises(Corrupt) as caught:
+        write_file(blobs, entry, tmp_path / "out" / "w")
+    assert "layer-04" in caught.value.evidence
+    assert caught.value.evidence.count("layer-") == 1
+    assert list((tmp_path / "out").iterdir()) == []
+    path.write_bytes(content)
+    write_file(blobs, entry, tmp_path / "out" / "w")
+    assert (tmp_path / "out" / "w").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
+
+
 def test_the_first_piece_that_does_not_fit_ends_the_others(
     blobs: FolderBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
