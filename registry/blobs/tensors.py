@@ -151,16 +151,34 @@ def _every_piece(entry: FileEntry, fits: Callable[[Piece, int, threading.Event],
     """Whether `fits` says so of each piece, given the place where it begins; several at a time.
 
     After the first that does not fit, an error or ctrl-C the event is set for those under way, and
-    others do not begin.
+    others do not begin. An error is raised even where another piece does not fit.
     """
-    stopped = threading.Event()
+    stopped, taking = threading.Event(), threading.Lock()
     begins = itertools.accumulate((piece.size for piece in entry.pieces), initial=0)
+    places = zip(entry.pieces, begins, strict=False)
+
+    def work() -> bool:
+        try:
+            while not stopped.is_set():
+                with taking:
+                    piece, begin = next(places, (None, 0))
+                if piece is None:
+                    return True
+                if not fits(piece, begin, stopped):
+                    break
+        except BaseException:
+            stopped.set()
+            raise
+        stopped.set()
+        return False
+
     with ThreadPoolExecutor(AT_ONCE, "piece") as pool:
         try:
-            return all(pool.map(fits, entry.pieces, begins, itertools.repeat(stopped)))
+            workers = [pool.submit(work) for _ in range(min(AT_ONCE, len(entry.pieces)))]
+            fit = [worker.result() for worker in workers]
+            return all(fit)
         finally:
             stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _add_pieces(batch: Batch, found: Found, entry: FileEntry) -> None:
