@@ -60,7 +60,8 @@ class Advancing:
     ) -> Advanced:
         """Takes a rollout one step and does what follows from it, or nothing at all.
 
-        Raises Conflict when the rollout is no longer at `expected_revision`.
+        Raises Conflict when the rollout is no longer at `expected_revision`, and what the
+        director's key does where it goes forward.
         """
         self._desk.actor.require("advance")
         now = self._desk.clock.now() if now is None else now
@@ -137,7 +138,7 @@ class Advancing:
         return _Final(record, rollout.gate, event, stops=not exposes(after))
 
     def _sealed(self, final: _Final) -> Envelope | None:
-        """The director's statement; None where a rollback must do without. Raises Corrupt."""
+        """The director's statement; None where a rollback must do without. See `seal_verdict`."""
         seen = final.seen
         return seal_verdict(
             self._desk.trust, final.record.subject, final.gate, seen.evidence, seen.verdict, {}
