@@ -34,7 +34,7 @@ from registry.blobs.hashing import named
 from registry.blobs.tensors import write_file
 from registry.errors import Corrupt, PolicyctlError, ServiceFailed
 from registry.ports import BlobStore
-from registry.storage import disk_errors, sync_folder
+from registry.storage import disk_errors, refuse_device, sync_folder
 from registry.versions import Manifest, Piece, Provenance, canonical, digest_bytes
 
 SCHEMA = "policyctl.bundle/1"
@@ -64,7 +64,11 @@ def write_bundle(
     sign: Sign | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Writes the bundle whole or not at all; its bytes. Raises Corrupt, NotFound, ServiceFailed."""
+    """Writes the bundle whole or not at all; its bytes.
+
+    Raises UsageError (a device), Corrupt, NotFound or ServiceFailed.
+    """
+    refuse_device(target)
     origins = canonical([one.to_json() for one in provenance])
     head = canonical(
         {

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from registry.errors import ServiceFailed
+from registry.errors import ServiceFailed, UsageError
 
 SYNC_EVERY = 64 << 20
 WRITE = 256 << 10  # a megabyte at once took twice the time in the kernel
@@ -51,8 +51,15 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise disk_error(path, error) from error
 
 
+def refuse_device(path: Path) -> None:
+    """Raises UsageError for a name that a file would take from a device or a pipe: root may."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is there and no file", hint="name a file, or a new one")
+
+
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file whole and durable; the name appears last. Raises OSError."""
+    """Writes a file whole and durable; the name appears last. Raises OSError, UsageError."""
+    refuse_device(path)
     draft = path.with_name(path.name + ".part")
     with draft.open("wb") as stream:
         stream.write(content)

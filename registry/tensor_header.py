@@ -40,11 +40,12 @@ _BITS = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Where one tensor lies: bytes `begin` to `end` of the data."""
+    """Where one tensor lies: bytes `begin` to `end` of the data.
+
+    Its shape is looked at and not kept: it may be as long as `MAX_TEXT` lets it.
+    """
 
     name: str
-    dtype: str
-    shape: tuple[int, ...]
     begin: int
     end: int
 
@@ -241,7 +242,7 @@ def _tensor(name: str, entry: Any) -> Tensor:
         )
     if not sound:
         raise ValueError(_not_described(name))
-    return Tensor(name, dtype, tuple(shape), *offsets)
+    return Tensor(name, *offsets)
 
 
 def _fills(dtype: str, shape: list[int], size: int) -> bool:

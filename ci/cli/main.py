@@ -7,6 +7,7 @@ robots. Every command takes `--home` and `--output`, whether written before or a
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import itertools
 import os
@@ -21,7 +22,7 @@ import click
 
 from ci.cli.output import print_error, with_home
 from ci.threads import one_per_call
-from registry.errors import Interrupted, PolicyctlError, UsageError
+from registry.errors import Interrupted, PolicyctlError, ServiceFailed, UsageError
 
 ROOT: dict[str, tuple[str, str]] = {
     "init": ("ci.cli.init", "Make a registry home here."),
@@ -176,6 +177,23 @@ def _missing_extra(error: Exception) -> UsageError | None:
     )
 
 
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def _refused_by_system(error: Exception) -> ServiceFailed | None:
+    """A file that may not be read, a disk that is full: no bug, whoever came upon it."""
+    if not isinstance(error, OSError) or error.errno not in _REFUSALS | _FULL:
+        return None
+    said = os.strerror(error.errno)
+    return ServiceFailed(
+        "the system refuses a file" if error.filename else "the output cannot be written",
+        evidence=f"{error.filename}: {said}" if error.filename else said,
+        hint="free space, then run the same command again" if error.errno in _FULL
+        else "check whose it is and its permissions, then run the same command again",
+    )  # fmt: skip
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: turns every error into its three lines and its exit status."""
     one_per_call()
@@ -223,8 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:  # noqa: BLE001 - the one place that turns a bug into exit status 1
         if interrupts:  # a library that was being loaded turned ctrl-C into an error of its own
             fail(INTERRUPTED)
-        if missing := _missing_extra(error):
-            fail(missing)
+        if known := _missing_extra(error) or _refused_by_system(error):
+            fail(known)
         traceback.print_exc()
         fail(
             PolicyctlError(

@@ -11,6 +11,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import IO, Any
 
 import click
@@ -85,8 +86,9 @@ def print_error(error: PolicyctlError, *, as_json: bool) -> None:
     if as_json and error.told:
         return
     if as_json:
-        click.echo(json.dumps({"schema": SCHEMA, "error": error.as_dict()}, indent=2))
-        return
+        with suppress(OSError):  # nobody reads it, or its disk is full: told on stderr then
+            click.echo(json.dumps({"schema": SCHEMA, "error": error.as_dict()}, indent=2))
+            return
     click.secho(f"error: {error.what}", fg="red", err=True)
     if error.evidence:
         click.echo(f"  evidence: {error.evidence}", err=True)

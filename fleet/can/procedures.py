@@ -93,11 +93,14 @@ def switch(link: MotorLink, checks: Checks, code: Special) -> ArmState:
     A motor that is on already is not enabled again: that could cost it its command.
     """
     for _ in range(TRIES):
-        for i, motor in enumerate(link.motors):
-            if code is not Special.ENABLE or link.status(i) != Status.ENABLED:
-                link.send(motor.esc_id, frames.special(code))
+        _tell(link, code)
         link.collect(SAMPLE_PERIOD_S)
-        heard = link.ask_all(ANSWERS_IN_S)
+        heard = link.ask_all(SAMPLE_PERIOD_S)
+        late = link.now() + ANSWERS_IN_S - SAMPLE_PERIOD_S
+        while heard != link.everyone and link.now() < late:
+            if code is Special.DISABLE:  # one silent motor keeps no other on that lost its frame
+                _tell(link, code)
+            heard |= link.collect(SAMPLE_PERIOD_S)
         state = link.state()
         on = state.status == Status.ENABLED
         done = on if code is Special.ENABLE else ~on
@@ -111,6 +114,12 @@ def switch(link: MotorLink, checks: Checks, code: Special) -> ArmState:
         f"{code.name.lower()} was sent {TRIES} times and not confirmed",
         "keep clear of the arm and switch its power off by hand",
     )
+
+
+def _tell(link: MotorLink, code: Special) -> None:
+    for i, motor in enumerate(link.motors):
+        if code is not Special.ENABLE or link.status(i) != Status.ENABLED:
+            link.send(motor.esc_id, frames.special(code))
 
 
 def set_zero(

@@ -12,6 +12,7 @@ from types import TracebackType
 
 CHUNK = 1 << 20
 AHEAD = 4
+WORTH_A_THREAD = 64 << 10
 
 
 def named(digest: hashlib._Hash) -> str:
@@ -22,16 +23,22 @@ class Hasher:
     """sha256 of what it is fed, on a thread of its own, never more than `AHEAD` chunks behind.
 
     Hashing lets go of Python's lock, so that a second core does it while the caller reads, writes
-    or hashes parts.
+    or hashes parts. The thread begins with the first chunk that takes longer to hash than to begin
+    one: of a hundred thousand short pieces none needs it.
     """
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()
         self._queue: queue.Queue[bytes | None] = queue.Queue(AHEAD)
-        self._thread = threading.Thread(target=self._run, name="sha256", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def feed(self, data: bytes) -> None:
+        if self._thread is None:
+            if len(data) < WORTH_A_THREAD:
+                self._sha256.update(data)
+                return
+            self._thread = threading.Thread(target=self._run, name="sha256", daemon=True)
+            self._thread.start()
         self._queue.put(data)
 
     def digest(self) -> str:
@@ -51,7 +58,7 @@ class Hasher:
         self._end()
 
     def _end(self) -> None:
-        if self._thread.is_alive():
+        if self._thread is not None and self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
 

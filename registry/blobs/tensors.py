@@ -7,8 +7,9 @@ file or tensor. A file that looks like one of `known` (same header, same samples
 it first, piece by piece on all cores: where it is that file, its own digest is known without
 hashing it as a whole.
 
-Out: each piece goes to its place in the file and has to be what its digest says before the file has
-a name. The manifest names them all; that they make the file's own digest is `verify`'s to look at.
+Out: each piece goes to its place in the file and has to be what its digest and size say before the
+file has a name. The manifest names them all; that they make the file's own digest is `verify`'s to
+look at.
 """
 
 from __future__ import annotations
@@ -150,16 +151,34 @@ def _every_piece(entry: FileEntry, fits: Callable[[Piece, int, threading.Event],
     """Whether `fits` says so of each piece, given the place where it begins; several at a time.
 
     After the first that does not fit, an error or ctrl-C the event is set for those under way, and
-    others do not begin.
+    others do not begin. An error is raised even where another piece does not fit.
     """
-    stopped = threading.Event()
+    stopped, taking = threading.Event(), threading.Lock()
     begins = itertools.accumulate((piece.size for piece in entry.pieces), initial=0)
+    places = zip(entry.pieces, begins, strict=False)
+
+    def work() -> bool:
+        try:
+            while not stopped.is_set():
+                with taking:
+                    piece, begin = next(places, (None, 0))
+                if piece is None:
+                    return True
+                if not fits(piece, begin, stopped):
+                    break
+        except BaseException:
+            stopped.set()
+            raise
+        stopped.set()
+        return False
+
     with ThreadPoolExecutor(AT_ONCE, "piece") as pool:
         try:
-            return all(pool.map(fits, entry.pieces, begins, itertools.repeat(stopped)))
+            workers = [pool.submit(work) for _ in range(min(AT_ONCE, len(entry.pieces)))]
+            fit = [worker.result() for worker in workers]
+            return all(fit)
         finally:
             stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _add_pieces(batch: Batch, found: Found, entry: FileEntry) -> None:
@@ -290,19 +309,19 @@ def write_file(blobs: BlobStore, entry: FileEntry, target: Path) -> None:
 
 
 def _write_pieces(blobs: BlobStore, entry: FileEntry, handle: int, disk: EarlySync) -> None:
-    """Raises Corrupt with every piece that is not what its digest says."""
+    """Raises Corrupt with every piece that is not what its digest and size say."""
 
     def write(piece: Piece, begin: int, stopped: threading.Event) -> bool:
-        position = begin
+        position, end = begin, begin + piece.size
         with Hasher() as sha256:
             for data in blobs.stream(piece.sha256):
-                if stopped.is_set():
-                    return False
+                if stopped.is_set() or position + len(data) > end:
+                    return False  # the room behind it is another piece's
                 sha256.feed(data)
                 write_at(handle, data, position)
                 disk.wrote(len(data))
                 position += len(data)
-            return sha256.digest() == piece.sha256
+            return position == end and sha256.digest() == piece.sha256
 
     if not _every_piece(entry, write):
         raise _broken(blobs, entry)

@@ -8,7 +8,8 @@
   waits for a key. Where the snapshot has moved by then it is signed again; what never stands still
   is a Conflict. A rollout that goes back, or holds, does so at once; its verdict is signed then.
 - Where trust is set up a rollout goes forward only on attempts that their robots signed. It goes
-  back on any: who forges failures can take a version back, never forward.
+  back, or holds, on any: who forges attempts can take a version back, never forward, nor keep it
+  out there past its limits.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from registry.record.statements import seal_verdict
 from registry.record.verdicts import Verdicts
 from registry.record.versions import read_version
 from registry.rollouts import Event, Observed, Rollout, step
-from registry.verdicts import Outcome
 from registry.versions import VersionRef
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ class Advancing:
     ) -> Advanced:
         """Takes a rollout one step and does what follows from it, or nothing at all.
 
-        Raises Conflict when the rollout is no longer at `expected_revision`.
+        Raises Conflict when the rollout is no longer at `expected_revision`, and what the
+        director's key does where it goes forward.
         """
         self._desk.actor.require("advance")
         now = self._desk.clock.now() if now is None else now
@@ -119,10 +120,10 @@ class Advancing:
 
         step(rollout, event, now)  # refuses a snapshot that belongs to another rollout
         evidence = read_evidence(connection, rollout, self._desk.clock.now())
-        verdict = judge(rollout.gate, evidence)
-        if self._desk.trust is not None and verdict.outcome is not Outcome.FAIL:
+        seen = Observed(evidence, judge(rollout.gate, evidence))
+        if self._desk.trust is not None and exposes(step(rollout, seen, now)[0]):
             require_signed(connection, rollout, self._desk.trust)
-        return Observed(evidence, verdict)
+        return seen
 
     def _final(
         self, connection: Connection, rollout: Rollout, event: Event, now: float
@@ -137,7 +138,7 @@ class Advancing:
         return _Final(record, rollout.gate, event, stops=not exposes(after))
 
     def _sealed(self, final: _Final) -> Envelope | None:
-        """The director's statement; None where a rollback must do without. Raises Corrupt."""
+        """The director's statement; None where a rollback must do without. See `seal_verdict`."""
         seen = final.seen
         return seal_verdict(
             self._desk.trust, final.record.subject, final.gate, seen.evidence, seen.verdict, {}

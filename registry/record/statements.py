@@ -57,8 +57,9 @@ def seal_verdict(
 ) -> Envelope | None:
     """A runner's statement, by this machine's key; None without trust. Raises NotAllowed.
 
-    The director's, of a canary: None also where its key cannot be used here, because a rollback
-    waits for nobody. Raises Corrupt where the keyring is lost, but for a canary that failed.
+    The director's, of a canary that failed: None also where its key cannot be used here, or the
+    keyring is lost, because a rollback waits for nobody. Of another canary it raises what the key
+    does, or Corrupt.
     """
     if trust is None:
         return None
@@ -70,7 +71,7 @@ def seal_verdict(
     try:
         return trust.seal_statement(verdict(subject, gate, evidence, said, artifacts), role)
     except PolicyctlError:
-        if role == "director":
+        if role == "director" and said.outcome is Outcome.FAIL:
             return None
         raise
 

@@ -156,3 +156,40 @@ def test_gates_are_shown_as_the_yaml_they_are_written_in(
     )
     assert read == written
     assert f"({read.digest})" in said.partition("\n")[0]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full here")
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(("list",), 9), (("--output", "json", "list"), 9), (("--output", "json", "show", "v9"), 6)],
+)
+def test_a_full_disk_behind_the_output_is_no_bug(
+    tmp_path: Path, words: tuple[str, ...], status: int
+) -> None:
+    program = "from ci.cli.main import main; main()"
+    home = ("--home", str(tmp_path))
+    subprocess.run([sys.executable, "-c", program, "init", *home], check=True)
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", program, *words, *home],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert ended.returncode == status
+    assert "bug" not in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.startswith("error: ")
+
+
+def test_a_file_that_may_not_be_read_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*words: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied", "ck/policy.yaml")
+
+    monkeypatch.setattr(cli, "main", refused)
+    with pytest.raises(SystemExit) as ended:
+        main(["register", "ck"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 9
+    assert "ck/policy.yaml: Permission denied" in said
+    assert "bug" not in said

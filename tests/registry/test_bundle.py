@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from record import POLICY, Record
 
 from registry.bundle import Content, open_bundle
-from registry.errors import Corrupt, NotAllowed, ServiceFailed
+from registry.errors import Corrupt, NotAllowed, ServiceFailed, UsageError
 from registry.service import Registration
 from registry.versions import Provenance, VersionRef
 
@@ -250,3 +251,13 @@ def test_no_bundle_is_written_from_damaged_bytes(
 def test_a_place_that_cannot_be_written_is_said(record: Record, ref: VersionRef) -> None:
     with pytest.raises(ServiceFailed, match="cannot be written"):
         record.registry.export(ref, Path("/proc/bundle"))
+
+
+def test_a_bundle_takes_no_pipes_place(record: Record, ref: VersionRef, tmp_path: Path) -> None:
+    """Nor a device's: run by root it would be gone for all."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UsageError, match="no file"):
+        record.registry.export(ref, pipe)
+    assert pipe.is_fifo()
+    assert not (tmp_path / "pipe.part").exists()

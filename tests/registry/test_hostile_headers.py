@@ -94,7 +94,16 @@ def many() -> Iterator[bytes]:
     yield b'"}}'
 
 
-TAKEN = [one_text, escapes, spaces, many]
+def long_shapes() -> Iterator[bytes]:
+    """Empty tensors, so that nothing bounds the other numbers."""
+    shape = b"0" + b",999" * 16_000
+    yield b'{"w":%s' % ZERO
+    for number in range(HEADER // 64_100):
+        yield b',"%d":{"dtype":"U8","shape":[%s],"data_offsets":[0,0]}' % (number, shape)
+    yield b"}"
+
+
+TAKEN = [one_text, escapes, spaces, many, long_shapes]
 
 CODE = """
 import sys

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from record import POLICY, Record, keys_of
+from record import CANARY, GATES, POLICY, Record, keys_of
 from sqlalchemy import delete, select, update
 
 from registry.attempts import AttemptReport
@@ -16,6 +16,7 @@ from registry.evidence import CanaryEvidence, evidence_from_json
 from registry.ledger.tables import assignments, attempts, statements, verdicts
 from registry.record.signed_attempts import as_ranges, from_ranges, leaf_of
 from registry.rollouts import Observed
+from registry.stages import Stage
 from registry.trust.documents import check_attempt, seal_attempt
 from registry.trust.merkle import proof, proves
 from registry.verdicts import judge
@@ -343,6 +344,16 @@ def test_good_attempts_of_another_version_are_not_this_ones(record: Record) -> N
     assert "runs another candidate" in doubts_after(record, bad)
 
 
+def invent(record: Record, rollout: str) -> None:
+    """Puts an attempt into the database that no robot signed."""
+    with record.registry._ledger.write() as connection:
+        row = connection.execute(select(attempts).where(attempts.c.rollout == rollout)).all()[0]
+        report = replace(AttemptReport.from_json(row.report), outcome="success")
+        forged = seal_attempt(report, keys_of(record).signer("publisher")).envelope
+        mine = (attempts.c.robot == row.robot) & (attempts.c.number == row.number)
+        connection.execute(update(attempts).where(mine).values(envelope=forged))
+
+
 def test_an_invented_attempt_never_moves_a_rollout_forward(record: Record) -> None:
     """Rows slipped into the database while the controller runs."""
     record.to_fleet()
@@ -350,14 +361,7 @@ def test_an_invented_attempt_never_moves_a_rollout_forward(record: Record) -> No
     opened = record.promote(ref)
     for _ in range(4):
         record.round({1: 1.0, 2: 1.0})
-    keys, thief = keys_of(record), "publisher"
-    with record.registry._ledger.write() as connection:
-        rows = connection.execute(select(attempts).where(attempts.c.rollout == opened.id)).all()
-        row = rows[0]
-        report = replace(AttemptReport.from_json(row.report), outcome="success")
-        forged = seal_attempt(report, keys.signer(thief)).envelope
-        mine = (attempts.c.robot == row.robot) & (attempts.c.number == row.number)
-        connection.execute(update(attempts).where(mine).values(envelope=forged))
+    invent(record, opened.id)
     evidence = record.registry.canary_evidence(opened.id)
     now = record.registry.rollout(opened.id)
     event = Observed(evidence, judge(now.rollout.gate, evidence))
@@ -365,6 +369,22 @@ def test_an_invented_attempt_never_moves_a_rollout_forward(record: Record) -> No
         record.registry.advance(opened.id, now.revision, event)
     assert record.registry.rollout(opened.id) == now
     assert record.registry.abort(POLICY, "a forged attempt").rollout.phase == "aborted"
+
+
+@pytest.mark.parametrize("limit", ["episodes", "deadline"])
+def test_an_invented_attempt_keeps_no_candidate_out_there(record: Record, limit: str) -> None:
+    """A canary at its limit takes the candidate from the robots, whoever slipped a row in."""
+    record.to_fleet()
+    few = replace(CANARY, max_candidate_episodes=4) if limit == "episodes" else CANARY
+    opened = record.registry.promote(record.ready(), Stage.CANARY, replace(GATES, canary=few))
+    assert opened is not None
+    record.round({1: 0.5, 2: 0.5})
+    invent(record, opened.id)
+    for _ in range(5 if limit == "episodes" else 0):
+        record.round({1: 0.5, 2: 0.5})
+    record.clock.time += CANARY.deadline_s if limit == "deadline" else 0.0
+    assert str(record.observe(opened.id).rollout.phase) == "holding"
+    assert record.told() == {(None, 1)}
 
 
 def test_forged_failures_can_only_take_a_version_back(record: Record) -> None:

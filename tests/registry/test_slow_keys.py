@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -316,6 +317,29 @@ def test_where_reports_never_stand_still_nothing_goes_forward(
         record.registry.advance(identity, held.revision, event)
     assert "again" in caught.value.hint
     assert str(record.registry.rollout(identity).rollout.phase) == "canary"
+
+
+@pytest.mark.parametrize(("rate", "phase"), [(0.0, "rolled_back"), (1.0, "canary")])
+def test_without_the_directors_key_a_rollout_goes_back_and_not_forward(
+    record: Record, monkeypatch: pytest.MonkeyPatch, rate: float, phase: str
+) -> None:
+    identity = until_due(record, rate)
+    trust = record.registry.trust
+    assert trust is not None
+
+    def gone(*words: Any) -> Any:
+        raise ServiceFailed("the key service is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trust, "seal_statement", gone)
+        with contextlib.ExitStack() as stack:  # going back raises nothing
+            if rate:
+                stack.enter_context(pytest.raises(ServiceFailed, match="key service is gone"))
+            record.observe(identity)
+    assert str(record.registry.rollout(identity).rollout.phase) == phase
+    if rate:
+        assert str(record.observe(identity).rollout.phase) == "wave"
+        assert canary_statements(record) == 1
 
 
 def undecided(record: Record) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from registry import storage
-from registry.storage import EarlySync
+from registry.errors import UsageError
+from registry.storage import EarlySync, write_whole
 
 
 @pytest.fixture
@@ -130,3 +131,11 @@ def test_a_file_system_that_reserves_nothing_is_written_all_the_same(
         stream.write(b"whole")
         disk.wrote(5)
     assert os.fstat(stream.fileno()).st_size == 5
+
+
+def test_a_whole_file_takes_no_pipes_place(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UsageError, match="no file"):
+        write_whole(pipe, b"content")
+    assert pipe.is_fifo()

@@ -271,21 +271,61 @@ def test_a_damaged_tensor_is_named(blobs: FolderBlobs, tmp_path: Path) -> None:
     assert list(problems_of(blobs, entry)) == []
 
 
-def test_the_first_piece_that_does_not_fit_ends_the_others(
-    blobs: FolderBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_pieces_of_other_sizes_than_the_manifest_says_are_no_file(
+    blobs: FolderBlobs, tmp_path: Path
 ) -> None:
-    """A long tensor that is being written does not go on to its end for nothing."""
-    write_tensors(tmp_path / "a.safetensors", {"short": b"s" * 1000, "long": b"l" * 1000})
+    """Their digests are right, but they would lie over one another."""
+    parts = [b"h" * 8, b"x" * 12, b"y" * 4]
+    header, *pieces = (Piece(blobs.put(part), len(part)) for part in parts)
+    swapped = tuple(
+        TensorEntry(f"t{i}", piece.sha256, 16 - piece.size) for i, piece in enumerate(pieces)
+    )
+    entry = FileEntry("w", digest_bytes(b"".join(parts)), 24, header, swapped)
+    with pytest.raises(Corrupt, match="do not match") as caught:
+        write_file(blobs, entry, tmp_path / "out" / "w")
+    assert "tensor t0: 12 bytes, was 4" in caught.value.evidence
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [-1, 1_000])
+def test_a_piece_that_is_cut_or_too_long_hurts_no_other(
+    blobs: FolderBlobs, tmp_path: Path, change: int
+) -> None:
+    write_tensors(tmp_path / "a.safetensors", TENSORS)
     entry, _ = store(blobs, tmp_path / "a.safetensors")
-    header, short, long = entry.pieces
-    blobs.set_aside(short.sha256)
+    path = blobs.path(entry.tensors[4].sha256)
+    path.chmod(0o644)
+    content = path.read_bytes()
+    path.write_bytes(content[:change] if change < 0 else content + b"!" * change)
+    with pytest.raises(Corrupt) as caught:
+        write_file(blobs, entry, tmp_path / "out" / "w")
+    assert "layer-04" in caught.value.evidence
+    assert caught.value.evidence.count("layer-") == 1
+    assert list((tmp_path / "out").iterdir()) == []
+    path.write_bytes(content)
+    write_file(blobs, entry, tmp_path / "out" / "w")
+    assert (tmp_path / "out" / "w").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("short_first", [True, False])
+def test_the_first_piece_that_does_not_fit_ends_the_others(
+    blobs: FolderBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_first: bool
+) -> None:
+    """A long tensor that is being written does not go on to its end for nothing, and the error is
+    told, not what became of the others."""
+    pieces = {"short": b"s" * 1000, "long": b"l" * 300_000}
+    names = sorted(pieces, reverse=short_first)
+    write_tensors(tmp_path / "a.safetensors", {name: pieces[name] for name in names})
+    entry, _ = store(blobs, tmp_path / "a.safetensors")
+    found = {tensor.name: tensor.sha256 for tensor in entry.tensors}
+    blobs.set_aside(found["short"])
     begun, left = threading.Event(), iter(range(300_000))
 
     def stream(digest: str) -> Iterator[bytes]:
-        if digest == long.sha256:
+        if digest == found["long"]:
             begun.set()
             return (b"l" for _ in left)
-        assert digest == header.sha256 or begun.wait(10.0), "both are under way"
+        assert digest != found["short"] or begun.wait(10.0), "both are under way"
         return real(digest)
 
     real = blobs.stream
@@ -294,6 +334,23 @@ def test_the_first_piece_that_does_not_fit_ends_the_others(
         write_file(blobs, entry, tmp_path / "out" / "w")
     assert next(left, None) is not None, "it was stopped on the way"
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_of_many_short_pieces_none_has_a_thread_of_its_own(
+    blobs: FolderBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some 100,000 are allowed; each with a thread, they took five times as long."""
+    write_tensors(tmp_path / "a.safetensors", {f"t{i}": noise(100, i) for i in range(50)})
+    entry, _ = store(blobs, tmp_path / "a.safetensors")
+    begun, begin = list[threading.Thread](), threading.Thread.start
+
+    def counted(one: threading.Thread) -> None:
+        begun.append(one)
+        begin(one)
+
+    monkeypatch.setattr(threading.Thread, "start", counted)
+    write_file(blobs, entry, tmp_path / "out")
+    assert len(begun) <= tensors_module.AT_ONCE
 
 
 PUBLISH = """

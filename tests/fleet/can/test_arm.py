@@ -361,6 +361,30 @@ def test_a_motor_that_does_not_confirm_disable_is_reported(world: TwinWorld, arm
     assert "power off by hand" in caught.value.hint
 
 
+def test_a_silent_motor_keeps_no_other_switched_on(
+    world: TwinWorld, bus: MeddledBus, arm: Arm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The frame that switches joint2 off is lost once, while joint3 answers nothing."""
+    arm.connect()
+    arm.enable()
+    hold(arm, 0.05)
+    world.bank().mute(2)
+    off, began, send = frames.special(Special.DISABLE), arm.now(), bus.send
+    told: list[float] = []
+
+    def lossy(msg: can.Message, timeout: float | None = None) -> None:
+        if msg.arbitration_id == 2 and msg.data == off:
+            told.append(arm.now() - began)
+            if len(told) == 1:
+                return
+        send(msg, timeout)
+
+    monkeypatch.setattr(bus, "send", lossy)
+    with pytest.raises(ArmFault, match="joint3"):
+        arm.disable(drop=True)
+    assert told[1] < 0.031
+
+
 def test_an_arm_in_another_mode_is_switched_to_mit(bus: MeddledBus, arm: Arm) -> None:
     bus.send(frame(frames.PARAMETER_ID, frames.write_register(8, Register.CTRL_MODE, 4)))
     start = arm.connect().q
