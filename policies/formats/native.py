@@ -6,10 +6,11 @@ Rules
   (recipe.json) are carried along and not read. Hidden layers are ReLU, the output is linear.
 - input = clip((observation - mean) / scale, ±CLIP): a reading far outside training cannot drive
   the network further than one at its edge.
-- Inference is one matrix-vector product per row and layer (a stacked matmul), so that a row's bits
-  depend neither on how many rows are asked for nor on their order nor on BLAS's threads. Blocks of
-  rows do not give that: BLAS picks its kernel by shape and by the row's place in a block (measured:
-  in blocks of 16, 22 of 40 rows differed by place), and at this size they are no faster.
+- Inference is one matrix product per layer and block of `BLOCK` rows, the last block filled up, so
+  that a row's bits depend neither on how many rows are asked for nor on their order nor on BLAS's
+  threads. Larger blocks do not give that: BLAS picks its kernel by shape and by the row's place in
+  a block (measured: in blocks of 16, 22 of 40 rows differed by place; in blocks of 4 none did). A
+  layer with a single output is no such product, and older processors sum it by place.
 - Whatever is wrong with the files (missing, truncated, tampered, other shapes, not finite) is a
   ConfigError that names file and tensor, before anything is run.
 """
@@ -38,8 +39,7 @@ WEIGHTS_FILE = "policy.safetensors"
 CLIP = 8.0
 MAX_BYTES = 64 * 2**20
 BLOCK = 4
-"""Rows of one matrix product, always: its shape decides in which order a product sums, so a row's
-bits depend neither on the batch it is in nor on its place there."""
+"""Rows of one matrix product, always: its shape decides in which order a product sums."""
 
 
 @dataclass(frozen=True)
