@@ -45,6 +45,7 @@ def test_it_trains_tries_and_says_what_is_next(tmp_path: Path) -> None:
     assert [path.name for path in out.parent.iterdir()] == ["v9"]
 
 
+@pytest.mark.slow
 def test_equal_recipes_give_equal_files(tmp_path: Path) -> None:
     plan = write(tmp_path)
     for name in ("a", "b"):

@@ -103,6 +103,7 @@ def test_a_policy_is_asked_when_its_turn_is_and_an_answer_waits_for_its_latency(
     assert moving == [False, False] + [True] * 18, "35 ms are two steps of 20 ms"
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_slots_or_threads_and_replay_to_the_bit(tmp_path: Path) -> None:
     specs = [GRID.spec(number) for number in range(3)]
     one = {r.spec: r for r in InProcess(Swinging(), slots=1, threads=1).map(specs)}

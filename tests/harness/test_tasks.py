@@ -118,6 +118,7 @@ def wrong(version: str, mass: tuple[float, float], count: int) -> tuple[float, f
     return float(np.mean(judged & ~truth)), float(np.mean(~judged & truth))
 
 
+@pytest.mark.slow
 def test_the_judge_agrees_with_the_simulator() -> None:
     assert wrong("v1", (0.2, 1.0), 64) == (0.0, 0.0)
 
