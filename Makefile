@@ -12,6 +12,8 @@ WORKERS ?= 2
 # One thread per linear-algebra call: the work is spread over processes, and results keep their bits.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
+# Compiled modules are kept: a test run starts hundreds of processes.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test quick check fix bench conformance build lock clean
 .DELETE_ON_ERROR:
