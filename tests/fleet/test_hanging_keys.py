@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from key_service import stand_at
 from record import POLICY, Record, keys_of
-from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, Key, Signature, Signer
+from securesystemslib.signer import Signature, Signer
 
 from fleet.controller import Controller
 from registry.errors import ServiceFailed
@@ -47,28 +48,7 @@ class Service:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     made = Service()
-
-    class Hanging(Signer):
-        def __init__(self, within: Signer) -> None:
-            self._within = within
-
-        @property
-        def public_key(self) -> Key:
-            return self._within.public_key
-
-        @classmethod
-        def from_priv_key_uri(
-            cls, priv_key_uri: str, public_key: Key, secrets_handler: Any = None
-        ) -> Hanging:
-            if "opens-late" in priv_key_uri:
-                made.wait()
-            return cls(signer(f"file:{priv_key_uri.removeprefix('hung:')}", public_key))
-
-        def sign(self, payload: bytes) -> Signature:
-            made.wait()
-            return self._within.sign(payload)
-
-    monkeypatch.setitem(SIGNER_FOR_URI_SCHEME, "hung", Hanging)
+    stand_at(monkeypatch, "hung", made.wait)
     monkeypatch.setattr(services, "LIMIT_S", LIMIT_S)
     monkeypatch.setattr(repository, "LOCK_S", LIMIT_S)
     yield made

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from key_service import stand_at
 from record import CANARY, GATES, HIL, POLICY, Record, keys_of
-from securesystemslib.signer import SIGNER_FOR_URI_SCHEME, Key, Signature, Signer
 
 from registry.assignments import Assignment
 from registry.errors import Conflict, ServiceFailed
@@ -23,7 +23,6 @@ from registry.stages import Stage
 from registry.trust import ceremony
 from registry.trust.documents import check_assignment
 from registry.trust.home_approvals import HomeApprovals
-from registry.trust.keys import signer
 from registry.verdicts import judge
 
 pytestmark = pytest.mark.slow
@@ -51,26 +50,7 @@ class Service:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     made = Service()
-
-    class Slow(Signer):
-        def __init__(self, within: Signer) -> None:
-            self._within = within
-
-        @property
-        def public_key(self) -> Key:
-            return self._within.public_key
-
-        @classmethod
-        def from_priv_key_uri(
-            cls, priv_key_uri: str, public_key: Key, secrets_handler: Any = None
-        ) -> Slow:
-            return cls(signer(f"file:{priv_key_uri.removeprefix('slow:')}", public_key))
-
-        def sign(self, payload: bytes) -> Signature:
-            made.wait()
-            return self._within.sign(payload)
-
-    monkeypatch.setitem(SIGNER_FOR_URI_SCHEME, "slow", Slow)
+    stand_at(monkeypatch, "slow", made.wait)
     return made
 
 
