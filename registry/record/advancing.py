@@ -138,7 +138,7 @@ class Advancing:
         return _Final(record, rollout.gate, event, stops=not exposes(after))
 
     def _sealed(self, final: _Final) -> Envelope | None:
-        """The director's statement; None where a rollback must do without. See `seal_verdict`."""
+        """The director's statement. Raises what `seal_verdict` does."""
         seen = final.seen
         return seal_verdict(
             self._desk.trust, final.record.subject, final.gate, seen.evidence, seen.verdict, {}

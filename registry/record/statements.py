@@ -24,7 +24,7 @@ from registry.record.desk import Desk
 from registry.record.model import StatementRecord, VerdictRecord, VersionRecord
 from registry.stages import command_of
 from registry.trust.authority import Trust
-from registry.verdicts import Outcome, Verdict, judge
+from registry.verdicts import Verdict, judge
 from registry.versions import Provenance, VersionRef, digest_of
 
 if TYPE_CHECKING:
@@ -55,25 +55,15 @@ def seal_verdict(
     said: Verdict,
     artifacts: dict[str, str],
 ) -> Envelope | None:
-    """A runner's statement, by this machine's key; None without trust. Raises NotAllowed.
+    """A runner's statement, of a canary the director's, by this machine's key; None without trust.
 
-    The director's, of a canary that failed: None also where its key cannot be used here, or the
-    keyring is lost, because a rollback waits for nobody. Of another canary it raises what the key
-    does, or Corrupt.
+    Raises NotAllowed, Corrupt where the keyring is lost, and what else keeps the key from signing.
     """
     if trust is None:
         return None
-    if said.outcome is not Outcome.FAIL:
-        trust.require()
     from registry.trust.statements import verdict
 
-    role = signs(gate)
-    try:
-        return trust.seal_statement(verdict(subject, gate, evidence, said, artifacts), role)
-    except PolicyctlError:
-        if role == "director" and said.outcome is Outcome.FAIL:
-            return None
-        raise
+    return trust.seal_statement(verdict(subject, gate, evidence, said, artifacts), signs(gate))
 
 
 def signs(gate: Gate) -> str:

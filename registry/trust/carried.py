@@ -12,7 +12,7 @@ from tuf.api.serialization import DeserializationError
 from registry.errors import Corrupt
 from registry.storage import disk_errors, write_whole
 from registry.trust.keys import Signer
-from registry.trust.repository import add_signature
+from registry.trust.signers import add_signature
 
 
 def read_draft(file: Path) -> Metadata[Any]:

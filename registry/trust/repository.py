@@ -50,13 +50,12 @@ from tuf.api.metadata import (
 )
 from tuf.api.serialization import DeserializationError
 
-from registry.errors import Corrupt, NotFound, PolicyctlError, ServiceFailed
+from registry.errors import Corrupt, NotFound, ServiceFailed
 from registry.ports import Clock, SystemClock
 from registry.storage import disk_errors, write_whole
 from registry.trust.files import is_published
-from registry.trust.keys import Signer
 from registry.trust.online import online_signed
-from registry.trust.signers import Signers
+from registry.trust.signers import Signers, add_signature
 
 ROOT, TARGETS, SNAPSHOT, TIMESTAMP = Root.type, Targets.type, Snapshot.type, Timestamp.type
 BIN = "bin"
@@ -431,21 +430,6 @@ class Repository:
         """When what is signed now will expire."""
         life = LIFE_S.get(role, LIFE_S[TARGETS])
         return (self._now() + timedelta(seconds=life)).replace(microsecond=0)
-
-
-def add_signature(draft: Meta, signer: Signer) -> None:
-    """Raises ServiceFailed where the key does not sign."""
-    try:
-        draft.sign(signer, append=True)
-    except RepositoryError as failed:
-        known = failed.__cause__ if isinstance(failed.__cause__, PolicyctlError) else None
-        raise ServiceFailed(
-            known.what if known else "the key did not sign",
-            evidence=f"{draft.signed.type}: {known.evidence}"
-            if known
-            else f"{signer.public_key.keyid[:12]}…: {failed}",
-            hint=known.hint if known else "",
-        ) from failed
 
 
 def _keys(result: VerificationResult) -> set[str]:

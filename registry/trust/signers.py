@@ -8,6 +8,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Metadata
 
 from registry.errors import NotFound, PolicyctlError, ServiceFailed
 from registry.trust.keys import Key, Signer, new_key, signer
@@ -97,3 +101,18 @@ class Signers:
                 continue
             return one
         return None
+
+
+def add_signature(draft: Metadata[Any], signer: Signer) -> None:
+    """Raises ServiceFailed where the key does not sign."""
+    try:
+        draft.sign(signer, append=True)
+    except RepositoryError as failed:
+        known = failed.__cause__ if isinstance(failed.__cause__, PolicyctlError) else None
+        raise ServiceFailed(
+            known.what if known else "the key did not sign",
+            evidence=f"{draft.signed.type}: {known.evidence}"
+            if known
+            else f"{signer.public_key.keyid[:12]}…: {failed}",
+            hint=known.hint if known else "",
+        ) from failed
