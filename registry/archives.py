@@ -6,9 +6,12 @@ version that holds one is marked `sandbox_only`.
 
 - The zip begins at the first byte and ends at the last; members lie end to end in the order of the
   directory, all below one folder, none encrypted, doubled, of another name than PyTorch gives, or
-  larger unpacked than a program's text may be.
+  larger unpacked than a program's text may be. Every reader finds the same directory in it.
 - Pickle streams hold no opcode but those that tensors and module attributes need, and name nothing
   but PyTorch's own builders, storages and, in TorchScript, the archive's own classes.
+- An exported program's tensors are members of plain numbers, by name; what PyTorch would unpickle
+  (`opaque_obj_0`, `custom_obj_0`, weights in the old format `NAME.pt`) is not taken, and its JSON
+  says nothing that PyTorch would run as Python (`registry.exported`).
 - No shared libraries (AOTInductor), no user objects, no extra files.
 """
 
@@ -17,15 +20,19 @@ from __future__ import annotations
 import io
 import json
 import re
+import struct
 import zipfile
 import zlib
 from typing import IO, BinaryIO
 
+from registry.exported import check_payloads, check_program
 from registry.pickles import NotPickleError, opcodes
 
 MAX_MEMBERS = 200_000
 MAX_UNPACKED = 64 << 20
-_END = 22  # bytes of a zip's end record without a comment
+_END = struct.Struct("<4s4H2LH")  # a zip's end record without a comment
+_END64 = struct.Struct("<4sQ2H2L4Q")  # the one of large zips before it, as PyTorch always writes
+_LOCATOR = struct.Struct("<4sLQL")  # and where that is
 _LOCAL = 30  # bytes of a member's own header before its name
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}")
 _TENSORS = r"(data|constants|traced_inputs)/\d+"
@@ -39,7 +46,9 @@ _SCRIPT = re.compile(
 _STATE = re.compile(rf"{_COMMON}|data/\d+|data\.pkl")
 _PROGRAM = re.compile(
     rf"{_COMMON}|archive_format|archive_version|models/[\w.-]+\.json"
-    r"|data/(weights|constants)/[\w.-]+|data/sample_inputs/[\w.-]+\.pt"
+    r"|data/weights/(weight_\d+|[\w.-]+_weights_config\.json)"
+    r"|data/constants/(tensor_\d+|[\w.-]+_constants_config\.json)"
+    r"|data/sample_inputs/[\w.-]+\.pt"
 )
 _OPCODES = frozenset(
     {
@@ -50,6 +59,7 @@ _OPCODES = frozenset(
         "LONG_BINGET", "GLOBAL", "REDUCE", "BUILD", "NEWOBJ", "BINPERSID",
     }
 )  # fmt: skip
+_OF_OWN = {"NEWOBJ", "BUILD"}  # for classes of the archive's own; PyTorch's builders need neither
 _TYPES = (
     "Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool",
     "ComplexFloat", "ComplexDouble",
@@ -89,14 +99,13 @@ def _open(stream: BinaryIO, size: int) -> zipfile.ZipFile:
     stream.seek(0)
     if stream.read(4) != b"PK\x03\x04":
         raise ValueError("it is no archive that PyTorch wrote")
-    stream.seek(max(size - _END, 0))
-    end = stream.read()
-    if len(end) != _END or not end.startswith(b"PK\x05\x06") or end[-2:] != b"\0\0":
-        raise ValueError("there is something behind the archive")
+    count, start = _directory(stream, size)
     archive = zipfile.ZipFile(stream)
     members = archive.infolist()
     if not 0 < len(members) <= MAX_MEMBERS:
         raise ValueError(f"it has {len(members)} members")
+    if (len(members), archive.start_dir) != (count, start):
+        raise ValueError("its directory is not where its end says")
     position = 0
     for member in members:
         if member.header_offset < position or member.header_offset > position + 256:
@@ -108,6 +117,37 @@ def _open(stream: BinaryIO, size: int) -> zipfile.ZipFile:
     if position > archive.start_dir or archive.start_dir > position + 256:
         raise ValueError("there is something between the members and the directory")
     return archive
+
+
+def _directory(stream: BinaryIO, size: int) -> tuple[int, int]:
+    """How many members the end of the zip tells of, and where their directory is. It says so
+    twice where it is large, and readers differ in which they believe: both must say the same."""
+    tail = _END64.size + _LOCATOR.size + _END.size
+    stream.seek(max(size - tail, 0))
+    end = stream.read(tail)
+    if len(end) < _END.size:
+        raise ValueError("it is cut short")
+    mark, *disks, of_disk, count, length, start, comment = _END.unpack(end[-_END.size :])
+    if mark != b"PK\x05\x06" or comment:
+        raise ValueError("there is something behind the archive")
+    behind = size - _END.size
+    if len(end) == tail and end[_END64.size :].startswith(b"PK\x06\x07"):
+        _, *others, where, copies = _LOCATOR.unpack(end[_END64.size : -_END.size])
+        large, record, _, _, *disks64, of_disk64, count64, length64, start64 = _END64.unpack(
+            end[: _END64.size]
+        )
+        behind = size - tail
+        small = (min(count64, 0xFFFF), min(length64, 0xFFFFFFFF), min(start64, 0xFFFFFFFF))
+        if large != b"PK\x06\x06" or record != _END64.size - 12 or (where, copies) != (behind, 1):
+            raise ValueError("its end is not PyTorch's")
+        if (count, length, start) != small or of_disk64 != count64 or any(disks64 + others):
+            raise ValueError("its end says two things")
+        count, length, start = count64, length64, start64
+    elif of_disk != count:
+        raise ValueError("its end says two things")
+    if any(disks) or start + length != behind:
+        raise ValueError("its directory is not where its end says")
+    return count, start
 
 
 def _names(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -124,6 +164,8 @@ def _names(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
             raise ValueError(f"{name} is encrypted or packed in an unusual way")
         if name in found:
             raise ValueError(f"{name} is there twice")
+        if member.orig_filename != member.filename or not _is_plain(member.extra):
+            raise ValueError(f"{name} is written in an unusual way")
         if member.compress_type == 8:
             unpacked += member.file_size
         elif member.compress_size != member.file_size:
@@ -135,6 +177,13 @@ def _names(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     if unpacked > MAX_UNPACKED:
         raise ValueError(f"its program unpacks to {unpacked} bytes")
     return found
+
+
+def _is_plain(extra: bytes) -> bool:
+    """Nothing but the sizes of a large member: another field may say another name."""
+    return not extra or (
+        extra[:2] == b"\x01\0" and len(extra) == 4 + int.from_bytes(extra[2:4], "little")
+    )
 
 
 def _check_script(archive: zipfile.ZipFile, names: dict[str, zipfile.ZipInfo]) -> None:
@@ -156,7 +205,11 @@ def _check_program(archive: zipfile.ZipFile, names: dict[str, zipfile.ZipInfo]) 
         raise ValueError("it is no exported program")
     for name, member in names.items():
         if name.endswith(".json"):
-            _check_json(_text(archive, member), name)
+            said = _json(_text(archive, member), name)
+            if name.startswith("models/"):
+                check_program(said, name)
+            else:
+                check_payloads(said, "weight" if name.startswith("data/w") else "tensor", name)
         elif member.compress_type == 8:
             raise ValueError(f"{name} is packed, PyTorch does not pack it")
         elif name.startswith("data/sample_inputs/"):
@@ -195,21 +248,11 @@ def _text(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
     return _content(archive.open(member), member.file_size).decode("utf-8")
 
 
-def _check_json(text: str, name: str) -> None:
-    """Nothing in it may ask for an unpickler."""
+def _json(text: str, name: str) -> object:
     try:
-        said = json.loads(text)
+        return json.loads(text)
     except RecursionError:
         raise ValueError(f"{name} is nested too deeply") from None
-    waiting = [said]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            if value.get("use_pickle"):
-                raise ValueError(f"{name} asks for an unpickler")
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
 
 
 def _check_pickle(source: IO[bytes], size: int, name: str, *, own: bool) -> None:
@@ -219,7 +262,7 @@ def _check_pickle(source: IO[bytes], size: int, name: str, *, own: bool) -> None
     content = io.BytesIO(_content(source, size))
     try:
         for opcode in opcodes(content, size):
-            if opcode.name not in _OPCODES or (opcode.name == "NEWOBJ" and not own):
+            if opcode.name not in _OPCODES or (opcode.name in _OF_OWN and not own):
                 raise ValueError(f"{name} has the opcode {opcode.name}")
             mine = own and _OWN_CLASS.fullmatch(opcode.word)
             if opcode.name == "GLOBAL" and opcode.word not in _GLOBALS and not mine:

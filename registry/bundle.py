@@ -29,12 +29,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from registry.blobs.folder import FolderBlobs, hex_of
-from registry.blobs.hashing import named
+from registry.blobs.folder import FolderBlobs
+from registry.blobs.hashing import hex_of, named
 from registry.blobs.tensors import write_file
 from registry.errors import Corrupt, PolicyctlError, ServiceFailed
 from registry.ports import BlobStore
-from registry.storage import disk_errors, refuse_device, sync_folder
+from registry.scratch import IMPORT
+from registry.storage import disk_errors, draft_beside, refuse_device, sync_folder
 from registry.versions import Manifest, Piece, Provenance, canonical, digest_bytes
 
 SCHEMA = "policyctl.bundle/1"
@@ -78,10 +79,10 @@ def write_bundle(
             "provenance": digest_bytes(origins),
         }
     )
-    draft = target.with_name(target.name + ".part")
+    draft = draft_beside(target)
     with disk_errors(target):
         try:
-            with draft.open("wb") as stream:
+            with draft.open("xb") as stream:
                 with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
                     _add(tar, HEAD, head)
                     if sign is not None:
@@ -112,13 +113,15 @@ def open_bundle(
     """
     with disk_errors(scratch):
         scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="import-") as folder:
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=IMPORT) as folder:
         try:
             with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
                 content = _unpack(_Members(tar), Path(folder), verify, progress)
         except PolicyctlError:
             raise
-        except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError) as error:
+        except (
+            tarfile.TarError, EOFError, ValueError, KeyError, TypeError, RecursionError
+        ) as error:  # fmt: skip
             raise _corrupt(str(error)) from None
         yield content, Path(folder) / "files"
 
@@ -137,6 +140,8 @@ def _unpack(
     if digest_bytes(text) != said["manifest"] or digest_bytes(origins) != said["provenance"]:
         raise _corrupt("its manifest or provenance is not the one that bundle.json names")
     manifest = Manifest.from_json(json.loads(text))
+    if manifest.canonical() != text:
+        raise _corrupt("its manifest is not spelled canonically: it would get another digest")
     if manifest.policy != said["policy"]:
         raise _corrupt(f"its manifest is of {manifest.policy}, not of {said['policy']}")
     provenance = tuple(Provenance.from_json(one) for one in json.loads(origins))

@@ -15,6 +15,7 @@ refused by that name.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -23,6 +24,7 @@ import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -49,6 +51,8 @@ ELSEWHERE = (
 )  # fmt: skip
 """Keys of JSON files with which the usual libraries fetch something that is not in the folder."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,119}")
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+_FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -87,7 +91,12 @@ def scan(folder: Path) -> tuple[Found, ...]:
             evidence=f"{folder} is not a folder",
             hint=f"name the folder that holds {WEIGHTS} and {CONTRACT}",
         )
-    files = sorted(_walk(folder), key=lambda found: found.name)
+    with _opened(folder) as root:
+        return _scan(folder, root)
+
+
+def _scan(folder: Path, root: int) -> tuple[Found, ...]:
+    files = sorted(_walk(folder, root), key=lambda found: found.name)
     names = {found.name for found in files}
     for needed in (CONTRACT, WEIGHTS):
         if needed not in names:
@@ -98,7 +107,7 @@ def scan(folder: Path) -> tuple[Found, ...]:
             )
     if len({name.casefold() for name in names}) != len(names):
         raise Refused("two files differ only in upper and lower case", evidence=str(folder))
-    return tuple(_check(found, names) for found in files)
+    return tuple(_check(found, root, names) for found in files)
 
 
 def refuse_name(name: str, where: str) -> None:
@@ -112,8 +121,10 @@ def refuse_name(name: str, where: str) -> None:
 
 def open_regular(path: Path) -> BinaryIO:
     """Opens a regular file for reading: never through a link, never waiting for a pipe."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    handle = os.open(path, flags)
+    return _as_regular(os.open(path, _FILE), path)
+
+
+def _as_regular(handle: int, path: Path) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise _refused(path, "is no longer a file", "take it out of the checkpoint")
@@ -154,24 +165,64 @@ def read_layout(found: Found, stream: BinaryIO) -> tuple[int, tuple[Tensor, ...]
         raise _damaged(found, str(error)) from None
 
 
-def _walk(root: Path) -> Iterator[Found]:
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    """The folder that a person named, which may be a link: nothing below it may."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _open_below(root: int, name: str, flags: int, path: Path) -> int:
+    """Opens what lies there below a folder, part by part: whatever takes a part's place meanwhile,
+    no link is followed. Raises Refused for one, OSError."""
+    *parts, last = name.split("/")
+    folder = os.dup(root)
+    try:
+        for part in parts:
+            inner = os.open(part, _FOLDER, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        return os.open(last, flags, dir_fd=folder)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise _refused(path, "is now below a link", "register it when nobody changes it") from None
+    finally:
+        os.close(folder)
+
+
+def _walk(root: Path, opened: int) -> Iterator[Found]:
     """Everything below a folder; of a million entries only the first few are looked at."""
-    waiting, seen = [(root, 0)], 0
+    waiting, seen = [(".", 0)], 0
     while waiting:
         folder, depth = waiting.pop()
-        with os.scandir(folder) as entries:
+        with _listed(opened, folder, root / folder) as entries:
             for entry in entries:
                 seen += 1
                 if seen > MAX_FILES or depth > MAX_DEPTH:
                     raise _refused(
                         root, f"holds more than {MAX_FILES} files", "name the checkpoint itself"
                     )
-                path = Path(entry.path)
-                found = _kind(entry, path, path.relative_to(root).as_posix())
+                path = root / folder / entry.name
+                name = path.relative_to(root).as_posix()
+                found = _kind(entry, path, name)
                 if found is None:
-                    waiting.append((path, depth + 1))
+                    waiting.append((name, depth + 1))
                 else:
                     yield found
+
+
+@contextmanager
+def _listed(root: int, name: str, path: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+    handle = _open_below(root, name, _FOLDER, path)
+    try:
+        with os.scandir(handle) as entries:
+            yield entries
+    finally:
+        os.close(handle)
 
 
 def _kind(entry: os.DirEntry[str], path: Path, name: str) -> Found | None:
@@ -188,11 +239,12 @@ def _kind(entry: os.DirEntry[str], path: Path, name: str) -> Found | None:
     raise _refused(path, "is neither a file nor a folder", "take it out of the checkpoint")
 
 
-def _check(found: Found, names: set[str]) -> Found:
+def _check(found: Found, root: int, names: set[str]) -> Found:
     """The file with the identity that was looked at."""
     if found.suffix not in KINDS:
         raise _of_no_kind(found.path)
-    with open_regular(found.path) as stream:
+    handle = _open_below(root, found.name, _FILE, found.path)
+    with _as_regular(handle, found.path) as stream:
         found = replace(found, seen=identity(stream))
         if found.is_archive:
             _check_archive(found, stream)

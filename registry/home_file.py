@@ -33,7 +33,7 @@ class HomeFile(Strict):
     @classmethod
     def _is_store(cls, value: str | None) -> str | None:
         if value is not None and "://" in value:
-            from registry.blobs.s3 import parse_url
+            from registry.blobs.bucket import parse_url
 
             try:
                 parse_url(value)

@@ -49,7 +49,8 @@ def link_of(text: str) -> str | None:
 
 
 def links_of(origin: Provenance) -> Mapping[str, str]:
-    """The addresses of a provenance record, by field."""
+    """The addresses of a provenance record, by field. What is no text (older programs recorded what
+    a bundle said unseen) has none."""
     said = {
         "run": origin.run,
         "dataset": origin.dataset,
@@ -57,4 +58,8 @@ def links_of(origin: Provenance) -> Mapping[str, str]:
         "base_model": origin.base_model,
         "commit": origin.commit,
     }
-    return {name: link for name, text in said.items() if text and (link := link_of(text))}
+    return {
+        name: link
+        for name, text in said.items()
+        if isinstance(text, str) and (link := link_of(text))
+    }

@@ -1,4 +1,4 @@
-"""The registry of a home on this machine: its ledger, stores and trust, opened together."""
+"""The record of a home on this machine: its ledger, stores and trust, opened together."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from registry.blobs.folder import FolderBlobs
 from registry.home import Home, no_registry
 from registry.ports import Clock, SystemClock
 from registry.record.actors import Actor
+from registry.record.desk import Desk
+from registry.record.parts import Parts
 from registry.record.trust_traces import traces
-from registry.service import Registry
 from registry.trust.authority import open_trust
 from registry.trust.home_approvals import FOLDER, HomeApprovals
 
 
-def open_registry(home: Home, actor: Actor, clock: Clock | None, *, create: bool) -> Registry:
+def open_parts(home: Home, actor: Actor, clock: Clock | None, *, create: bool) -> Parts:
     """See `Registry.open`."""
     if not home.exists and not create:
         raise no_registry(home.root)
@@ -25,14 +26,13 @@ def open_registry(home: Home, actor: Actor, clock: Clock | None, *, create: bool
     clock = clock or SystemClock()
     approvals = HomeApprovals(home.root, clock)
     ledger = open_ledger(home)
-    return Registry(
+    desk = Desk(
         ledger,
         blobs,
         clock,
         actor,
         None if isinstance(blobs, FolderBlobs) else FolderBlobs(home.cache / "blobs"),
-        mirror,
-        archives=settings_of(home).archives != "forbid",
-        trust=open_trust(home.root / FOLDER, approvals, partial(traces, ledger)),
-        approvals=approvals,
+        open_trust(home.root / FOLDER, approvals, partial(traces, ledger)),
     )
+    archives = settings_of(home).archives != "forbid"
+    return Parts(desk, mirror, approvals, archives=archives, scratch=home.cache)

@@ -101,7 +101,8 @@ class BlobStore(Protocol):
         ...
 
     def set_aside(self, digest: str) -> None:
-        """Takes the name from a damaged blob, so that the right bytes may have it."""
+        """Takes the name from a damaged blob, so that the right bytes may have it; one that is gone
+        was set aside by somebody else."""
         ...
 
     def sweep(self, older_than_s: float = ...) -> int:

@@ -17,18 +17,17 @@ from typing import Any
 
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
-from registry.blobs.folder import FolderBlobs
 from registry.blobs.tensors import Progress
 from registry.blobs.transfer import Coming
 from registry.bundle import Sign, write_bundle
 from registry.evidence import CanaryEvidence, Evidence
 from registry.gates import CanaryGate, Gate, Gates
 from registry.home import Home
-from registry.ports import BlobStore, Clock, Ledger
+from registry.opening import open_parts
+from registry.ports import Clock
 from registry.record.actors import Actor
 from registry.record.audit import AuditEvent, Head
 from registry.record.collection import GRACE_S, Collected
-from registry.record.desk import Desk
 from registry.record.healing import Health
 from registry.record.model import (
     CanaryBlock,
@@ -49,7 +48,6 @@ from registry.record.registration import Check
 from registry.record.rollouts import Advanced
 from registry.rollouts import TERMINAL, Abort, Event, Pause, Resume
 from registry.stages import Stage
-from registry.trust.authority import Trust
 from registry.trust.files import TrustFolder
 from registry.trust.home_approvals import HomeApprovals
 from registry.trust.keyring import PublicKey
@@ -71,34 +69,19 @@ __all__ = [
 
 
 class Registry:
-    def __init__(
-        self,
-        ledger: Ledger,
-        blobs: BlobStore,
-        clock: Clock,
-        actor: Actor,
-        cache: FolderBlobs | None = None,
-        mirror: BlobStore | None = None,
-        *,
-        archives: bool = True,
-        trust: Trust | None = None,
-        approvals: HomeApprovals | None = None,
-    ) -> None:
-        self.actor = actor
-        self.blobs = blobs
-        self._ledger = ledger
-        desk = Desk(ledger, blobs, clock, actor, cache, trust)
-        self.trust = trust
-        self._parts = Parts(desk, mirror, approvals, archives=archives)
+    def __init__(self, parts: Parts) -> None:
+        self.actor = parts.desk.actor
+        self.blobs = parts.desk.blobs
+        self.trust = parts.desk.trust
+        self._ledger = parts.desk.ledger
+        self._parts = parts
 
     @staticmethod
     def open(
         home: Home, actor: Actor, *, clock: Clock | None = None, create: bool = True
     ) -> Registry:
         """The registry of a home on this machine, made if need be and `create` allows it."""
-        from registry.opening import open_registry
-
-        return open_registry(home, actor, clock, create=create)
+        return Registry(open_parts(home, actor, clock, create=create))
 
     def close(self) -> None:
         self._ledger.close()
@@ -190,9 +173,15 @@ class Registry:
         """What is wrong with what the record says of a version; its files are not looked at."""
         return self._parts.verdicts.doubts(ref)
 
-    def check_files(self, refs: list[VersionRef], progress: Progress | None = None) -> Health:
+    def check_files(
+        self,
+        refs: list[VersionRef],
+        progress: Progress | None = None,
+        *,
+        everything: bool = False,
+    ) -> Health:
         """See `Healer.check`."""
-        return self._parts.healer.check(refs, progress)
+        return self._parts.healer.check(refs, progress, everything=everything)
 
     def check_whole(self, ref: VersionRef) -> list[str]:
         return self._parts.healer.check_whole(ref)
@@ -429,6 +418,10 @@ class Registry:
     def verify_audit(self, known: Head | None = None) -> Head:
         """See `History.verify`."""
         return self._parts.history.verify(known)
+
+    def audit_doubts(self) -> list[str]:
+        """See `History.doubts`."""
+        return self._parts.history.doubts()
 
     def audit_head(self) -> Head:
         """See `History.check_chain`."""

@@ -57,15 +57,23 @@ def refuse_device(path: Path) -> None:
         raise UsageError(f"{path} is there and no file", hint="name a file, or a new one")
 
 
+def draft_beside(path: Path) -> Path:
+    """A new name in its folder: whoever else writes the same file now writes to another."""
+    return path.with_name(f".part-{os.urandom(8).hex()}")
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file whole and durable; the name appears last. Raises OSError, UsageError."""
     refuse_device(path)
-    draft = path.with_name(path.name + ".part")
-    with draft.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(path)
+    draft = draft_beside(path)
+    try:
+        with draft.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 

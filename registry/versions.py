@@ -137,9 +137,17 @@ class FileEntry:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> FileEntry:
-        header = Piece(**data["header"]) if "header" in data else None
-        tensors = tuple(TensorEntry(**one) for one in data.get("tensors", ()))
-        return FileEntry(data["path"], data["sha256"], data["size"], header, tensors)
+        _check_types(data, "a file", path=_STR, header=_DICT, tensors=_LIST, **_BYTES)
+        header, tensors = data.get("header"), data.get("tensors", [])
+        if header is not None:
+            _check_types(header, "a header", **_BYTES)
+        for one in tensors:
+            _check_types(one, "a tensor", name=_STR, **_BYTES)
+        return FileEntry(
+            data["path"], data["sha256"], data["size"],
+            None if header is None else Piece(**header),
+            tuple(TensorEntry(**one) for one in tensors),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -198,6 +206,10 @@ class Manifest:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Manifest:
         """Raises ValueError, KeyError or TypeError for what is no manifest of a known schema."""
+        _check_types(
+            data, "a manifest", schema=_STR, policy=_STR, files=_LIST, contract=_DICT,
+            environment=_STR, base=_STR_OR_NONE, sandbox_only=(bool,),
+        )  # fmt: skip
         schema = data.get("schema")
         if schema not in ("policyctl.manifest/1", "policyctl.manifest/2"):
             raise ValueError(f"not a manifest: schema {schema!r}")
@@ -246,6 +258,14 @@ class Provenance:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Provenance:
+        """Raises ValueError, or TypeError for other fields, for what cannot be written down."""
+        texts = dict.fromkeys(
+            ("commit", "dataset", "base_model", "run", "note", "source"), _STR_OR_NONE
+        )
+        _check_types(data, "provenance", recipe=(dict, type(None)), **texts)
+        if any("\0" in str(data.get(name)) for name in texts):
+            raise ValueError("provenance holds a NUL")
+        canonical(data)  # hashed when it is recorded
         return Provenance(**data)
 
 
@@ -271,6 +291,22 @@ def parse_ref(text: str) -> VersionRef:
             hint="`policyctl list` shows the versions of every policy",
         )
     return VersionRef(policy, int(match["number"]))
+
+
+_STR, _STR_OR_NONE, _DICT, _LIST = (str,), (str, type(None)), (dict,), (list,)
+_BYTES = {"sha256": _STR, "size": (int,)}
+
+
+def _check_types(data: Any, what: str, **kinds: tuple[type, ...]) -> None:
+    """Raises ValueError unless it is a JSON object whose fields, where they are, have these types.
+
+    A bool is no number.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{what} is no object: {data!r:.80}")
+    for name, allowed in kinds.items():
+        if name in data and type(data[name]) not in allowed:
+            raise ValueError(f"{name} of {what} is of another type: {data[name]!r:.80}")
 
 
 def _check_bytes(digest: str, size: int) -> None:

@@ -1,22 +1,25 @@
 """A trust repository of its own, with people's keys on files, and a robot that reads it.
 
 `Vault` is the registry's side: a folder, a clock, approvals. `Line` is the way to a robot, which
-can serve what it likes, without end or cut. The robot's client is the real one.
+can serve what it likes, without end or cut; a `Thief` has the online key too. The robot's client is
+the real one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from securesystemslib.signer import Key
+from tuf.api.metadata import Metadata, MetaFile
 from world import Clock
 
 from registry.errors import NotFound
 from registry.trust import ceremony
 from registry.trust.approvals import Approvals
 from registry.trust.client import TrustClient
-from registry.trust.keys import new_key
+from registry.trust.keys import new_key, signer
 from registry.trust.repository import Repository
 from registry.trust.signers import Signers
 from registry.versions import Manifest, VersionRef
@@ -120,3 +123,35 @@ def sees(client: TrustClient, number: int) -> bool:
         return False
     info.verify_length_and_hashes(manifest(number))
     return True
+
+
+class Thief:
+    """Holds the online key, and the line to the robot."""
+
+    def __init__(self, vault: Vault, line: Line) -> None:
+        self.vault = vault
+        self.line = line
+        self.key = signer(f"file:{vault.folder / 'keys' / 'home.pem'}")
+        self.files = line.record()
+
+    def newest(self, role: str) -> Metadata[Any]:
+        names = [name for name in self.files if name.endswith(f".{role}.json")]
+        newest = max(names, key=lambda name: int(name.split("/")[1].split(".")[0]))
+        return Metadata.from_bytes(self.files[newest])
+
+    def serve(self, bins: dict[str, Metadata[Any]], version: int | None = None) -> None:
+        """Signs a snapshot and a timestamp that name these bins, newer than any before."""
+        snapshot = self.newest("snapshot")
+        timestamp = Metadata.from_bytes(self.files["metadata/timestamp.json"])
+        snapshot.signed.version = version or snapshot.signed.version + 1
+        timestamp.signed.version = version or timestamp.signed.version + 1
+        for role, metadata in bins.items():
+            data = metadata.to_bytes()
+            snapshot.signed.meta[f"{role}.json"] = MetaFile(metadata.signed.version)
+            self.line.instead[f"metadata/{metadata.signed.version}.{role}.json"] = data
+        snapshot.sign(self.key)
+        timestamp.signed.snapshot_meta = MetaFile(snapshot.signed.version)
+        timestamp.sign(self.key)
+        name = f"metadata/{snapshot.signed.version}.snapshot.json"
+        self.line.instead[name] = snapshot.to_bytes()
+        self.line.instead["metadata/timestamp.json"] = timestamp.to_bytes()

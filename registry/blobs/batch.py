@@ -5,7 +5,8 @@
 2. When all are written, those not yet on the disk are fsynced.
 3. Only then each gets its name, and every folder that got one is fsynced once.
 
-A batch that fails, or is killed, gives no name to anything: what it wrote is in `tmp/` only.
+A batch that fails, or is killed, gives no name to anything: what it wrote is in `tmp/` only. What
+it only took over stays there, unless the disk failed.
 """
 
 from __future__ import annotations
@@ -18,16 +19,12 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from registry.blobs.crew import Crew
-from registry.blobs.hashing import CHUNK, Held, named
-from registry.errors import Conflict
+from registry.blobs.hashing import CHUNK, Held, changed, named
+from registry.blobs.shelf import Shelf
 from registry.ports import Source
 from registry.storage import EarlySync, disk_errors, sync_folder, write_at
-
-if TYPE_CHECKING:
-    from registry.blobs.folder import FolderBlobs
 
 WRITERS = 4
 WAITING = 16
@@ -35,21 +32,22 @@ SMALL = 1 << 20
 
 
 class FolderBatch:
-    """A Batch (contract: `registry.ports.Batch`) into one FolderBlobs."""
+    """A Batch (contract: `registry.ports.Batch`) onto one Shelf."""
 
-    def __init__(self, store: FolderBlobs) -> None:
+    def __init__(self, shelf: Shelf) -> None:
         self.written = 0
-        self._store = store
+        self._shelf = shelf
         self._crew = Crew(WRITERS, WAITING)
         self._syncers = ThreadPoolExecutor(WRITERS, "sync")
         self._lock = threading.Lock()
         self._seen: set[str] = set()
         self._drafts: dict[str, Path] = {}
+        self._adopted: set[str] = set()
         self._unsynced: list[Path] = []
 
     def __enter__(self) -> FolderBatch:
-        with disk_errors(self._store.root):
-            self._store.drafts.mkdir(parents=True, exist_ok=True)
+        with disk_errors(self._shelf.root):
+            self._shelf.drafts.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(
@@ -62,15 +60,16 @@ class FolderBatch:
             self._crew.end(cancel=error is not None)
             if error is None:
                 self._crew.raise_first()
-                with disk_errors(self._store.root):
+                with disk_errors(self._shelf.root):
                     self._commit()
         finally:
             self._syncers.shutdown(wait=True)
-            for draft in self._drafts.values():
-                draft.unlink(missing_ok=True)
+            for digest, draft in self._drafts.items():
+                if error is None or digest not in self._adopted:
+                    draft.unlink(missing_ok=True)
 
     def add(self, digest: str, source: Source) -> None:
-        if digest in self._seen or self._store.holds(digest, source.size):
+        if digest in self._seen or self._shelf.holds(digest, source.size):
             source.close()
             self._crew.raise_first()
             return
@@ -78,20 +77,23 @@ class FolderBatch:
         self._crew.do(lambda: self._write(digest, source), source)
 
     def adopt(self, digest: str, draft: Path) -> None:
-        """Takes a file in `tmp/` that holds, checked, the bytes of `digest`."""
+        """Takes a file in `tmp/` that holds, checked, the bytes of `digest`.
+
+        It is still there where the block raises: whoever fetched it need not do so again.
+        """
         self._seen.add(digest)
-        with self._lock:
-            self._drafts[digest] = draft
+        self._adopted.add(digest)
+        with self._lock, disk_errors(self._shelf.root):
             self.written += draft.stat().st_size
+            self._drafts[digest] = draft
             self._unsynced.append(draft)
 
     def _write(self, digest: str, source: Source) -> None:
-        draft = self._store.drafts / uuid.uuid4().hex
+        draft = self._shelf.drafts / uuid.uuid4().hex
         with self._lock:
             self._drafts[digest] = draft
-        with disk_errors(self._store.root), draft.open("xb", buffering=0) as stream:
+        with disk_errors(self._shelf.root), draft.open("xb", buffering=0) as stream:
             found = self._copy(source, stream.fileno())
-            os.fchmod(stream.fileno(), 0o444)
             if source.size >= SMALL:
                 os.fsync(stream.fileno())
         if found not in (None, digest):
@@ -122,17 +124,9 @@ class FolderBatch:
 
     def _commit(self) -> None:
         _drain(self._syncers.map(_sync, self._unsynced))
-        folders = {self._store.place(draft, digest) for digest, draft in self._drafts.items()
+        folders = {self._shelf.place(draft, digest) for digest, draft in self._drafts.items()
                    if draft.exists()}  # fmt: skip
         _drain(self._syncers.map(sync_folder, sorted(folders)))
-
-
-def changed(digest: str, found: str) -> Conflict:
-    return Conflict(
-        "the checkpoint changed while it was registered",
-        evidence=f"bytes of {digest} are now {found}",
-        hint="register it when whatever writes it has ended",
-    )
 
 
 def _drain(done: Iterable[None]) -> None:

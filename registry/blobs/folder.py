@@ -10,10 +10,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
-import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,14 +19,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from registry.blobs.batch import FolderBatch
-from registry.blobs.hashing import CHUNK, named
-from registry.errors import Corrupt, NotFound, UsageError
+from registry.blobs.hashing import CHUNK, copy_hashed, is_hex
+from registry.blobs.shelf import Shelf
+from registry.errors import Corrupt, NotFound
 from registry.storage import disk_errors, sync_folder
 
 REPAIR = "`policyctl verify` sets damaged files aside; then register the same files again"
 ABANDONED_S = 24 * 3600.0
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_NAME = re.compile(r"[0-9a-f]{64}")
 
 
 class FolderBlobs:
@@ -36,25 +33,22 @@ class FolderBlobs:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.drafts = root / "tmp"
+        self._shelf = Shelf(root)
+        self.drafts = self._shelf.drafts
 
     def __str__(self) -> str:
         return str(self.root)
 
     def path(self, digest: str) -> Path:
-        """Where the blob is or would be. Raises UsageError for what is no digest."""
-        name = hex_of(digest)
-        return self.root / "sha256" / name[:2] / name
+        """See `Shelf.path`."""
+        return self._shelf.path(digest)
 
     def has(self, digest: str) -> bool:
         return self.path(digest).is_file()
 
     def holds(self, digest: str, size: int) -> bool:
-        """It is there with that size; what is in it is not looked at."""
-        try:
-            return self.path(digest).stat().st_size == size
-        except FileNotFoundError:
-            return False
+        """See `Shelf.holds`."""
+        return self._shelf.holds(digest, size)
 
     def size(self, digest: str) -> int:
         try:
@@ -70,17 +64,16 @@ class FolderBlobs:
             temporary = Path(name)
             try:
                 with os.fdopen(handle, "wb") as target:
-                    digest = _copy(stream, target)
+                    digest = copy_hashed(stream, target)
                     target.flush()
                     os.fsync(target.fileno())
-                    os.chmod(temporary, 0o444)
-                sync_folder(self.place(temporary, digest))
+                sync_folder(self._shelf.place(temporary, digest))
             finally:
                 temporary.unlink(missing_ok=True)
         return digest
 
     def batch(self) -> FolderBatch:
-        return FolderBatch(self)
+        return FolderBatch(self._shelf)
 
     def read(self, digest: str) -> bytes:
         content = io.BytesIO()
@@ -138,8 +131,11 @@ class FolderBlobs:
         path = self.path(digest)
         with disk_errors(path):
             aside = self.root / "damaged"
-            aside.mkdir(exist_ok=True)
-            os.replace(path, aside / path.name)
+            aside.mkdir(parents=True, exist_ok=True)
+            try:
+                os.replace(path, aside / path.name)
+            except FileNotFoundError:
+                return
             sync_folder(path.parent)
 
     def sweep(self, older_than_s: float = ABANDONED_S) -> int:
@@ -148,38 +144,6 @@ class FolderBlobs:
             return 0
         horizon = time.time() - older_than_s
         return sum(_remove_old(path, horizon) for path in self.drafts.iterdir())
-
-    def place(self, temporary: Path, digest: str) -> Path:
-        """Gives durable bytes their name, without ever overwriting good bytes.
-
-        Returns the folder to sync. Raises OSError.
-        """
-        target = self.path(digest)
-        fresh = not target.parent.is_dir()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        while not self._link(temporary, target):
-            pass
-        if fresh:
-            sync_folder(target.parent.parent)
-        return target.parent
-
-    def _link(self, temporary: Path, target: Path) -> bool:
-        """False where what had the name was removed just now."""
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
-            try:
-                if not self._intact(target):
-                    os.replace(temporary, target)  # same name, right bytes: a repair
-            except FileNotFoundError:
-                return False
-        except OSError:  # a file system without hard links
-            os.replace(temporary, target)
-        return True
-
-    def _intact(self, path: Path) -> bool:
-        with path.open("rb") as stream:
-            return _copy(stream, None).endswith(path.name)
 
     def _open(self, digest: str) -> BinaryIO:
         try:
@@ -196,25 +160,13 @@ class FolderBlobs:
 
     def _copy_checked(self, digest: str, target: BinaryIO | None) -> None:
         with self._open(digest) as stream:
-            found = _copy(stream, target)
+            found = copy_hashed(stream, target)
         if found != digest:
             raise Corrupt(
                 "stored bytes do not match their digest",
                 evidence=f"{self.path(digest)}: is {found}",
                 hint=REPAIR,
             )
-
-
-def is_hex(name: str) -> bool:
-    """Whether a file's name is that of a blob."""
-    return _NAME.fullmatch(name) is not None
-
-
-def hex_of(digest: str) -> str:
-    """The 64 digits of a digest. Raises UsageError for what is none."""
-    if not _DIGEST.fullmatch(digest):
-        raise UsageError(f"{digest!r} is not a digest", hint="digests read sha256:<64 hex>")
-    return digest.removeprefix("sha256:")
 
 
 def _remove_old(path: Path, horizon: float) -> bool:
@@ -226,13 +178,3 @@ def _remove_old(path: Path, horizon: float) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _copy(source: BinaryIO, target: BinaryIO | None) -> str:
-    """Copies to the end, or only reads, and returns the digest of what went by."""
-    digest = hashlib.sha256()
-    while chunk := source.read(CHUNK):
-        digest.update(chunk)
-        if target is not None:
-            target.write(chunk)
-    return named(digest)

@@ -1,22 +1,62 @@
-"""sha256 beside whatever else is done with the bytes, and bytes that can be read again."""
+"""Digests: their form, sha256 beside whatever else is done with the bytes, and bytes that can be
+read again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import queue
+import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
+
+from registry.checkpoint import open_regular
+from registry.errors import Conflict, ServiceFailed, UsageError
 
 CHUNK = 1 << 20
 AHEAD = 4
 WORTH_A_THREAD = 64 << 10
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_NAME = re.compile(r"[0-9a-f]{64}")
 
 
 def named(digest: hashlib._Hash) -> str:
     return f"sha256:{digest.hexdigest()}"
+
+
+def is_hex(name: str) -> bool:
+    """Whether a file's name is that of a blob."""
+    return _NAME.fullmatch(name) is not None
+
+
+def hex_of(digest: str) -> str:
+    """The 64 digits of a digest. Raises UsageError for what is none."""
+    if not _DIGEST.fullmatch(digest):
+        raise UsageError(f"{digest!r} is not a digest", hint="digests read sha256:<64 hex>")
+    return digest.removeprefix("sha256:")
+
+
+def copy_hashed(source: BinaryIO, target: BinaryIO | None) -> str:
+    """Copies to the end, or only reads, and returns the digest of what went by."""
+    digest = hashlib.sha256()
+    while chunk := source.read(CHUNK):
+        digest.update(chunk)
+        if target is not None:
+            target.write(chunk)
+    return named(digest)
+
+
+def changed(digest: str, found: str) -> Conflict:
+    """What is wrong with a source whose bytes are no longer those that were hashed."""
+    return Conflict(
+        "the checkpoint changed while it was registered",
+        evidence=f"bytes of {digest} are now {found}",
+        hint="register it when whatever writes it has ended",
+    )
 
 
 class Hasher:
@@ -77,11 +117,21 @@ class FilePart:
     fixed = False
 
     def read_at(self, start: int, length: int) -> bytes:
-        handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
         try:
-            return os.pread(handle, min(length, self.size - start), self.begin + start)
-        finally:
-            os.close(handle)
+            with open_regular(self.path) as stream:
+                return os.pread(stream.fileno(), min(length, self.size - start), self.begin + start)
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise Conflict(
+                "the checkpoint is no longer there: nothing was registered",
+                evidence=str(error),
+                hint="register it when whatever writes it has ended",
+            ) from error
+        except OSError as error:
+            raise ServiceFailed(
+                "the checkpoint cannot be read: nothing was registered",
+                evidence=str(error),
+                hint="look at its disk, then run the same command again",
+            ) from error
 
     def close(self) -> None:
         """Nothing is held."""

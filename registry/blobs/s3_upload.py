@@ -2,6 +2,9 @@
 
 An upload in parts is found again by its key, which is its digest: parts of the right size and
 checksum stay. It is completed only when every byte that was read was the digest's.
+
+A blob is there when it was written (200), or when the store says that somebody else wrote it (412)
+and then shows it. A store that was busy with the same name (409) wrote nothing: it is asked again.
 """
 
 from __future__ import annotations
@@ -9,21 +12,22 @@ from __future__ import annotations
 import base64
 import hashlib
 import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from registry.blobs.batch import changed
+from registry.blobs.bucket import TRIES, Bucket
 from registry.blobs.crew import Crew
-from registry.blobs.hashing import Budget, named
+from registry.blobs.hashing import Budget, changed, named
 from registry.blobs.s3_errors import code_of, s3_errors
+from registry.errors import ServiceFailed
 from registry.ports import Source
-
-if TYPE_CHECKING:
-    from registry.blobs.s3 import S3Blobs
 
 PART = 16 << 20
 MAX_PARTS = 10_000
+PAUSE_S = 0.2
 WORKERS = 8
 WAITING = 16
 IN_FLIGHT = Budget(96 << 20)
@@ -31,14 +35,14 @@ IN_FLIGHT = Budget(96 << 20)
 
 
 class S3Batch:
-    """A Batch (contract: `registry.ports.Batch`) into one S3Blobs.
+    """A Batch (contract: `registry.ports.Batch`) into one bucket.
 
     Whole blobs that came before an error stay: nothing names them, and the next try finds them.
     """
 
-    def __init__(self, store: S3Blobs) -> None:
+    def __init__(self, bucket: Bucket) -> None:
         self.written = 0
-        self._store = store
+        self._bucket = bucket
         self._crew = Crew(WORKERS, WAITING)
         self._seen: set[str] = set()
         self._lock = threading.Lock()
@@ -64,73 +68,93 @@ class S3Batch:
         self._crew.do(lambda: self._bring(digest, source), source)
 
     def _bring(self, digest: str, source: Source) -> None:
-        if self._store.has(digest):
+        if self._bucket.has(digest):
             return
-        sent = upload(self._store, digest, source)
+        sent = upload(self._bucket, digest, source)
         with self._lock:
             self.written += sent
 
 
-def upload(store: S3Blobs, digest: str, source: Source) -> int:
+def upload(bucket: Bucket, digest: str, source: Source) -> int:
     """Stores the bytes unless they are there; how many were sent. Raises Conflict too."""
     if source.size > PART:
-        return _upload_parts(store, digest, source)
+        return _upload_parts(bucket, digest, source)
     IN_FLIGHT.take(source.size)
     try:
         data = source.read_at(0, source.size)
         sha256 = hashlib.sha256(data)
         if named(sha256) != digest:
             raise changed(digest, named(sha256))
-        with s3_errors(str(store), digest):
-            return _create(store, digest, data, sha256.digest())
+        with s3_errors(str(bucket), digest):
+            return _create(bucket, digest, data, sha256.digest())
     finally:
         IN_FLIGHT.give(source.size)
 
 
-def _upload_parts(store: S3Blobs, digest: str, source: Source) -> int:
+def _upload_parts(bucket: Bucket, digest: str, source: Source) -> int:
     """Another writer may complete the upload that this one goes on with: then the blob is there.
 
-    Or gc gave it up in between, so that it is begun anew, once.
+    Or gc gave it up in between, or the store was busy with the same name: it is begun anew.
     """
     from botocore.exceptions import ClientError
 
     sent = 0
-    with s3_errors(str(store), digest):
-        for last in (False, True):
-            parts = _Parts(store, digest, source)
+    with s3_errors(str(bucket), digest):
+        for _ in _tries():
+            parts = _Parts(bucket, digest, source)
             try:
                 parts.send()
             except ClientError as error:
-                if code_of(error) != "NoSuchUpload" or (last and not store.has(digest)):
+                if code_of(error) not in {"NoSuchUpload", *_BUSY}:
                     raise
             sent += parts.sent
-            if store.has(digest):
-                break
-    return sent
+            if bucket.has(digest):
+                return sent
+    raise _unsettled(bucket, digest)
 
 
-def _create(store: S3Blobs, digest: str, data: bytes, checksum: bytes) -> int:
+def _create(bucket: Bucket, digest: str, data: bytes, checksum: bytes) -> int:
     from botocore.exceptions import ClientError
 
-    try:
-        store.client.put_object(
-            **store.about(digest), Body=data, IfNoneMatch="*", ChecksumSHA256=_b64(checksum)
-        )
-    except ClientError as error:
-        if code_of(error) not in _EXISTS:
-            raise
-        return 0
-    return len(data)
+    for _ in _tries():
+        try:
+            bucket.client.put_object(
+                **bucket.about(digest), Body=data, IfNoneMatch="*", ChecksumSHA256=_b64(checksum)
+            )
+            return len(data)
+        except ClientError as error:
+            if code_of(error) not in _EXISTS | _BUSY:
+                raise
+        if bucket.has(digest):
+            return 0
+    raise _unsettled(bucket, digest)
 
 
-_EXISTS = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+_EXISTS = {"PreconditionFailed", "412"}
+_BUSY = {"ConditionalRequestConflict", "OperationAborted", "409"}
+
+
+def _tries() -> Iterator[int]:
+    """Each a while after the one before."""
+    for n in range(TRIES):
+        if n:
+            time.sleep(PAUSE_S * 2**n)
+        yield n
+
+
+def _unsettled(bucket: Bucket, digest: str) -> ServiceFailed:
+    return ServiceFailed(
+        "the store neither takes a file nor has it: nothing was changed",
+        evidence=f"{bucket}: {digest}, {TRIES} times",
+        hint="others may be writing or deleting the same file; run the same command again",
+    )
 
 
 class _Parts:
     """One upload in parts, new or gone on with."""
 
-    def __init__(self, store: S3Blobs, digest: str, source: Source) -> None:
-        self._store = store
+    def __init__(self, bucket: Bucket, digest: str, source: Source) -> None:
+        self._bucket = bucket
         self._digest = digest
         self._source = source
         self._size = max(PART, -(-source.size // MAX_PARTS))
@@ -145,23 +169,23 @@ class _Parts:
         upload_id, there = self._resume() or self._begin()
         parts = self._send_parts(upload_id, there)
         if named(self._sha256) != self._digest:
-            self._store.client.abort_multipart_upload(**self._about(upload_id))
+            self._bucket.client.abort_multipart_upload(**self._about(upload_id))
             raise changed(self._digest, named(self._sha256))
         self._complete(upload_id, parts)
 
     def _about(self, upload_id: str) -> dict[str, str]:
-        return {**self._store.about(self._digest), "UploadId": upload_id}
+        return {**self._bucket.about(self._digest), "UploadId": upload_id}
 
     def _begin(self) -> tuple[str, dict[int, dict[str, Any]]]:
-        made = self._store.client.create_multipart_upload(
-            **self._store.about(self._digest), ChecksumAlgorithm="SHA256"
+        made = self._bucket.client.create_multipart_upload(
+            **self._bucket.about(self._digest), ChecksumAlgorithm="SHA256"
         )
         return str(made["UploadId"]), {}
 
     def _resume(self) -> tuple[str, dict[int, dict[str, Any]]] | None:
         """The upload of this blob that was cut off, and its parts."""
-        client, key = self._store.client, self._store.key(self._digest)
-        listed = client.list_multipart_uploads(Bucket=self._store.place.bucket, Prefix=key)
+        client, key = self._bucket.client, self._bucket.key(self._digest)
+        listed = client.list_multipart_uploads(Bucket=self._bucket.place.bucket, Prefix=key)
         for one in listed.get("Uploads", ()):
             if one["Key"] == key:
                 pages = client.get_paginator("list_parts").paginate(**self._about(one["UploadId"]))
@@ -174,13 +198,8 @@ class _Parts:
         sending: list[Future[dict[str, Any]]] = []
         with ThreadPoolExecutor(4, "part") as pool:
             position = number = 0
-            while position < self._source.size:
+            while position < self._source.size and (data := self._read(position)):
                 number += 1
-                IN_FLIGHT.take(self._size)
-                data = self._source.read_at(position, self._size)
-                if not data:
-                    IN_FLIGHT.give(self._size)
-                    break
                 self._sha256.update(data)
                 position += len(data)
                 done = pool.submit(self._send_part, upload_id, number, data, there.get(number))
@@ -188,13 +207,24 @@ class _Parts:
                 sending.append(done)
             return [done.result() for done in sending]
 
+    def _read(self, position: int) -> bytes:
+        """A part, and room for it in memory; the room is given back where there is no part."""
+        IN_FLIGHT.take(self._size)
+        data = b""
+        try:
+            data = self._source.read_at(position, self._size)
+        finally:
+            if not data:
+                IN_FLIGHT.give(self._size)
+        return data
+
     def _send_part(
         self, upload_id: str, number: int, data: bytes, there: dict[str, Any] | None
     ) -> dict[str, Any]:
         checksum = _b64(hashlib.sha256(data).digest())
         if there is not None and _is_same(there, data, checksum):
             return {"PartNumber": number, "ETag": there["ETag"], "ChecksumSHA256": checksum}
-        made = self._store.client.upload_part(
+        made = self._bucket.client.upload_part(
             **self._about(upload_id), PartNumber=number, Body=data, ChecksumSHA256=checksum
         )
         self._sizes.append(len(data))
@@ -204,13 +234,13 @@ class _Parts:
         from botocore.exceptions import ClientError
 
         try:
-            self._store.client.complete_multipart_upload(
+            self._bucket.client.complete_multipart_upload(
                 **self._about(upload_id), MultipartUpload={"Parts": parts}, IfNoneMatch="*"
             )
         except ClientError as error:
-            if code_of(error) not in _EXISTS:
+            if code_of(error) not in _EXISTS | _BUSY:
                 raise
-            self._store.client.abort_multipart_upload(**self._about(upload_id))
+            self._bucket.client.abort_multipart_upload(**self._about(upload_id))
 
 
 def _is_same(there: dict[str, Any], data: bytes, checksum: str) -> bool:

@@ -312,16 +312,15 @@ def _write_pieces(blobs: BlobStore, entry: FileEntry, handle: int, disk: EarlySy
     """Raises Corrupt with every piece that is not what its digest and size say."""
 
     def write(piece: Piece, begin: int, stopped: threading.Event) -> bool:
-        position, end = begin, begin + piece.size
-        with Hasher() as sha256:
-            for data in blobs.stream(piece.sha256):
-                if stopped.is_set() or position + len(data) > end:
-                    return False  # the room behind it is another piece's
-                sha256.feed(data)
-                write_at(handle, data, position)
-                disk.wrote(len(data))
-                position += len(data)
-            return position == end and sha256.digest() == piece.sha256
+        sha256, position, end = hashlib.sha256(), begin, begin + piece.size
+        for data in blobs.stream(piece.sha256):
+            if stopped.is_set() or position + len(data) > end:
+                return False  # the room behind it is another piece's
+            sha256.update(data)
+            write_at(handle, data, position)
+            disk.wrote(len(data))
+            position += len(data)
+        return position == end and named(sha256) == piece.sha256
 
     if not _every_piece(entry, write):
         raise _broken(blobs, entry)

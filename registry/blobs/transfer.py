@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from registry.blobs.folder import FolderBlobs, hex_of
-from registry.blobs.hashing import CHUNK, named
+from registry.blobs.folder import FolderBlobs
+from registry.blobs.hashing import CHUNK, hex_of, named
 from registry.errors import Corrupt
 from registry.ports import BlobStore
 from registry.storage import disk_errors
@@ -181,7 +181,7 @@ def _into_folder(
     with disk_errors(target.root):
         target.drafts.mkdir(parents=True, exist_ok=True)
     for group in _groups(missing):
-        with target.batch() as batch, _Partials(target) as partials:
+        with _Partials(target) as partials, target.batch() as batch:  # locked until they are named
             started = {piece: partials.open(piece) for piece in group}
             spans = [
                 Span(piece.sha256, partial.size, piece.size - partial.size)
@@ -213,7 +213,7 @@ def _groups(pieces: list[Piece]) -> Iterator[list[Piece]]:
 
 
 class _Partials:
-    """The partial files of one group; none is left open or locked."""
+    """The partial files of one group, locked until all have their names or nothing has."""
 
     def __init__(self, store: FolderBlobs) -> None:
         self._store = store
@@ -241,7 +241,7 @@ class Partial:
     """A piece on its way: a file that grows, and the digest of what is in it.
 
     Two transfers of the same piece do not share the file: the second has one of its own, which
-    nobody resumes.
+    nobody resumes, and which is gone when it is closed.
     """
 
     def __init__(self, path: Path, piece: Piece) -> None:
@@ -249,14 +249,12 @@ class Partial:
         self._piece = piece
         self._sha256 = hashlib.sha256()
         with disk_errors(path):
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.stat(path)  # not adopted by the one who held the lock until now
-            except (BlockingIOError, FileNotFoundError):
-                os.close(self._handle)
+            claimed = _claim(path)
+            self._resumable = claimed is not None
+            if claimed is None:
                 self.path = path.with_name(f"{path.name}-{os.urandom(8).hex()}")
-                self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+                claimed = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            self._handle = claimed
             self.size = self._read()
 
     def _read(self) -> int:
@@ -291,7 +289,25 @@ class Partial:
                 evidence=f"{self._piece.sha256} came as {found}",
                 hint="run it again; if it stays, the source is damaged",
             )
-        os.fchmod(self._handle, 0o444)
 
     def close(self) -> None:
         os.close(self._handle)
+        if not self._resumable:
+            self.path.unlink(missing_ok=True)
+
+
+def _claim(path: Path) -> int | None:
+    """The file to go on with, locked. None where another transfer has it or just gave it its name,
+    or was killed doing so: it is read-only then. What was locked may no longer have the path."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except PermissionError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(handle), os.stat(path)):
+            return handle
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(handle)
+    return None

@@ -116,6 +116,12 @@ def _explain(place: str, error: DBAPIError) -> PolicyctlError | None:
             evidence=evidence,
             hint="set PGUSER and PGPASSWORD, or write them into ~/.pgpass",
         )
+    if state == "22001":
+        return UsageError(
+            "a text is too long for the record: nothing was changed",
+            evidence=evidence,
+            hint="names and commits have at most 120 characters",
+        )
     if state in ("42501", "25006"):
         return NotAllowed(
             "the database does not let you change the registry",

@@ -111,7 +111,8 @@ def _explain(path: Path, error: Exception) -> PolicyctlError | None:
             evidence=evidence,
             hint="check the path and its permissions with `policyctl doctor`",
         )
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    if damaged or "Could not decode to UTF-8" in str(cause):  # the driver's own, without a code
         return Corrupt(
             "the registry's file is damaged",
             evidence=evidence,

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Subquery, and_, func, select
 
 from registry.assignments import Assignment
+from registry.errors import Corrupt
 from registry.ledger.tables import assignments, renewals
 
 
@@ -41,4 +42,11 @@ def document_of(row: Row[Any]) -> Assignment:
     said, envelope = row.document, row.envelope
     if row.renewed is not None:
         said, envelope = row.renewed, row.renewed_envelope
-    return replace(Assignment.from_json(said), envelope=envelope)
+    try:
+        return replace(Assignment.from_json(said), envelope=envelope)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Corrupt(
+            "an assignment in the record is none",
+            evidence=f"generation {row.generation} of {row.robot}: {error}",
+            hint="`policyctl audit verify` finds edits; a newer policyctl may know it",
+        ) from error

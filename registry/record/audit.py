@@ -8,12 +8,13 @@ was written down elsewhere, in a signed statement or by hand, finds that too.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, Select, Text, cast, insert, select, update
 
 from registry.errors import Corrupt, UsageError
 from registry.ledger.tables import audit, audit_head
@@ -21,6 +22,12 @@ from registry.record.actors import Actor
 from registry.versions import canonical
 
 GENESIS = "0" * 64
+_HEAD = re.compile(r"[1-9][0-9]{0,17}:[0-9a-f]{64}")
+_AS_WRITTEN: Select[Any] = select(
+    *(column for column in audit.c if column is not audit.c.detail),
+    cast(audit.c.detail, Text).label("detail"),
+).order_by(audit.c.seq)
+"""The rows with their detail as it is spelled in the database."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,14 @@ class Head:
 
     @staticmethod
     def parse(text: str) -> Head:
-        seq, _, digest = text.partition(":")
-        if not seq.isdigit() or not re.fullmatch(r"[0-9a-f]{64}", digest):
+        """Raises UsageError. Before the first event there is but one head."""
+        if text != str(Head(0, GENESIS)) and not _HEAD.fullmatch(text):
+            shown = text if len(text) < 100 else f"{text[:40]}…"
             raise UsageError(
-                f"{text!r} is not an audit's head",
+                f"{shown!r} is not an audit's head",
                 evidence="it reads NUMBER:HASH, as `policyctl audit verify` prints it",
             )
+        seq, _, digest = text.partition(":")
         return Head(int(seq), digest)
 
 
@@ -70,7 +79,7 @@ def append(
     detail: Mapping[str, Any] | None = None,
 ) -> None:
     """Adds one event; it becomes true only with the transaction."""
-    last = connection.execute(select(audit_head)).one()
+    last = _head(connection)
     row: dict[str, Any] = {
         "seq": last.seq + 1,
         "at": at,
@@ -88,12 +97,12 @@ def append(
 
 
 def events(connection: Connection, policy: str | None = None) -> Iterator[AuditEvent]:
-    """Oldest first; of one policy if named."""
-    query = select(audit).order_by(audit.c.seq)
+    """Oldest first; of one policy if named. Raises Corrupt for what `append` did not write."""
+    query = _AS_WRITTEN
     if policy is not None:
         query = query.where(audit.c.policy == policy)
     for row in connection.execute(query):
-        yield AuditEvent(**row._mapping)
+        yield AuditEvent(**_fields(row), hash=row.hash)
 
 
 def check_chain(connection: Connection, known: Head | None = None) -> Head:
@@ -103,15 +112,15 @@ def check_chain(connection: Connection, known: Head | None = None) -> Head:
     before it, is found though all of its own hashes fit.
     """
     previous, expected = GENESIS, 1
-    for row in connection.execute(select(audit).order_by(audit.c.seq)):
-        if row.seq != expected or row.hash != _hash(previous, _fields(row)):
+    for row in connection.execute(_AS_WRITTEN):
+        if row.seq != expected or row.hash != _hash_of(row, previous):
             raise _altered(f"event {expected} does not follow from the one before it")
         if known is not None and row.seq == known.seq and row.hash != known.hash:
             raise _altered(f"event {row.seq} is {row.hash[:12]}…, it was {known.hash[:12]}…")
         previous, expected = row.hash, expected + 1
     found = Head(expected - 1, previous)
-    stored = connection.execute(select(audit_head)).one()
-    if found != Head(stored.seq, stored.hash):
+    stored = _head(connection)
+    if found != stored:
         raise _altered(f"it ends at event {found.seq}, the last one written was {stored.seq}")
     if known is not None and known.seq > found.seq:
         raise _altered(f"it ends at event {found.seq}, event {known.seq} was seen once")
@@ -126,8 +135,32 @@ def _altered(evidence: str) -> Corrupt:
     )
 
 
+def _head(connection: Connection) -> Head:
+    heads = connection.execute(select(audit_head.c.seq, audit_head.c.hash)).all()
+    if len(heads) != 1:
+        raise _altered(f"its newest event is written down {len(heads)} times, not once")
+    return Head(*heads[0])
+
+
 def _fields(row: Row[Any]) -> dict[str, Any]:
-    return {key: value for key, value in row._mapping.items() if key != "hash"}
+    """What was hashed of a row. Raises Corrupt unless its detail is spelled as it was written: two
+    readers of other spellings (a key twice) need not read the same."""
+    try:
+        detail = json.loads(row.detail)
+        as_written = json.dumps(detail)
+    except (ValueError, RecursionError) as error:
+        raise _altered(f"the detail of event {row.seq} cannot be read: {error}") from None
+    if as_written != row.detail:
+        raise _altered(f"the detail of event {row.seq} is not spelled as it was written")
+    return {key: value for key, value in row._mapping.items() if key != "hash"} | {"detail": detail}
+
+
+def _hash_of(row: Row[Any], previous: str) -> str:
+    fields = _fields(row)
+    try:
+        return _hash(previous, fields)
+    except (ValueError, RecursionError) as error:  # bytes, infinity: never hashed, never written
+        raise _altered(f"event {row.seq} holds what no event can: {error}") from None
 
 
 def _hash(previous: str, row: Mapping[str, Any]) -> str:

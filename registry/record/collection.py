@@ -6,10 +6,12 @@
 - Two phases. What is not needed is marked; what was marked `grace` ago and is still not needed is
   removed. So whoever stores first and names later has at least that long.
 - Removing happens inside the ledger's write transaction, in short slices, and only while nobody
-  holds a claim: nobody can name a blob between the last look and its removal.
+  holds a claim: nobody can name a blob between the last look and its removal. The ledger is asked
+  before each removal: a session that the server has ended keeps nobody out any more.
+- What a slice that failed had removed is noted all the same, and told.
 - A version is released when it ended (rejected, rolled back, retired) longer ago than the rule
-  says, no robot was told to run it or runs it, no open rollout names it and no kept version has it
-  as its base. It stays in the record.
+  says, no robot was told to run it or runs it, no rollout that is open or waits names it and no
+  kept version has it as its base. It stays in the record.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
-from sqlalchemy import JSON, Connection, String, Table, delete, func, insert, select
+from sqlalchemy import JSON, Connection, String, Table, delete, func, insert, select, text
 
-from registry.errors import UsageError
+from registry.blobs.caching import prune
+from registry.errors import PolicyctlError, UsageError
 from registry.ledger.tables import (
     assignments,
     climbs,
@@ -39,6 +43,8 @@ from registry.ledger.tables import (
 from registry.record.assignments import newest_generations
 from registry.record.claims import live_claims
 from registry.record.desk import Desk
+from registry.rollouts import TERMINAL
+from registry.scratch import sweep
 from registry.stages import Stage
 from registry.versions import VersionRef
 
@@ -65,12 +71,13 @@ class Collected:
     freed: int  # bytes
     released: tuple[VersionRef, ...] = ()
     claims: int = 0  # registrations under way, because of which nothing was removed
-    swept: int = 0  # files and uploads of killed writers
+    swept: int = 0  # what killed commands left, and pieces that the cache kept for nothing
 
 
 class Collector:
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, scratch: Path | None = None) -> None:
         self._desk = desk
+        self._scratch = scratch  # where this machine's commands leave what they unpack and fetch
 
     def collect(
         self, grace_s: float = GRACE_S, release_after_s: float | None = None, *, dry_run: bool
@@ -82,7 +89,7 @@ class Collector:
         released = self._release(release_after_s, dry_run)
         stored = set(self._desk.blobs.digests())
         with self._desk.ledger.write() as connection:
-            needed = _needed(connection, set(released) if dry_run else set())
+            needed = needed_blobs(connection, set(released) if dry_run else set())
             due = self._mark(connection, stored - needed, grace_s, dry_run)
         garbage = len(stored - needed)
         if dry_run:
@@ -90,6 +97,10 @@ class Collector:
             return Collected(len(stored) - garbage, garbage - len(due), len(due), freed, released)
         removed, freed, claims = self._sweep(due)
         swept = self._desk.blobs.sweep()
+        if self._desk.cache is not None:
+            swept += prune(self._desk.cache, needed)
+        if self._scratch is not None:
+            swept += sweep(self._scratch)
         return Collected(
             len(stored) - garbage, garbage - removed, removed, freed, released, claims, swept
         )
@@ -114,23 +125,45 @@ class Collector:
         removed = freed = claims = 0
         waiting = deque(due)
         while waiting:
-            with self._desk.ledger.write() as connection:
-                if claims := live_claims(connection, self._desk.clock.now()):
-                    break
-                needed = _needed(connection)  # others may have named blobs since the last slice
-                gone: list[str] = []
-                began = time.monotonic()
-                while waiting and time.monotonic() - began < SLICE_S:
-                    digest = waiting.popleft()
-                    if digest not in needed:
-                        freed += self._desk.blobs.remove(digest)
-                        gone.append(digest)
-                for group in _groups(gone, MARKS):
-                    connection.execute(delete(marks).where(marks.c.digest.in_(group)))
-                if gone:
-                    self._desk.note(connection, "collect", "blobs", detail={"removed": gone})
-                removed += len(gone)
+            gone: list[str] = []
+            try:
+                with self._desk.ledger.write() as connection:
+                    if claims := live_claims(connection, self._desk.clock.now()):
+                        break
+                    needed = needed_blobs(connection)  # others may have named some since
+                    began = time.monotonic()
+                    while waiting and time.monotonic() - began < SLICE_S:
+                        digest = waiting.popleft()
+                        if digest not in needed:
+                            connection.execute(text("SELECT 1"))
+                            freed += self._desk.blobs.remove(digest)
+                            gone.append(digest)
+                    self._note(connection, gone)
+            except PolicyctlError as error:
+                if removed or gone:
+                    raise self._cut_off(error, gone, removed + len(gone)) from error
+                raise
+            removed += len(gone)
         return removed, freed, claims
+
+    def _note(self, connection: Connection, gone: list[str]) -> None:
+        for group in _groups(gone, MARKS):
+            connection.execute(delete(marks).where(marks.c.digest.in_(group)))
+        if gone:
+            self._desk.note(connection, "collect", "blobs", detail={"removed": gone})
+
+    def _cut_off(self, error: PolicyctlError, gone: list[str], removed: int) -> PolicyctlError:
+        """What ended a slice, with what was removed; its note went with its transaction."""
+        told = f"{removed} blobs that nothing needed are removed"
+        try:
+            with self._desk.ledger.write() as connection:
+                self._note(connection, gone)
+        except PolicyctlError:
+            told += f", the last {len(gone)} without a note in the audit"
+        what = error.what.removesuffix(": nothing was changed")
+        return type(error)(
+            f"gc ended early: {what}", evidence=f"{told}; {error.evidence}", hint=error.hint
+        )
 
     def _release(self, after_s: float | None, dry_run: bool) -> tuple[VersionRef, ...]:
         if after_s is None:
@@ -160,7 +193,8 @@ def _naming() -> list[Table]:
     return [table for name, table in metadata.tables.items() if name not in NAMELESS]
 
 
-def _needed(connection: Connection, also_released: Iterable[VersionRef] = ()) -> set[str]:
+def needed_blobs(connection: Connection, also_released: Iterable[VersionRef] = ()) -> set[str]:
+    """Whatever the record names, inside a transaction."""
     released = {(row.policy, row.number) for row in connection.execute(select(releases))}
     released |= {(ref.policy, ref.number) for ref in also_released}
     needed: set[str] = set()
@@ -204,7 +238,8 @@ def _releasable(connection: Connection, before: float) -> Iterator[VersionRef]:
 
 
 def _in_use(connection: Connection) -> set[tuple[str, int]]:
-    """What a policy serves, what robots were last told, what they say they run, open rollouts."""
+    """What a policy serves, what robots were last told, what they say they run, and rollouts that
+    are open or wait."""
     used = {(row.name, row.serving) for row in connection.execute(select(policies))}
     last = newest_generations()
     told = select(assignments).join(
@@ -215,7 +250,8 @@ def _in_use(connection: Connection) -> set[tuple[str, int]]:
     for row in connection.execute(told):
         numbers = {row.candidate, row.baseline, running.get(row.robot)}
         used |= {(row.policy, number) for number in numbers}
-    for row in connection.execute(select(rollouts).where(rollouts.c.is_open == 1)):
+    ended = [str(phase) for phase in TERMINAL]
+    for row in connection.execute(select(rollouts).where(rollouts.c.phase.not_in(ended))):
         used |= {(row.policy, row.candidate), (row.policy, row.baseline)}
     return {(policy, number) for policy, number in used if number is not None}
 
@@ -223,4 +259,4 @@ def _in_use(connection: Connection) -> set[tuple[str, int]]:
 def _bases(connection: Connection) -> set[str]:
     """Digests of versions that adapters build on."""
     query = select(versions.c.manifest).where(versions.c.manifest.contains('"base":"sha256:'))
-    return {json.loads(text)["base"] for text in connection.execute(query).scalars()}
+    return {json.loads(one)["base"] for one in connection.execute(query).scalars()}

@@ -3,6 +3,8 @@
 Every needed blob is hashed once, however many versions share it. One that is missing or damaged is
 fetched from the mirror, checked; a manifest is written again from the ledger, which holds its text.
 A damaged blob that cannot be healed is set aside, so that registering its files again heals it.
+Where everything is looked at, so is what nothing names: a registration that needs such a blob finds
+it by its name and never reads it, so a damaged one must not keep its name.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from registry.blobs.transfer import transfer
 from registry.errors import Corrupt, NotFound, PolicyctlError
 from registry.ledger.tables import releases, verdicts
 from registry.ports import BlobStore
+from registry.record.collection import needed_blobs
 from registry.record.desk import Desk
 from registry.record.versions import Versions
 from registry.versions import FileEntry, Manifest, Piece, VersionRef, is_digest
@@ -45,6 +48,7 @@ class _Wanted:
     size: int | None
     about: str
     content: bytes | None = None  # where the record itself holds it
+    named: bool = True  # by the record: else nothing is lost with it
 
 
 class Healer:
@@ -53,14 +57,24 @@ class Healer:
         self._versions = versions
         self._mirror = mirror
 
-    def check(self, refs: list[VersionRef], progress: Progress | None = None) -> Health:
-        """Hashes every blob of these versions and their verdicts, and heals what it can."""
+    def check(
+        self,
+        refs: list[VersionRef],
+        progress: Progress | None = None,
+        *,
+        everything: bool = False,
+    ) -> Health:
+        """Hashes every blob of these versions and their verdicts, and heals what it can;
+        `everything`: also each other blob that the store holds."""
         self._desk.actor.require("heal")
         manifests = {ref: self._versions.manifest(ref) for ref in refs}
         kept = [ref for ref in refs if not self._is_released(ref)]
         wanted: dict[str, _Wanted] = {}
         for one in self._wanted(manifests, kept):
             wanted.setdefault(one.digest, one)
+        if everything:
+            for one in self._others():
+                wanted.setdefault(one.digest, one)
         problems: list[str] = []
         healed: list[str] = []
         size = 0
@@ -70,7 +84,7 @@ class Healer:
             ):
                 size += found
                 if trouble is not None:
-                    cured = self._heal(one, trouble)
+                    cured = self._heal(one)
                     (healed if cured else problems).append(
                         f"{one.about}: {trouble.what} ({trouble.evidence})"
                     )
@@ -110,16 +124,33 @@ class Healer:
                 if isinstance(digest, str) and is_digest(digest):
                     yield _Wanted(digest, None, f"{ref}: {name} of the {row.gate} gate")
 
+    def _others(self) -> Iterator[_Wanted]:
+        with self._desk.ledger.read() as connection:
+            named = needed_blobs(connection)
+        for digest in self._desk.blobs.digests():
+            if digest in named:
+                yield _Wanted(digest, None, "a blob of the record")
+            else:
+                yield _Wanted(digest, None, "a blob that nothing names, set aside", named=False)
+
     def _look(self, one: _Wanted) -> tuple[int, PolicyctlError | None]:
         try:
             size = self._desk.blobs.check(one.digest)
-        except (Corrupt, NotFound) as error:
+        except NotFound as error:  # what nothing names may go at any time
+            return 0, error if one.named else None
+        except Corrupt as error:
             return 0, error
         return size, None
 
-    def _heal(self, one: _Wanted, trouble: PolicyctlError) -> bool:
+    def _heal(self, one: _Wanted) -> bool:
+        """Looks once more: since it was found bad, others may have put the right bytes there."""
+        _, trouble = self._look(one)
+        if trouble is None:
+            return True
         if isinstance(trouble, Corrupt):
             self._desk.blobs.set_aside(one.digest)
+        if not one.named:
+            return True
         if one.content is not None:
             return self._desk.blobs.put(one.content) == one.digest
         if self._mirror is None or not self._mirror.has(one.digest):

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from sqlalchemy import Connection, func, select
+
+from registry.ledger.tables import audit as audit_rows
+from registry.ledger.tables import policies, versions
 from registry.record import audit
 from registry.record.audit import AuditEvent, Head
 from registry.record.desk import Desk
 from registry.record.model import FleetThen
 from registry.record.past import fleet_at
+from registry.stages import Stage
+from registry.versions import VersionRef
 
 
 class History:
@@ -37,3 +45,29 @@ class History:
         """`verify` on the chain alone: what a new keyring begins with."""
         with self._desk.ledger.read() as connection:
             return audit.check_chain(connection, known)
+
+    def doubts(self) -> list[str]:
+        """Where versions say otherwise than the audit, which is to be checked first, in words."""
+        with self._desk.ledger.read() as connection:
+            return [*_other_stages(connection), *_other_numbers(connection)]
+
+
+def _other_stages(connection: Connection) -> Iterator[str]:
+    moves = select(audit_rows).where(audit_rows.c.action == "stage").order_by(audit_rows.c.seq)
+    last = {row.subject: row.detail["to"] for row in connection.execute(moves)}
+    query = select(versions.c.policy, versions.c.number, versions.c.stage)
+    for policy, number, stage in connection.execute(query):
+        name = str(VersionRef(policy, number))
+        if stage != (audited := last.get(name, str(Stage.REGISTERED))):
+            yield f"{name}: its stage is {stage}, in the audit it is {audited}"
+
+
+def _other_numbers(connection: Connection) -> Iterator[str]:
+    query = (
+        select(policies.c.name, policies.c.next_number, func.max(versions.c.number))
+        .outerjoin(versions, versions.c.policy == policies.c.name)
+        .group_by(policies.c.name, policies.c.next_number)
+    )
+    for policy, following, last in connection.execute(query):
+        if following != (last or 0) + 1:
+            yield f"{policy}: its next version would be v{following}, its last is v{last}"

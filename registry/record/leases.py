@@ -4,6 +4,8 @@ holder whose lease ran out is told so at its next step, however late it wakes up
 
 from __future__ import annotations
 
+import math
+
 from sqlalchemy import Connection, insert, select, update
 
 from registry.errors import Refused, UsageError
@@ -22,8 +24,8 @@ class Leases:
         Raises Refused while somebody else holds it.
         """
         self._desk.actor.require("lease")
-        if ttl_s <= 0:
-            raise UsageError(f"a lease of {ttl_s} s ends before it begins")
+        if not 0 < ttl_s < math.inf:
+            raise UsageError(f"a lease of {ttl_s} s never begins, or never ends")
         with self._desk.ledger.write() as connection:
             now = self._desk.clock.now()
             held = _read(connection, station)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from registry.ports import BlobStore
 from registry.record.advancing import Advancing
 from registry.record.approving import Approving
@@ -30,10 +32,12 @@ class Parts:
         approvals: HomeApprovals | None,
         *,
         archives: bool,
+        scratch: Path | None = None,
     ) -> None:
+        self.desk = desk
         self.versions = Versions(desk)
         self.registrar = Registrar(desk, self.versions, archives=archives)
-        self.collector = Collector(desk)
+        self.collector = Collector(desk, scratch)
         self.healer = Healer(desk, self.versions, mirror)
         self.verdicts = Verdicts(desk, self.versions)
         self.episodes = Episodes(desk)

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select
 from registry.ledger.tables import assignments, climbs, serves
 from registry.record.assignments import newest_generations
 from registry.record.model import FleetThen
+from registry.record.versions import stage_of
 from registry.stages import Stage
 
 
@@ -21,7 +22,7 @@ def fleet_at(connection: Connection, when: float, policy: str | None = None) -> 
     if policy is not None:
         reached = reached.where(climbs.c.policy == policy)
     for row in connection.execute(reached):
-        stages.setdefault(row.policy, {})[row.number] = Stage(row.stage)
+        stages.setdefault(row.policy, {})[row.number] = stage_of(row.stage)
     served = select(serves).where(serves.c.at <= when).order_by(serves.c.id)
     serving = {row.policy: row.number for row in connection.execute(served)}
     last = newest_generations(assignments.c.issued_at <= when)

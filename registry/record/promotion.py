@@ -25,7 +25,7 @@ from registry.record.desk import Desk
 from registry.record.model import RolloutRecord, VersionRecord
 from registry.record.rollouts import Rollouts, open_row, rollout_record, rollout_row
 from registry.record.verdicts import read_verdicts, require_signed
-from registry.record.versions import Versions, read_manifest, read_version
+from registry.record.versions import Versions, read_manifest, read_version, require_files
 from registry.rollouts import Opened, Phase, Rollout, step
 from registry.stages import GATES_BELOW, Stage, check_promotion, command_of
 from registry.trust.home_approvals import HomeApprovals
@@ -84,7 +84,6 @@ class Promotion:
             if not override.strip():
                 raise UsageError("an override needs its reason", hint="say it with --reason")
         ref = self._versions.resolve(ref)
-        self._versions.require_files(ref)
         asked = _Asked(ref, stage, gate, override, queue)
         if stage is Stage.CANARY:
             done = self._to_canary(asked, override or reason or "", dry_run)
@@ -152,8 +151,9 @@ class Promotion:
         return self._rollouts.draw(connection, record, canary)
 
     def _checked(self, connection: Connection, asked: _Asked) -> VersionRecord:
-        """The version, where its verdicts and signatures let it climb."""
+        """The version, where its files, verdicts and signatures let it climb."""
         record = read_version(connection, asked.ref)
+        require_files(connection, record.ref)
         self._check_ladder(connection, record, asked)
         if self._desk.trust is not None and asked.stage is not Stage.FLEET:
             require_signed(connection, self._desk.trust, record, GATES_BELOW[asked.stage])

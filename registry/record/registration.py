@@ -14,7 +14,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from registry.record.statements import (
 from registry.record.versions import (
     Versions,
     add_climb,
+    manifest_of,
     number_of,
     take_back,
     version_record,
@@ -63,7 +63,10 @@ Check = Callable[[Path], None]
 
 
 class _AlreadyThere(Exception):  # noqa: N818
-    """Ends a batch whose files a version of schema 1 holds: nothing of it is kept."""
+    """Ends a batch of pieces whose files a version of schema 1 has: nothing of it is kept."""
+
+    def __init__(self, version: Manifest) -> None:
+        self.version = version
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class Registrar:
                 evidence="lower-case words joined by hyphens, like box-grasp",
                 hint="name it with --policy",
             )
+        expect = self._as_it_is_here(expect)
         based_on = expect.base if expect else ""
         if base is not None:
             based_on = self._versions.get(base).digest
@@ -195,28 +199,53 @@ class Registrar:
 
     def _store(self, source: _Source, claim: Claim) -> tuple[Manifest, int]:
         """The manifest of what was stored, and how many bytes the store lacked of it."""
-        blobs, expect = self._desk.blobs, source.expect
-        in_pieces = expect is None or expect.schema > 1
-        files = scan(source.folder)
+        in_pieces = source.expect is None or source.expect.schema > 1
         try:
-            with blobs.batch() as batch:
-                kept, known = claim.renewed_by_batch(batch), self._known_files(source.policy)
-                entries = [
-                    store_file(
-                        kept, one, in_pieces=in_pieces, known=known, progress=source.progress
-                    )
-                    for one in files
-                ]
-                manifest = source.manifest(entries, any(one.is_archive for one in files))
-                if expect is not None and manifest != expect:
-                    raise _not_expected(manifest, expect)
-                first = manifest.in_files()
-                if first.schema == 1 and self._known(first):
-                    raise _AlreadyThere
-        except _AlreadyThere:
-            return first, 0
+            return self._store_batch(source, claim, in_pieces=in_pieces)
+        except _AlreadyThere as there:
+            if self._is_held(there.version):
+                return there.version, 0
+        return self._store_batch(source, claim, in_pieces=False)
+
+    def _store_batch(
+        self, source: _Source, claim: Claim, *, in_pieces: bool
+    ) -> tuple[Manifest, int]:
+        blobs, expect, files = self._desk.blobs, source.expect, scan(source.folder)
+        with blobs.batch() as batch:
+            kept, known = claim.renewed_by_batch(batch), self._known_files(source.policy)
+            entries = [
+                store_file(kept, one, in_pieces=in_pieces, known=known, progress=source.progress)
+                for one in files
+            ]
+            manifest = source.manifest(entries, any(one.is_archive for one in files))
+            if expect is not None and manifest not in (expect, expect.in_files()):
+                raise _not_expected(manifest, expect)
+            first = manifest.in_files()
+            if in_pieces and first.schema == 1 and self._known(first):
+                raise _AlreadyThere(first)
         blobs.put(manifest.canonical())  # robots fetch it by its digest, the version's own
         return manifest, batch.written
+
+    def _is_held(self, manifest: Manifest) -> bool:
+        """Whether the store has what a version needs, by name and size."""
+        blobs = self._desk.blobs
+        return all(
+            blobs.has(piece.sha256) and blobs.size(piece.sha256) == piece.size
+            for piece in manifest.pieces
+        )
+
+    def _as_it_is_here(self, expect: Manifest | None) -> Manifest | None:
+        """What a bundle of whole files says, in pieces where a version here has the files so: they
+        are that version."""
+        if expect is None or expect.schema > 1 or not expect.files or self._known(expect):
+            return expect
+        query = select(versions.c.manifest).where(
+            versions.c.policy == expect.policy,
+            versions.c.manifest.contains(expect.files[0].sha256),
+        )
+        with self._desk.ledger.read() as connection:
+            found = [manifest_of(text) for text in connection.execute(query).scalars()]
+        return next((one for one in found if one.in_files() == expect), expect)
 
     def _known_files(self, policy: str) -> list[FileEntry]:
         """Files in pieces of the policy's newest versions, one of which may be registered again."""
@@ -228,7 +257,7 @@ class Registrar:
         )
         with self._desk.ledger.read() as connection:
             texts = list(connection.execute(query).scalars())
-        manifests = [Manifest.from_json(json.loads(text)) for text in texts]
+        manifests = [manifest_of(text) for text in texts]
         return [entry for one in manifests for entry in one.files if entry.header is not None]
 
     def _known(self, manifest: Manifest) -> bool:

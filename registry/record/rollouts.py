@@ -23,7 +23,7 @@ from registry.record.desk import Desk
 from registry.record.model import RolloutRecord, VersionRecord
 from registry.record.robots import Robots, only
 from registry.record.verdicts import Verdicts
-from registry.record.versions import Versions, read_version
+from registry.record.versions import Versions, read_version, require_files
 from registry.rollouts import (
     EXPOSING,
     TERMINAL,
@@ -233,6 +233,7 @@ class Rollouts:
             return
         try:
             self._desk.require_keyring()
+            require_files(connection, record.ref)
             drawn = self.draw(connection, record, newest.gate)
         except (Refused, Corrupt) as none:
             # The rollout that ends must end, whatever became of the one behind it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from registry.ports import Ledger
-from registry.trust.files import Traces
+from registry.trust.remains import Traces
 
 # The driver's own words: asked at each opening, and composing them takes longer than the answer.
 _TRACES = """

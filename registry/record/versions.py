@@ -11,11 +11,23 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 
+from registry.blobs.caching import write_cached
 from registry.blobs.tensors import write_file
 from registry.blobs.transfer import Coming, transfer
-from registry.errors import Conflict, NotFound, Refused, UsageError
+from registry.errors import Conflict, Corrupt, NotFound, Refused, UsageError
 from registry.ledger.tables import climbs, policies, provenance, releases, tags, versions
 from registry.record.desk import Desk
 from registry.record.model import ProvenanceRecord, Search, VersionRecord
@@ -91,7 +103,7 @@ class Versions:
         )
         with self._desk.ledger.read() as connection:
             return [
-                ProvenanceRecord(row.at, row.actor, Provenance.from_json(row.record))
+                ProvenanceRecord(row.at, row.actor, Provenance(**row.record))
                 for row in connection.execute(query)
             ]
 
@@ -101,33 +113,28 @@ class Versions:
         From a store elsewhere only the pieces come that were not fetched before; `progress` is told
         how many.
         """
-        manifest, blobs = self.manifest(ref), self._desk.blobs
+        manifest, blobs, cache = self.manifest(ref), self._desk.blobs, self._desk.cache
         self.require_files(ref)
-        if self._desk.cache is not None:
-            transfer(blobs, self._desk.cache, manifest.pieces, progress)
-            blobs = self._desk.cache
+        if cache is not None:
+            transfer(blobs, cache, manifest.pieces, progress)
         for entry in manifest.files:
-            write_file(blobs, entry, target / entry.path)
+            if cache is None:
+                write_file(blobs, entry, target / entry.path)
+            else:
+                write_cached(blobs, cache, entry, target / entry.path)
         return target
 
     def released_at(self, ref: VersionRef) -> float | None:
         """When a retention rule gave up the version's files; None while they are kept."""
         ref = self.resolve(ref)
         with self._desk.ledger.read() as connection:
-            return connection.execute(
-                select(releases.c.at).where(
-                    releases.c.policy == ref.policy, releases.c.number == ref.number
-                )
-            ).scalar()
+            return _released_at(connection, ref)
 
     def require_files(self, ref: VersionRef) -> None:
-        """Raises Refused for a version whose files were given up."""
-        if self.released_at(ref) is not None:
-            raise Refused(
-                f"the files of {ref} were released by the retention rule",
-                evidence="its record stays: manifest, verdicts, history",
-                hint="register the same files again, and they are its files again",
-            )
+        """See the function of that name, in a transaction of its own."""
+        ref = self.resolve(ref)
+        with self._desk.ledger.read() as connection:
+            require_files(connection, ref)
 
     # Tags
 
@@ -264,14 +271,38 @@ def read_version(connection: Connection, ref: VersionRef) -> VersionRecord:
 
 
 def read_manifest(connection: Connection, ref: VersionRef) -> Manifest:
-    """Inside a transaction. Raises NotFound."""
+    """Inside a transaction. Raises NotFound, Corrupt."""
     version_row(connection, ref)
     text = connection.execute(
         select(versions.c.manifest).where(
             versions.c.policy == ref.policy, versions.c.number == ref.number
         )
     ).scalar_one()
-    return Manifest.from_json(json.loads(text))
+    return manifest_of(text)
+
+
+def manifest_of(text: str) -> Manifest:
+    """Raises Corrupt for what no registration wrote."""
+    try:
+        return Manifest.from_json(json.loads(text))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _edited(f"manifest {text[:80]!r}: {error}") from error
+
+
+def stage_of(word: str) -> Stage:
+    """Raises Corrupt for what is none."""
+    try:
+        return Stage(word)
+    except ValueError as error:
+        raise _edited(str(error)) from error
+
+
+def _edited(evidence: str) -> Corrupt:
+    return Corrupt(
+        "the record was edited",
+        evidence=evidence,
+        hint="restore the home's backup; `policyctl audit verify` says what else was edited",
+    )
 
 
 def read_versions(connection: Connection, policy: str) -> list[VersionRecord]:
@@ -294,6 +325,7 @@ def _query() -> Any:
 
 def _terms(search: Search) -> list[ColumnElement[bool]]:
     terms: list[ColumnElement[bool]] = []
+    name = tuple_(versions.c.policy, versions.c.number)  # found first, not asked of every version
     if search.policy is not None:
         terms.append(versions.c.policy == search.policy)
     if search.stage is not None:
@@ -307,19 +339,13 @@ def _terms(search: Search) -> list[ColumnElement[bool]]:
             )
         terms.append(versions.c.digest.startswith(f"sha256:{prefix}"))
     if search.tag is not None:
-        tagged = exists().where(
-            tags.c.policy == versions.c.policy,
-            tags.c.number == versions.c.number,
-            tags.c.tag == search.tag,
-        )
-        terms.append(tagged)
+        tagged = select(tags.c.policy, tags.c.number).where(tags.c.tag == search.tag)
+        terms.append(name.in_(tagged))
     if search.commit is not None:
-        made_of = exists().where(
-            provenance.c.policy == versions.c.policy,
-            provenance.c.number == versions.c.number,
-            provenance.c.commit.startswith(search.commit, autoescape=True),
+        made_of = select(provenance.c.policy, provenance.c.number).where(
+            provenance.c.commit.startswith(search.commit, autoescape=True)
         )
-        terms.append(made_of)
+        terms.append(name.in_(made_of))
     return terms
 
 
@@ -343,6 +369,24 @@ def version_row(connection: Connection, ref: VersionRef) -> Row[Any]:
     )
 
 
+def require_files(connection: Connection, ref: VersionRef) -> None:
+    """Inside a transaction. Raises Refused for a version whose files were given up."""
+    if _released_at(connection, ref) is not None:
+        raise Refused(
+            f"the files of {ref} were released by the retention rule",
+            evidence="its record stays: manifest, verdicts, history",
+            hint="register the same files again, and they are its files again",
+        )
+
+
+def _released_at(connection: Connection, ref: VersionRef) -> float | None:
+    return connection.execute(
+        select(releases.c.at).where(
+            releases.c.policy == ref.policy, releases.c.number == ref.number
+        )
+    ).scalar()
+
+
 def take_back(connection: Connection, ref: VersionRef) -> None:
     """A version whose files were given up has them again."""
     connection.execute(
@@ -361,7 +405,7 @@ def version_record(row: Row[Any]) -> VersionRecord:
         policy=row.policy,
         number=row.number,
         digest=row.digest,
-        stage=Stage(row.stage),
+        stage=stage_of(row.stage),
         nonce=row.nonce,
         created_at=row.created_at,
         created_by=row.created_by,

@@ -4,15 +4,18 @@
     s3://BUCKET/PREFIX           objects; endpoint and credentials as of a store
     hf://ORG/NAME[@REVISION]     a model repository; a branch or tag is resolved to its commit
 
-What is fetched lies in a folder of the home's cache until it is registered, and is then deleted; a
-fetch that was cut goes on there. Everything listed is taken: what a checkpoint may not hold is
-refused by its name before a byte is fetched, unless `--exclude` leaves it out, which the provenance
-then says.
+What is fetched lies in a folder of the home's cache until it is registered, and is then deleted. A
+fetch that was cut goes on there, with what is still the source's bytes by its checksums. Only one
+process has the folder, also while it registers. Everything listed is taken: what a checkpoint may
+not hold is refused by its name before a byte is fetched, unless `--exclude` leaves it out, which
+the provenance then says.
 """
 
 from __future__ import annotations
 
+import fcntl
 import fnmatch
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +24,7 @@ from pathlib import Path
 
 from registry.checkpoint import MAX_FILES, refuse_name
 from registry.errors import Refused
+from registry.storage import disk_errors
 
 Progress = Callable[[int], None]  # bytes since the last call
 HOUSEKEEPING = (".gitattributes", ".gitignore")
@@ -51,16 +55,54 @@ def fetch(
     if source.startswith("hf://"):
         from registry.sources.hub import fetch_hub
 
-        fetched = fetch_hub(source, cache, tuple(exclude), progress)
+        fetching = fetch_hub(source, cache, tuple(exclude), progress)
     elif source.startswith("s3://"):
         from registry.sources.bucket import fetch_bucket
 
-        fetched = fetch_bucket(source, cache, tuple(exclude), progress)
+        fetching = fetch_bucket(source, cache, tuple(exclude), progress)
     else:
         yield Fetched(Path(source), "")
         return
-    yield fetched
-    shutil.rmtree(fetched.folder, ignore_errors=True)
+    with fetching as fetched:
+        yield fetched
+        shutil.rmtree(fetched.folder, ignore_errors=True)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The folder, made if need be, is this process's alone. Raises Refused, ServiceFailed."""
+    with disk_errors(folder):
+        handle = _lock(folder)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(folder: Path) -> int:
+    """The open folder, locked; one that its last holder deleted meanwhile is made anew."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(handle, folder):
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            raise Refused(
+                "another process is registering from this source",
+                evidence=f"it holds {folder}",
+                hint="run the same command again when it has ended",
+            ) from None
+        os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def choose(

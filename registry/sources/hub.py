@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from registry.blobs.hashing import CHUNK
 from registry.errors import Corrupt, NotAllowed, NotFound, ServiceFailed, UsageError
-from registry.sources import Fetched, Progress, choose
+from registry.sources import Fetched, Progress, choose, held
 from registry.storage import disk_errors
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ def parse_source(source: str) -> tuple[str, str | None]:
     return match["repo"], match["revision"]
 
 
+@contextmanager
 def fetch_hub(
     source: str, cache: Path, exclude: tuple[str, ...], progress: Progress | None
-) -> Fetched:
+) -> Iterator[Fetched]:
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.utils import disable_progress_bars
 
@@ -54,19 +55,25 @@ def fetch_hub(
     taken, left = choose(listed, exclude, source)
     name = hashlib.sha256(f"{endpoint}\0{repo}\0{commit}\0{taken}".encode()).hexdigest()[:32]
     folder = cache / name
-    for each in taken:
-        if not _is_there(folder / each, listed[each]):
-            with _hub_errors(source, endpoint):
-                hf_hub_download(
-                    repo, each, revision=commit, local_dir=folder, endpoint=endpoint, token=token
-                )
+    with held(folder):
+        for each in taken:
             if not _is_there(folder / each, listed[each]):
-                raise _other_bytes(folder / each)
-        if progress is not None:
-            progress((folder / each).stat().st_size)
-    with disk_errors(folder):
-        shutil.rmtree(folder / ".cache", ignore_errors=True)
-    return Fetched(folder, f"hf://{repo}@{commit}", tuple(left))
+                with _hub_errors(source, endpoint):
+                    hf_hub_download(
+                        repo,
+                        each,
+                        revision=commit,
+                        local_dir=folder,
+                        endpoint=endpoint,
+                        token=token,
+                    )
+                if not _is_there(folder / each, listed[each]):
+                    raise _other_bytes(folder / each)
+            if progress is not None:
+                progress((folder / each).stat().st_size)
+        with disk_errors(folder):
+            shutil.rmtree(folder / ".cache", ignore_errors=True)
+        yield Fetched(folder, f"hf://{repo}@{commit}", tuple(left))
 
 
 def _is_there(path: Path, listed: RepoSibling) -> bool:

@@ -11,13 +11,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from registry.trust.files import SignerEntry, Traces, TrustFolder
+from registry.trust.files import TrustFolder
 from registry.trust.home_approvals import HomeApprovals
 from registry.trust.keyring import Keyring, PublicKey
+from registry.trust.places import SignerEntry
 from registry.trust.publishing import Publishing
+from registry.trust.remains import Traces
+from registry.trust.role_signers import RoleSigners
 
 if TYPE_CHECKING:
     from registry.assignments import Assignment
+    from registry.trust.approvals import Approvals
     from registry.trust.keys import Signer
 
 
@@ -26,8 +30,9 @@ class Trust:
 
     def __init__(self, folder: TrustFolder, approvals: HomeApprovals) -> None:
         self._folder = folder
+        self._signers = RoleSigners(folder)
         self._publishing = Publishing(folder, approvals)
-        self._held: dict[str, tuple[Keyring, SignerEntry | None, Signer]] = {}
+        self._held: dict[str, tuple[Keyring, SignerEntry, Signer]] = {}
 
     @property
     def keyring(self) -> Keyring:
@@ -40,8 +45,8 @@ class Trust:
 
     @property
     def unfinished(self) -> bool:
-        """See `TrustFolder.unfinished`."""
-        return self._folder.unfinished
+        """See `Remains.unfinished`."""
+        return self._folder.remains.unfinished
 
     @property
     def since(self) -> str:
@@ -49,14 +54,14 @@ class Trust:
         return "" if self.unfinished else self.keyring.since
 
     def has_signer(self, role: str) -> bool:
-        return self._folder.has_signer(role)
+        return self._signers.has(role)
 
     def signer(self, role: str) -> Signer:
         """Raises NotAllowed, WrongSigner, or what opening the key raises."""
-        keyring, entry = self.keyring, self._folder.signers().get(role)
+        keyring, entry = self.keyring, self._signers.entry(role)
         held = self._held.get(role)
         if held is None or held[0] is not keyring or held[1] != entry:
-            held = self._held[role] = (keyring, entry, self._folder.signer(role))
+            held = self._held[role] = (keyring, entry, self._signers.signer(role))
         return held[2]
 
     def seal_statement(self, payload: bytes, role: str) -> Mapping[str, Any]:
@@ -82,18 +87,30 @@ class Trust:
         """What a change begins with: the keyring that waits, or else the one that holds."""
         return self.proposed() or self.keyring
 
-    def propose(self, keyring: Keyring) -> bool:
-        """Makes a changed keyring the home's; False where that waits for the approvers."""
-        return self._publishing.propose(keyring)
+    @property
+    def approved(self) -> Keyring:
+        """See `Publishing.approved`. Raises Corrupt."""
+        return self._publishing.approved()
+
+    def above(self, keyring: Keyring) -> Keyring:
+        """See `Publishing.above`."""
+        return self._publishing.above(keyring)
+
+    def propose(self, keyring: Keyring, opened: Approvals | None = None) -> bool:
+        """Makes a changed keyring the home's; False where that waits for the approvers.
+
+        `opened` are approvals with further keys at hand.
+        """
+        return self._publishing.propose(keyring, opened)
 
     def proposed(self) -> Keyring | None:
         """The keyring that waits."""
-        return self._folder.proposed()
+        return self._publishing.proposed()
 
     def use(self, role: str, place: str, keyid: str) -> None:
         """From now on this machine signs with that key in a role."""
         entry = SignerEntry(place, keyid)
-        self._folder.write_signers({**self._folder.signers(), role: entry})
+        self._signers.write({**self._signers.all(), role: entry})
 
 
 def open_trust(
@@ -104,4 +121,4 @@ def open_trust(
     `traces` asks the record what it holds of trust: asked where the folder holds nothing.
     """
     folder = TrustFolder(root, traces)
-    return Trust(folder, approvals) if folder.exists else None
+    return Trust(folder, approvals) if folder.remains.begun else None

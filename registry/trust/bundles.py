@@ -29,9 +29,9 @@ def signing(signers: Sequence[Signer]) -> Sign:
 
 
 def signed_by(keys: Sequence[Key]) -> Verify:
-    """What lets a bundle through that one of these keys signed.
+    """What lets a bundle through that one of these keys signed, whatever else is under it.
 
-    Raises NotAllowed (no signature, or others') or Forged (a signature that does not fit).
+    Raises NotAllowed (no signature, or others') or Forged (theirs in name, and none fits).
     """
 
     def verify(head: bytes, signatures: bytes | None) -> None:

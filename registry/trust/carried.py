@@ -23,10 +23,9 @@ def read_draft(file: Path) -> Metadata[Any]:
         raise Corrupt("that is no draft", evidence=f"{file}: {wrong}") from wrong
 
 
-def sign_draft(file: Path, draft: Metadata[Any], signers: Sequence[Signer]) -> list[str]:
-    """Adds these signatures to the file; the keys' names."""
+def sign_draft(file: Path, draft: Metadata[Any], signers: Sequence[Signer]) -> None:
+    """Adds these signatures to the file."""
     for signer in signers:
         add_signature(draft, signer)
     with disk_errors(file):
         write_whole(file, draft.to_bytes())
-    return [signer.public_key.keyid for signer in signers]

@@ -34,14 +34,14 @@ from tuf.api.metadata import (
     Targets,
 )
 
-from registry.errors import Corrupt, NotFound, Refused, UsageError
-from registry.trust.files import KEYRING, TrustFolder
+from registry.errors import NotFound, Refused, UsageError
+from registry.trust.files import TrustFolder
+from registry.trust.forged import ONLINE, what_is_forged
 from registry.trust.keyring import Keyring
-from registry.trust.repository import BIN, BIN_BITS, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Repository
-from registry.trust.roles import WORKING, replaced
-from registry.trust.sealing import public_of
-
-ROLES = {"root": (ROOT,), "approver": (TARGETS,), "online": (SNAPSHOT, TIMESTAMP)}
+from registry.trust.published import BIN, BIN_BITS, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
+from registry.trust.remains import KEYRING
+from registry.trust.repository import Repository
+from registry.trust.root_roles import METADATA_OF, name_keyring, roles_in
 
 
 def init(
@@ -52,7 +52,7 @@ def init(
     `approved` are the versions that robots run already. Raises Refused where trust is set up.
     """
     with repository.changing():
-        if repository.exists:
+        if repository.published.exists:
             raise Refused(
                 "trust is set up here already",
                 evidence=str(repository.folder),
@@ -63,44 +63,44 @@ def init(
         for role in (ROOT, TARGETS, SNAPSHOT, TIMESTAMP):
             root.add_key(key, role)
         targets = Targets(expires=repository.expiry(TARGETS))
-        succinct = SuccinctRoles([key.keyid], 1, BIN_BITS, BIN)
-        targets.delegations = Delegations({key.keyid: key}, succinct_roles=succinct)
+        succinct = _delegate_bins(targets, root)
         made: dict[str, Metadata[Any]] = {ROOT: Metadata(root), TARGETS: Metadata(targets)}
         for name in succinct.get_roles():
             made[name] = Metadata(Targets(expires=repository.expiry(name)))
         for info in approved:
             made[succinct.get_role_for_target(info.path)].signed.targets[info.path] = info
         for metadata in made.values():
-            if not repository.sign_with(metadata, key):
+            if not repository.signers.sign(metadata, key):
                 raise NotFound("the key is not at hand", evidence=key.keyid, hint="give its place")
         repository.first(made)
     return key
 
 
-def begun(folder: TrustFolder, repository: Repository, *, anew: bool) -> Key | None:
+def cut_off_init(folder: TrustFolder, repository: Repository, *, anew: bool) -> Key | None:
     """The one key of a home whose `trust init` was killed before it had a keyring.
 
     Raises Corrupt where a keyring was lost and shall not be begun `anew`, Refused where one lies
     there, or what approvers signed of one.
     """
-    lost = folder.exists and not folder.unfinished
-    if lost and (folder.has_keyring or not anew):
+    remains = folder.remains
+    lost = remains.begun and not remains.unfinished
+    if lost and (remains.has_keyring or not anew):
         folder.keyring()  # one that was lost is restored, not begun anew
-    if folder.has_keyring:
+    if remains.has_keyring:
         raise Refused(
             "trust is set up here already",
             evidence=str(folder.root / KEYRING),
             hint="`policyctl trust roles` says whose; one that is given up is moved away first",
         )
-    if anew and folder.has_signed:  # robots that hold a keyring of it would believe no new one
+    if anew and remains.has_signed:  # robots that hold a keyring of it would believe no new one
         raise Refused(
             "not all of this home's trust is gone",
             evidence=f"approvers signed keyrings that are in {folder.root}",
             hint="`policyctl trust roles` says what puts it back; to give it up move it away",
         )
-    if not repository.exists:
+    if not repository.published.exists:
         return None
-    root = repository.root().signed
+    root = repository.published.root().signed
     keys = {keyid for role in root.roles.values() for keyid in role.keyids}
     return root.keys[keys.pop()] if len(keys) == 1 else None
 
@@ -111,13 +111,15 @@ def harden(
     root_threshold: int,
     approvers: Sequence[Key],
     threshold: int,
+    keyring: Keyring | None = None,
 ) -> list[str]:
     """Moves root and approvals to thresholds of the given keys; the old key stays online only.
 
-    Answers what was published; empty while signatures are missing.
+    `keyring` is what the approvers shall sign with it. Answers what was published; empty while
+    signatures are missing.
     """
-    _check("root", roots, root_threshold)
-    _check("approver", approvers, threshold)
+    _require_threshold("root", roots, root_threshold)
+    _require_threshold("approver", approvers, threshold)
     with repository.changing():
         _nothing_pending(repository)
         root = _next_root(repository)
@@ -132,10 +134,8 @@ def harden(
         _set_keys(root, ROOT, roots, root_threshold)
         _set_keys(root, TARGETS, approvers, threshold)
         for key in roots:
-            _of_one_role(root, key)
-        repository.put_draft(ROOT, Metadata(root))
-        _redelegate(repository, approvers, threshold, None)
-        return _finish(repository)
+            _require_one_role(root, key)
+        return _finish(repository, root, _redelegated(repository, root), keyring)
 
 
 @dataclass(frozen=True)
@@ -147,47 +147,27 @@ class Replacement:
     new: Key
 
 
-def keyring_after(
-    keyring: Keyring, replacements: Sequence[Replacement], stolen: str | None
-) -> Keyring:
-    """The keyring that goes with replacements. An approver's key also approves keyrings; the home's
-    may publish, judge and direct, too.
+def rotate(
+    repository: Repository, replacements: Sequence[Replacement], keyring: Keyring | None = None
+) -> list[str]:
+    """Replaces keys that nobody stole. Answers what was published; empty while it waits.
 
-    A stolen key (its whole name) is taken out at once. One that is only replaced goes on in its
-    other roles where approvers would have to sign that: nobody stole it. Raises Refused where the
-    keyring's rules do not allow it.
+    `keyring` is the one that follows: where approvers change it is signed together with that.
     """
-    after = keyring
-    for one in replacements:
-        after = replaced(after, one.old, public_of(one.new), given_up(keyring, one, stolen))
-    if stolen is not None and after.roles_of(stolen):
-        after = after.without(stolen)
-    return after
-
-
-def given_up(keyring: Keyring, one: Replacement, stolen: str | None) -> tuple[str, ...]:
-    """The roles of the keyring in which a replacement gives way, too, where it has them."""
-    if one.role == "approver":
-        return ("approver",)
-    mine = stolen in (None, one.old)
-    follows = one.role == "online" and mine and (stolen or not keyring.hardened)
-    return WORKING if follows else ()
-
-
-def rotate(repository: Repository, replacements: Sequence[Replacement]) -> list[str]:
-    """Replaces keys that nobody stole. Answers what was published; empty while it waits."""
     with repository.changing():
         _nothing_pending(repository)
-        return _replace(repository, replacements, None)
+        return _replace(repository, replacements, None, keyring)
 
 
 def recover(
     repository: Repository,
     replacements: Sequence[Replacement],
     approved: Mapping[str, TargetFile],
+    keyring: Keyring | None = None,
 ) -> list[str]:
     """Replaces keys that a thief may hold. Whatever waits is dropped; where an approver's key was
-    stolen, robots may run exactly `approved` afterwards. Answers what was published.
+    stolen, or something that approvers signed was forged, robots may run exactly `approved`
+    afterwards. `keyring` as for `rotate`. Answers what was published.
 
     One of the replacements must be of the online key, stolen or not: robots then forget the version
     numbers they have seen, so that a thief who made them absurdly high cannot lock them out.
@@ -197,39 +177,27 @@ def recover(
     with repository.changing():
         _root_with(repository, replacements)  # what is refused drops nothing
         repository.drop_drafts()
-        stolen = any(one.role == "approver" for one in replacements)
-        return _replace(repository, replacements, approved if stolen else None)
+        again = approved if is_rebuilt(repository, [one.role for one in replacements]) else None
+        return _replace(repository, replacements, again, keyring)
 
 
-def holds(repository: Repository, beginning: str) -> list[tuple[str, str]]:
-    """The roles of the one key whose name begins so, each with its whole name. Raises NotFound."""
-    root = repository.root().signed
-    found = [
-        (role, keyid)
-        for role, names in ROLES.items()
-        for keyid in root.roles[names[0]].keyids
-        if beginning and keyid.startswith(beginning)
-    ]
-    if len({keyid for _, keyid in found}) != 1:
-        raise NotFound(
-            f"{'more than one' if found else 'no'} key is called {beginning!r}",
-            evidence=", ".join(sorted(keyid[:12] + "…" for keyid in root.keys)),
-            hint="`policyctl trust status` lists the keys",
-        )
-    return found
+def is_rebuilt(repository: Repository, roles: Sequence[str]) -> bool:
+    """Whether the recovery of a key of these roles makes approvals again: what is published of them
+    is not to be believed."""
+    return "approver" in roles or bool(what_is_forged(repository.published).keys() - ONLINE)
 
 
 def _replace(
     repository: Repository,
     replacements: Sequence[Replacement],
     rebuilt: Mapping[str, TargetFile] | None,
+    keyring: Keyring | None,
 ) -> list[str]:
     root = _root_with(repository, replacements)
-    repository.put_draft(ROOT, Metadata(root))
-    if any(one.role == "approver" for one in replacements):
-        approvers = [root.keys[keyid] for keyid in root.roles[TARGETS].keyids]
-        _redelegate(repository, approvers, root.roles[TARGETS].threshold, rebuilt)
-    return _finish(repository)
+    drafts = {}
+    if rebuilt is not None or any(one.role == "approver" for one in replacements):
+        drafts = _redelegated(repository, root, rebuilt)
+    return _finish(repository, root, drafts, keyring)
 
 
 def _root_with(repository: Repository, replacements: Sequence[Replacement]) -> Root:
@@ -237,7 +205,7 @@ def _root_with(repository: Repository, replacements: Sequence[Replacement]) -> R
     root = _next_root(repository)
     before = deepcopy(root)
     for one in replacements:
-        for name in ROLES[one.role]:
+        for name in METADATA_OF[one.role]:
             current = root.roles[name]
             if one.old not in current.keyids or one.new.keyid in current.keyids:
                 raise UsageError(
@@ -248,20 +216,11 @@ def _root_with(repository: Repository, replacements: Sequence[Replacement]) -> R
             keys = [root.keys[keyid] for keyid in current.keyids if keyid != one.old]
             _set_keys(root, name, [*keys, one.new], current.threshold)
     for one in replacements:
-        _of_one_role(root, one.new, ones_before=roles_in(before, one.old))
+        _require_one_role(root, one.new, ones_before=roles_in(before, one.old))
     return root
 
 
-def roles_in(root: Root, keyid: str) -> tuple[str, ...]:
-    """What a key is by the metadata of root: root, approver, online."""
-    return tuple(
-        role
-        for role, names in ROLES.items()
-        if any(keyid in root.roles[name].keyids for name in names)
-    )
-
-
-def _of_one_role(root: Root, key: Key, ones_before: Sequence[str] = ()) -> None:
+def _require_one_role(root: Root, key: Key, ones_before: Sequence[str] = ()) -> None:
     """Refused where a key has two roles that no key had together before."""
     roles = roles_in(root, key.keyid)
     if len(roles) > 1 and not set(roles) <= set(ones_before):
@@ -277,18 +236,25 @@ def renew(repository: Repository) -> list[str]:
     with repository.changing():
         _nothing_pending(repository)
         root = _next_root(repository)
-        repository.put_draft(ROOT, Metadata(root))
-        approvers = [root.keys[keyid] for keyid in root.roles[TARGETS].keyids]
-        _redelegate(repository, approvers, root.roles[TARGETS].threshold, None)
-        return _finish(repository)
+        return _finish(repository, root, _redelegated(repository, root))
 
 
-def _finish(repository: Repository) -> list[str]:
+def _finish(
+    repository: Repository,
+    root: Root,
+    others: Mapping[str, Metadata[Targets]],
+    keyring: Keyring | None = None,
+) -> list[str]:
+    if keyring is not None and TARGETS in others:
+        info = repository.keep_file(KEYRING, keyring.canonical())
+        others[TARGETS].signed.targets[KEYRING] = info
+        name_keyring(root, info)
+    repository.put_drafts({ROOT: Metadata(root), **others})
     repository.sign()
     return repository.publish()
 
 
-def _check(role: str, keys: Sequence[Key], threshold: int) -> None:
+def _require_threshold(role: str, keys: Sequence[Key], threshold: int) -> None:
     names = {key.keyid for key in keys}
     if len(names) != len(keys):
         raise UsageError(f"a key of {role} is given twice", hint="each person has one of their own")
@@ -318,7 +284,7 @@ def _nothing_pending(repository: Repository) -> None:
 
 
 def _next_root(repository: Repository) -> Root:
-    root = repository.successor(repository.root(), ROOT).signed
+    root = repository.successor(repository.published.root(), ROOT).signed
     assert isinstance(root, Root)
     return root
 
@@ -331,37 +297,43 @@ def _set_keys(root: Root, role: str, keys: Sequence[Key], threshold: int) -> Non
     root.roles[role].threshold = threshold
 
 
-def _redelegate(
-    repository: Repository,
-    approvers: Sequence[Key],
-    threshold: int,
-    rebuilt: Mapping[str, TargetFile] | None,
-) -> None:
-    """Drafts targets and every bin for these approvers, as they are or with what is `rebuilt`."""
-    targets = _next_targets(repository, TARGETS, rebuilding=rebuilt is not None)
-    succinct = SuccinctRoles([key.keyid for key in approvers], threshold, BIN_BITS, BIN)
-    targets.delegations = Delegations(
-        {key.keyid: key for key in approvers}, succinct_roles=succinct
-    )
-    repository.put_draft(TARGETS, Metadata(targets))
-    for name in succinct.get_roles():
-        fresh = _next_targets(repository, name, rebuilding=rebuilt is not None)
-        if rebuilt is not None:
-            fresh.targets = {
-                path: deepcopy(info)
-                for path, info in rebuilt.items()
-                if succinct.get_role_for_target(path) == name
-            }
-        repository.put_draft(name, Metadata(fresh))
+def _delegate_bins(targets: Targets, root: Root) -> SuccinctRoles:
+    """Lets the approvers of this root sign every bin, as many of them as for targets itself."""
+    role = root.roles[TARGETS]
+    succinct = SuccinctRoles(list(role.keyids), role.threshold, BIN_BITS, BIN)
+    keys = {keyid: root.keys[keyid] for keyid in role.keyids}
+    targets.delegations = Delegations(keys, succinct_roles=succinct)
+    return succinct
 
 
-def _next_targets(repository: Repository, role: str, *, rebuilding: bool) -> Targets:
-    """The successor of what is published; an empty one where that was forged and is rebuilt."""
-    try:
-        fresh = repository.successor(repository.targets(role), role).signed
-    except Corrupt:
-        if not rebuilding:
-            raise
-        fresh = Targets(version=repository.version(role) + 1, expires=repository.expiry(role))
+def _redelegated(
+    repository: Repository, root: Root, rebuilt: Mapping[str, TargetFile] | None = None
+) -> dict[str, Metadata[Targets]]:
+    """Targets and every bin for the approvers of this root, as they are or as `rebuilt`."""
+    if rebuilt is None:
+        published = repository.published
+        targets = _next_targets(repository, published.targets(), TARGETS)
+        succinct = _delegate_bins(targets, root)
+        bins = {
+            name: _next_targets(repository, published.targets(name), name)
+            for name in succinct.get_roles()
+        }
+    else:
+        targets = _empty(repository, TARGETS)
+        succinct = _delegate_bins(targets, root)
+        bins = {name: _empty(repository, name) for name in succinct.get_roles()}
+        for path, info in rebuilt.items():
+            bins[succinct.get_role_for_target(path)].targets[path] = deepcopy(info)
+    return {TARGETS: Metadata(targets)} | {name: Metadata(one) for name, one in bins.items()}
+
+
+def _next_targets(repository: Repository, published: Metadata[Targets], role: str) -> Targets:
+    fresh = repository.successor(published, role).signed
     assert isinstance(fresh, Targets)
     return fresh
+
+
+def _empty(repository: Repository, role: str) -> Targets:
+    """Newer than what is published, and nothing of it: a thief may have put anything there."""
+    version = repository.published.version(role, 0) + 1
+    return Targets(version=version, expires=repository.expiry(role))

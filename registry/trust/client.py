@@ -4,7 +4,8 @@
 - Each `refresh` is a new ngclient Updater over the metadata of the last; nothing older than what
   was once seen is accepted, and nothing that mixes states of the repository.
 - Time is the robot's clock, but never before the time at which the newest timestamp seen was made,
-  nor before `not_before`: a clock that runs behind does not make expired metadata fresh.
+  while root stands behind its key, nor before `not_before`: a clock that runs behind does not make
+  expired metadata fresh.
 - A target is looked up from the top each time, and every role on the way is verified against the
   role that names it in this lookup.
 
@@ -14,7 +15,6 @@ ServiceFailed (not reached, too slow).
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +22,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib import parse
 
+from securesystemslib.exceptions import StorageError
 from tuf.api import exceptions
-from tuf.api.metadata import Metadata, Root, TargetFile
+from tuf.api.metadata import Metadata, Root, TargetFile, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import Updater, UpdaterConfig
 
@@ -85,6 +86,7 @@ class TrustClient:
         with _understood(self._clock.now()):
             self.metadata.mkdir(parents=True, exist_ok=True)
             self._heal()
+            now = self._time()  # by the newest root: an Updater begins with the anchor again
             updater = Updater(
                 str(self.metadata),
                 self._metadata_url,
@@ -93,7 +95,7 @@ class TrustClient:
                 bootstrap=self._root,
             )
             # ngclient takes the machine's clock and offers no other way to give it one.
-            updater._trusted_set.reference_time = self._time()
+            updater._trusted_set.reference_time = now
             updater.refresh()
         self._updater = updater
 
@@ -127,11 +129,22 @@ class TrustClient:
 
     @property
     def issued(self) -> float:
-        """When the newest timestamp seen was made, as it says itself; 0 where none says it."""
+        """When the newest timestamp seen was made, as it says itself; 0 where none says it, or one
+        that the newest root seen does not stand behind: a stolen key's word ends with the key."""
         try:
-            said = json.loads((self.metadata / "timestamp.json").read_bytes())
-            return float(said["signed"].get(ISSUED, 0))
-        except (OSError, ValueError, KeyError, TypeError):
+            root = Metadata[Root].from_file(str(self.metadata / "root.json")).signed
+            found = Metadata[Timestamp].from_file(str(self.metadata / "timestamp.json"))
+            root.verify_delegate(Timestamp.type, found.signed_bytes, found.signatures)
+            said = float(found.signed.unrecognized_fields.get(ISSUED, 0))
+            return said if 0 <= said <= found.signed.expires.timestamp() else 0.0
+        except (
+            StorageError,
+            exceptions.RepositoryError,
+            DeserializationError,
+            ValueError,
+            TypeError,
+            OverflowError,
+        ):
             return 0.0
 
     # -- inside ----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from registry.errors import Corrupt, NotFound, PolicyctlError
 from registry.ports import Clock
-from registry.trust.files import TrustFolder, is_published, timestamp_of, was_published
+from registry.trust.remains import Remains, is_published, timestamp_of, was_published
 from registry.versions import VersionRef
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class HomeApprovals:
         """Raises Corrupt where trust was set up and robots can read no metadata any more."""
         if is_published(self.folder):
             return True
-        if was_published(self.folder) and not TrustFolder(self.folder).unfinished:
+        if self.begun:
             raise Corrupt(
                 "this home has approvals, and what begins their metadata is gone",
                 evidence=f"{timestamp_of(self.folder)} is gone; roots lie beside it",
@@ -48,6 +48,13 @@ class HomeApprovals:
                 "policyctl trust freshen",
             )
         return False
+
+    @property
+    def begun(self) -> bool:
+        """Whether trust was set up, also where robots can read no metadata any more."""
+        if is_published(self.folder):
+            return True
+        return was_published(self.folder) and not Remains(self.folder).unfinished
 
     def require(self) -> None:
         """Raises NotFound where trust is not set up."""
@@ -63,8 +70,9 @@ class HomeApprovals:
         from registry.trust.repository import Repository
         from registry.trust.signers import Signers
 
-        signers = Signers(self.folder, self._places)
-        return Approvals(Repository(self.folder, signers, self.clock))
+        repository = Repository(self.folder, Signers(self.folder, self._places), self.clock)
+        repository.finish()
+        return Approvals(repository)
 
     @contextmanager
     def changing(self) -> Iterator[Approvals]:

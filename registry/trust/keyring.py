@@ -23,7 +23,7 @@ Rules:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -171,6 +171,30 @@ class Keyring:
             retired=_less(self.retired, keyid),
         )
 
+    def only(self, may: Callable[[PublicKey, str], bool], *, hardened: bool, since: str) -> Keyring:
+        """Keeps of what each key acts as (as `roles_of` words it) what it `may`."""
+        keys = {key.keyid: key for key in self.keys}
+
+        def those(named: Mapping[str, tuple[str, ...]], word: str) -> dict[str, tuple[str, ...]]:
+            return {
+                name: tuple(one for one in ids if may(keys[one], f"{word}{name}"))
+                for name, ids in named.items()
+            }
+
+        roles, retired = those(self.roles, ""), those(self.retired, "retired ")
+        robots = those(self.robots, f"{ROBOT} ")
+        left = (*roles.values(), *retired.values(), *robots.values())
+        ids = {keyid for some in left for keyid in some}
+        after = self._changed(
+            keys=tuple(key for key in self.keys if key.keyid in ids),
+            roles=roles,
+            retired=retired,
+            robots=robots,
+            hardened=hardened,
+            since=since,
+        )
+        return self if after == replace(self, number=after.number) else after
+
     def harden(self) -> Keyring:
         """From now on approvers do nothing else. Raises Refused while one of them does."""
         if both := self._approvers_elsewhere():
@@ -240,6 +264,19 @@ class Keyring:
 def first_keyring(key: PublicKey, since: str = "") -> Keyring:
     """One key in every role: how a home begins. See `Keyring.since` for that."""
     return Keyring(keys=(key,), roles=dict.fromkeys(ROLES, (key.keyid,)), since=since)
+
+
+def the_key(beginning: str, names: Iterable[str], hint: str) -> str:
+    """The one of these names of keys that begins so. Raises NotFound."""
+    known = sorted(set(names))
+    found = [keyid for keyid in known if beginning and keyid.startswith(beginning)]
+    if len(found) != 1:
+        raise NotFound(
+            f"{'more than one' if found else 'no'} key is called {beginning!r}",
+            evidence=", ".join(keyid[:12] + "…" for keyid in found or known) or "there is none",
+            hint=hint,
+        )
+    return found[0]
 
 
 def _less(named: Mapping[str, tuple[str, ...]], keyid: str) -> dict[str, tuple[str, ...]]:

@@ -39,7 +39,7 @@ from registry.trust.services import PatientSigner
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
-__all__ = ["Key", "Signer", "new_key", "public_key", "public_pem", "signer"]
+__all__ = ["Key", "Signer", "is_key", "new_key", "public_key", "public_pem", "signer"]
 
 _PRIVATE = b"PRIVATE KEY-----"
 
@@ -52,6 +52,8 @@ def new_key(path: Path) -> SSlibKey:
     signer = CryptoSigner(Ed25519PrivateKey.generate())
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and not is_key(path):
+            path.unlink()
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
@@ -70,6 +72,11 @@ def new_key(path: Path) -> SSlibKey:
             raise
         sync_folder(path.parent)
     return signer.public_key
+
+
+def is_key(path: Path) -> bool:
+    """Whether somebody's key may be in this file; an empty one is what a killed process left."""
+    return path.is_file() and path.stat().st_size > 0
 
 
 def public_key(path: Path) -> SSlibKey:

@@ -8,61 +8,69 @@ as a floor under their clocks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
-from registry.errors import NotFound
-
-if TYPE_CHECKING:
-    from registry.trust.repository import Repository
+from registry.errors import Corrupt, NotFound
+from registry.ports import Clock
+from registry.trust.published import Published, expiry
+from registry.trust.signers import Signers
 
 ISSUED = "x-policyctl-issued"
 
 
 def online_signed(
-    repository: Repository, root: Root, ready: Mapping[str, Metadata[Any]]
+    published: Published,
+    signers: Signers,
+    clock: Clock,
+    root: Root,
+    ready: Mapping[str, Metadata[Any]],
 ) -> dict[str, Metadata[Any]]:
     """Snapshot and timestamp of what is published and `ready` together, signed as `root` says.
 
     Raises NotFound where the online key is not at hand.
     """
-    top = ready[Targets.type] if Targets.type in ready else repository.targets()
+    top = ready[Targets.type] if Targets.type in ready else published.targets()
     meta = {}
-    for role in (Targets.type, *repository.succinct(top.signed).get_roles()):
-        data = ready[role].to_bytes() if role in ready else repository.data(role)
-        version = ready[role].signed.version if role in ready else repository.version(role)
+    for role in (Targets.type, *published.succinct(top.signed).get_roles()):
+        data = ready[role].to_bytes() if role in ready else published.data(role)
+        version = ready[role].signed.version if role in ready else published.version(role)
         meta[f"{role}.json"] = MetaFile.from_data(version, data, ["sha256"])
     snapshot = Metadata(
         Snapshot(
-            version=repository.version(Snapshot.type, 0) + 1,
-            expires=repository.expiry(Snapshot.type),
+            version=published.version(Snapshot.type, 0) + 1,
+            expires=expiry(Snapshot.type, clock.now()),
             meta=meta,
         )
     )
-    _sign(repository, root, Snapshot.type, snapshot)
+    _sign(signers, root, Snapshot.type, snapshot)
     about = MetaFile.from_data(snapshot.signed.version, snapshot.to_bytes(), ["sha256"])
     timestamp = Metadata(
         Timestamp(
-            version=_next_timestamp(repository, snapshot.signed.version),
-            expires=repository.expiry(Timestamp.type),
+            version=_next_timestamp(published, snapshot.signed.version),
+            expires=expiry(Timestamp.type, clock.now()),
             snapshot_meta=about,
-            unrecognized_fields={ISSUED: int(repository.now())},
+            unrecognized_fields={ISSUED: int(clock.now())},
         )
     )
-    _sign(repository, root, Timestamp.type, timestamp)
+    _sign(signers, root, Timestamp.type, timestamp)
     return {Snapshot.type: snapshot, Timestamp.type: timestamp}
 
 
-def _next_timestamp(repository: Repository, snapshot: int) -> int:
-    """Higher than any before, also where the last one is lost: there was one for each snapshot."""
-    return max(snapshot, repository.timestamp().signed.version + 1 if repository.exists else 0)
+def _next_timestamp(published: Published, snapshot: int) -> int:
+    """Higher than any before, also where the last one is lost or forged: there was one for each
+    snapshot."""
+    try:
+        return max(snapshot, published.timestamp().signed.version + 1)
+    except (NotFound, Corrupt):
+        return snapshot
 
 
-def _sign(repository: Repository, root: Root, role: str, metadata: Metadata[Any]) -> None:
+def _sign(signers: Signers, root: Root, role: str, metadata: Metadata[Any]) -> None:
     keys = [root.get_key(keyid) for keyid in root.roles[role].keyids]
     for key in keys:
-        repository.sign_with(metadata, key)
+        signers.sign(metadata, key)
     if not root.get_verification_result(role, metadata.signed_bytes, metadata.signatures):
         raise NotFound(
             "the online key is not here: nothing was published",

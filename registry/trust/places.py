@@ -27,9 +27,26 @@ _OLD = "signers.json"
 
 
 @dataclass(frozen=True)
+class SignerEntry:
+    """Where the private key of a role is; `keyid` says which of the role's keys it is."""
+
+    place: str
+    keyid: str
+
+
+@dataclass(frozen=True)
 class Kept:
     places: Mapping[str, str] = field(default_factory=dict)  # key id -> place
     roles: Mapping[str, str] = field(default_factory=dict)  # role -> key id
+
+    @property
+    def signers(self) -> dict[str, SignerEntry]:
+        """Who signs here, by role: the keys that are named for one and whose place is known."""
+        return {
+            role: SignerEntry(self.places[keyid], keyid)
+            for role, keyid in self.roles.items()
+            if keyid in self.places
+        }
 
 
 def read_places(folder: Path) -> Kept:

@@ -1,4 +1,4 @@
-"""Changes of the keyring that go with changes of the repository's keys. Pure."""
+"""Changes of the keyring that take several steps, and what they must not bring about. Pure."""
 
 from __future__ import annotations
 
@@ -41,4 +41,23 @@ def replaced(keyring: Keyring, old: str, new: PublicKey, roles: Iterable[str]) -
         keyring = keyring.with_key(role, new)
     for role in held:
         keyring = keyring.retire(role, old)
+    return keyring
+
+
+def revoked(keyring: Keyring, keyid: str, *, stolen: bool) -> Keyring:
+    """A key acts in no role any more; what it signed stands, unless it was stolen.
+
+    Raises Refused for a robot's that was not.
+    """
+    if stolen:
+        return keyring.without(keyid)
+    if any(keyid in ids for ids in keyring.robots.values()):
+        raise Refused(
+            "a robot's key is not retired: without it the robot cannot report",
+            evidence=f"{keyid[:12]}… acts as {', '.join(keyring.roles_of(keyid))}",
+            hint="where it was stolen: --stolen; then enrol the robot with another key",
+        )
+    for role in ROLES:
+        if keyid in keyring.roles[role]:
+            keyring = keyring.retire(role, keyid)
     return keyring

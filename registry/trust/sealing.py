@@ -4,6 +4,9 @@
   newer program never breaks an older one's seal.
 - The payload's type is signed with it: a seal under one kind of document is none under another.
 - `payload_of` is the one reader. It believes the payload, and nothing that came beside it.
+- One signature that fits is enough; those that do not fit count for nothing, wherever they stand
+  and whomever they name, as in DSSE and TUF. Anybody can write a name beside bytes: had that a
+  document refused, whoever passes it on could take it from all who trust its other signers.
 """
 
 from __future__ import annotations
@@ -92,7 +95,7 @@ def payload_of(
     """The bytes in an envelope that one of `keys` signed, and that key's id.
 
     `what` and `needs` name the document and who should have signed it, `whose` says for people
-    whose a key is. Raises WrongSigner, with `hint`, or Forged.
+    whose a key is. Raises WrongSigner, with `hint`, or Forged where none of theirs fits.
     """
     found = _read(envelope, what)
     if found.payload_type != kind:
@@ -105,16 +108,17 @@ def payload_of(
             evidence="; ".join(map(whose, found.signatures)) or "it has no signature",
             hint=hint,
         )
-    keyid = named[0]
-    try:
-        found.verify([allowed[keyid]], 1)
-    except (SecureError, ValueError):
-        raise Forged(
-            f"{what} was not signed by whom it names",
-            evidence=f"{whose(keyid)}: the signature does not fit these bytes",
-            hint="somebody has altered it; compare with a backup",
-        ) from None
-    return found.payload, keyid
+    for keyid in named:
+        try:
+            found.verify([allowed[keyid]], 1)
+        except (SecureError, ValueError):
+            continue
+        return found.payload, keyid
+    raise Forged(
+        f"{what} was not signed by whom it names",
+        evidence="; ".join(f"{whose(keyid)}: the signature does not fit" for keyid in named),
+        hint="somebody has altered it; compare with a backup",
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -1,5 +1,6 @@
 """One contract for every store: whole or not at all, created once, checked on every read."""
 
+import errno
 import io
 import os
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from registry.blobs.folder import FolderBlobs
 from registry.blobs.hashing import FilePart, Held
-from registry.errors import Conflict, Corrupt, NotFound, UsageError
+from registry.errors import Conflict, Corrupt, NotFound, ServiceFailed, UsageError
 from registry.ports import BlobStore
 from registry.versions import digest_bytes
 
@@ -59,11 +60,13 @@ class S3Bench:
         self.blobs: S3Blobs = S3Blobs(url)
 
     def spoil(self, digest: str, content: bytes) -> None:
-        self.blobs.client.put_object(**self.blobs.about(digest), Body=content)
+        self.blobs.bucket.client.put_object(**self.blobs.bucket.about(digest), Body=content)
 
     def listed(self) -> list[str]:
-        place = self.blobs.place
-        found = self.blobs.client.list_objects_v2(Bucket=place.bucket, Prefix=f"{place.prefix}/")
+        place = self.blobs.bucket.place
+        found = self.blobs.bucket.client.list_objects_v2(
+            Bucket=place.bucket, Prefix=f"{place.prefix}/"
+        )
         return [one["Key"].rpartition("/")[2] for one in found.get("Contents", ())]
 
 
@@ -82,9 +85,7 @@ def blobs(bench: Bench) -> BlobStore:
     return bench.blobs
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=3000))
 def test_what_was_put_is_always_read_back_under_its_digest(
     blobs: BlobStore, content: bytes
@@ -145,6 +146,43 @@ def test_a_batch_keeps_nothing_under_the_wrong_name(bench: Bench, tmp_path: Path
     assert bench.listed() == []
 
 
+@pytest.mark.parametrize("size", [1000, 20_000_000])
+def test_a_file_that_is_gone_before_its_turn_ends_the_batch(
+    bench: Bench, tmp_path: Path, size: int
+) -> None:
+    path = tmp_path / "file"
+
+    def gone() -> None:
+        with bench.blobs.batch() as batch:
+            batch.add(digest_bytes(noise(size, 1)), FilePart(path, 0, size))
+
+    with pytest.raises(Conflict, match="no longer there") as ended:
+        gone()
+    assert str(path) in ended.value.evidence
+    assert bench.listed() == []
+
+
+@pytest.mark.parametrize("size", [1000, 20_000_000])
+def test_a_file_whose_disk_fails_ends_the_batch(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(noise(size, 1))
+
+    def fails(handle: int, length: int, position: int) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def read() -> None:
+        with bench.blobs.batch() as batch:
+            batch.add(digest_bytes(noise(size, 1)), FilePart(path, 0, size))
+
+    monkeypatch.setattr(os, "pread", fails)
+    with pytest.raises(ServiceFailed, match="cannot be read"):
+        read()
+    monkeypatch.undo()
+    assert bench.listed() == []
+
+
 @pytest.mark.parametrize("span", [(0, None), (0, 0), (5, None), (1_999_990, 20), (7, 1_500_000)])
 def test_a_stream_begins_and_ends_where_it_is_told(
     blobs: BlobStore, span: tuple[int, int | None]
@@ -181,6 +219,14 @@ def test_what_is_set_aside_makes_room_for_the_right_bytes(bench: Bench) -> None:
         batch.add(digest, Held([memoryview(b"policy")]))
     assert bench.blobs.read(digest) == b"policy"
     assert list(bench.blobs.digests()) == [digest]
+
+
+def test_what_somebody_else_has_set_aside_is_no_error(blobs: BlobStore) -> None:
+    digest = blobs.put(b"policy")
+    blobs.set_aside(ABSENT)
+    blobs.set_aside(digest)
+    blobs.set_aside(digest)
+    assert not blobs.has(digest)
 
 
 def test_copies_are_whole_and_apart_from_the_store(blobs: BlobStore, tmp_path: Path) -> None:

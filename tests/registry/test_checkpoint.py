@@ -12,6 +12,7 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkpoints import (
@@ -22,6 +23,8 @@ from checkpoints import (
 )
 from record import POLICY, Record
 
+from registry import checkpoint
+from registry.blobs.hashing import FilePart
 from registry.checkpoint import MAX_FILES, scan
 from registry.errors import Conflict, Refused
 
@@ -63,6 +66,41 @@ def test_a_file_that_became_a_link_or_a_pipe_is_not_opened(folder: Path) -> None
     path.symlink_to("/etc/hostname")
     with pytest.raises(OSError):
         open_regular(path)
+
+
+def test_a_piece_is_not_read_from_a_pipe(folder: Path) -> None:
+    """Nobody writes to it, so that reading would wait for ever; here somebody could."""
+    path = folder / "contract.json"
+    path.unlink()
+    os.mkfifo(path)
+    other_end = os.open(path, os.O_RDWR)
+    with pytest.raises(Refused, match="may not"):
+        FilePart(path, 0, 10).read_at(0, 10)
+    os.close(other_end)
+
+
+@pytest.mark.parametrize("moment", ["_kind", "_check"])
+def test_a_folder_that_becomes_a_link_while_it_is_looked_at_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """What lies outside is of the same name, and only the one who registers may read it."""
+    for inner in (folder / "sub" / "deep", tmp_path / "secret" / "deep"):
+        inner.mkdir(parents=True)
+        (inner / "token.txt").write_text(str(inner))
+    looked = getattr(checkpoint, moment)
+
+    def then_swapped(*about: Any) -> Any:
+        answer = looked(*about)
+        if moment == "_check" or about[-1] == "sub":
+            monkeypatch.undo()
+            (folder / "sub").rename(tmp_path / "sub")
+            (folder / "sub").symlink_to(tmp_path / "secret")
+        return answer
+
+    monkeypatch.setattr(checkpoint, moment, then_swapped)
+    with pytest.raises(Refused, match="may not") as caught:
+        scan(folder)
+    assert "below a link" in caught.value.evidence
 
 
 def test_of_very_many_entries_only_the_first_are_looked_at(

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from checkpoints import noise, write_checkpoint
 from record import HIL, POLICY, SIM, Record
 from sqlalchemy import Connection, delete, insert, select
 
-from registry.errors import Conflict, NotAllowed, Refused
-from registry.ledger.tables import claims, marks, results
+from registry.errors import Conflict, NotAllowed, Refused, ServiceFailed
+from registry.ledger.tables import claims, marks, releases, results
 from registry.ports import Source
 from registry.record import collection
 from registry.record.claims import LASTS_S, Claim
 from registry.record.collection import Collected
 from registry.record.desk import Desk
+from registry.record.model import RolloutRecord
+from registry.record.promotion import Promotion
 from registry.stages import Stage
 from registry.verdicts import judge
 from registry.versions import Provenance, VersionRef, digest_bytes
+
+if TYPE_CHECKING:
+    from databases import Postgres
 
 pytestmark = pytest.mark.slow
 
@@ -210,6 +217,41 @@ def test_what_is_named_between_two_slices_is_kept(
     assert [blobs.has(digest) for digest in garbage] == [False, False, True]
 
 
+def test_a_lost_session_of_the_database_ends_the_removing(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may name blobs from then on; what was removed before is told, and in the audit."""
+    url = postgres.fresh()
+    record = Record(tmp_path, database=url)
+    folder, blobs = checkpoint(record, 1), record.registry.blobs
+    first = min(blobs.put(noise(5000, 0)), blobs.put(noise(3000, 1)))
+    made: list[VersionRef] = []
+    remove = type(blobs).remove
+
+    def remove_and_lose_the_session(self: object, digest: str) -> int:
+        freed = remove(blobs, digest)
+        if not made:
+            other = record.as_role("admin")
+            postgres.run(
+                url,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE state = 'idle in transaction' AND datname = current_database()",
+            )
+            made.append(other.register(folder, POLICY).version.ref)
+            other.close()
+        return freed
+
+    monkeypatch.setattr(type(blobs), "remove", remove_and_lose_the_session)
+    with pytest.raises(ServiceFailed, match="gc ended early") as raised:
+        gc(record, grace_s=0)
+    assert raised.value.evidence.startswith("1 blobs that nothing needed are removed; ")
+    assert record.registry.check_files(made).problems == ()
+    (event,) = [one for one in record.registry.audit_log() if one.action == "collect"]
+    assert event.detail == {"removed": [first]}
+    record.registry.close()
+    postgres.drop(url)
+
+
 def test_registering_and_collecting_at_once_loses_nothing(record: Record) -> None:
     """Checkpoints whose tensors are garbage a moment before: the worst for whoever collects."""
     chance = random.Random(5)
@@ -311,11 +353,78 @@ def test_what_runs_or_may_run_is_never_given_up(record: Record) -> None:
         assert record.registry.released_at(ref) is None
 
 
+def queued(record: Record) -> VersionRef:
+    """A version that was rolled back and waits behind an open rollout to be tried again."""
+    record.to_fleet()
+    again = record.ready()
+    record.promote(again)
+    record.registry.rollback(POLICY, "it shook")
+    record.promote(record.ready())
+    record.promote(again, override="it was the rig", queue=True)
+    return again
+
+
+def give_up(record: Record, ref: VersionRef) -> None:
+    with record.registry._ledger.write() as connection:
+        connection.execute(insert(releases).values(policy=ref.policy, number=ref.number, at=0.0))
+
+
+def test_what_waits_for_its_rollout_is_never_given_up(record: Record) -> None:
+    again = queued(record)
+    record.clock.time += 400 * DAY
+    assert gc(record, release_after_s=DAY).released == ()
+    record.registry.abort(POLICY, "no more of the other one")
+    assert record.registry.version(again).stage is Stage.CANARY
+
+
+def test_a_rollout_that_waited_opens_no_version_without_its_files(record: Record) -> None:
+    again = queued(record)
+    give_up(record, again)
+    record.registry.abort(POLICY, "no more of the other one")
+    assert record.registry.rollouts(POLICY, open_only=True) == []
+    assert record.told() == {(None, 1)}
+
+
+def test_files_given_up_while_a_promotion_begins_end_it(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref, to_canary = record.ready(), Promotion._to_canary
+
+    def late(self: Promotion, *asked: Any) -> RolloutRecord:
+        give_up(record, ref)
+        return to_canary(self, *asked)
+
+    monkeypatch.setattr(Promotion, "_to_canary", late)
+    with pytest.raises(Refused, match="released by the retention rule"):
+        record.promote(ref)
+    assert record.registry.rollouts(POLICY) == []
+
+
 def test_the_base_of_an_adapter_is_never_given_up(record: Record) -> None:
     base = reject(record, 1)
     record.registry.register(checkpoint(record, 2), POLICY, base=base)
     record.clock.time += 400 * DAY
     assert gc(record, release_after_s=DAY).released == ()
+
+
+def grown_old(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (1e9, 1e9))
+
+
+def test_what_killed_commands_left_in_the_cache_goes_after_a_day(record: Record) -> None:
+    cache = record.home.cache
+    names = ("sources/fetched", "import-killed", "blobs/sha256")
+    for name in names:
+        (cache / name / "files").mkdir(parents=True)
+        (cache / name / "files" / "policy.safetensors").write_bytes(b"half")
+    assert gc(record).swept == 0
+    grown_old(cache)
+    os.utime(cache / "import-killed" / "files" / "policy.safetensors")  # it is still written
+    assert gc(record).swept == 1
+    grown_old(cache)
+    assert gc(record).swept == 1
+    assert [(cache / name).exists() for name in names] == [False, False, True]
 
 
 def test_only_an_admin_collects(record: Record) -> None:

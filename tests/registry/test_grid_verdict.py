@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import pytest
@@ -207,7 +208,7 @@ def counts(draw: st.DrawFn) -> tuple[int, int, list[Tally], Paired | None]:
 
 
 @given(counts())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_undecided_is_always_the_verdicts_own_answer(
     found: tuple[int, int, list[Tally], Paired | None],
 ) -> None:
@@ -219,7 +220,7 @@ def test_undecided_is_always_the_verdicts_own_answer(
 
 
 @given(counts())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_version_never_passes_below_threshold_worse_or_with_a_weak_cell(
     found: tuple[int, int, list[Tally], Paired | None],
 ) -> None:
@@ -236,7 +237,7 @@ def test_a_version_never_passes_below_threshold_worse_or_with_a_weak_cell(
 
 
 @given(counts())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_full_run_always_decides_where_every_scene_has_a_pair(
     found: tuple[int, int, list[Tally], Paired | None],
 ) -> None:
@@ -247,11 +248,11 @@ def test_the_full_run_always_decides_where_every_scene_has_a_pair(
 
 
 def test_asking_after_each_of_five_thousand_episodes_costs_little() -> None:
-    """A hundred cells, all questions open: below 100 µs an answer, in the best of five rounds."""
+    """A hundred cells, all questions open: an answer is as a few passes over the cells."""
     axes = {"a": tuple(range(10)), "b": tuple(range(10))}
     gate = GridGate("t", axes, 50, regression=Regression(), floor=0.6)
-    best = float("inf")
-    for _ in range(5):
+    ratios = []
+    for _ in range(9):
         cells = [[0, 0] for _ in range(100)]
         drawn = successes = regressions = fixes = 0
         undecided(gate, 0, 0, cells, pairs(0))
@@ -263,5 +264,8 @@ def test_asking_after_each_of_five_thousand_episodes_costs_little() -> None:
             regressions += number % 50 == 0 and not ok
             fixes += number % 50 == 7 and ok
             undecided(gate, drawn, successes, cells, pairs(drawn, regressions, fixes))
-        best = min(best, (time.perf_counter() - began) / 500)
-    assert best < 100e-6, f"{best * 1e6:.0f} µs"
+        took, began = time.perf_counter() - began, time.perf_counter()
+        for _ in range(500):
+            sum(good / (good + bad + 1) for good, bad in cells)
+        ratios.append(took / (time.perf_counter() - began))
+    assert median(ratios) < 15, ratios

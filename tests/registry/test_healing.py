@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkpoints import noise, write_checkpoint
 from record import POLICY, SIM, FakeClock, Record
 
+import registry.record.versions as versions_module
 from registry.backends import Settings, open_mirror, write_settings
 from registry.blobs.folder import FolderBlobs
 from registry.blobs.transfer import transfer
 from registry.errors import NotAllowed
 from registry.home import Home
 from registry.record.actors import Actor
+from registry.record.healing import Healer
+from registry.record.parts import Parts
 from registry.service import Registry
 from registry.verdicts import judge
-from registry.versions import VersionRef
+from registry.versions import VersionRef, digest_bytes
 
 
 class Vault:
@@ -107,6 +112,54 @@ def test_an_artifact_that_is_lost_is_named_with_its_gate(tmp_path: Path) -> None
     assert "report.html of the sim gate" in problem
 
 
+def test_what_nothing_names_is_looked_at_before_a_version_may_name_it(tmp_path: Path) -> None:
+    record = Record(tmp_path)
+    registry, tensor = record.registry, noise(1000, 1)
+    path = FolderBlobs(record.home.blobs).path(registry.blobs.put(tensor))
+    path.chmod(0o644)
+    path.write_bytes(bytes(1000))
+    assert registry.check_files([]).blobs == 0
+    health = registry.check_files([], everything=True)
+    assert (health.problems, health.blobs) == ((), 1)
+    assert "nothing names" in health.healed[0]
+    made = registry.register(write_checkpoint(tmp_path / "c", {"a": tensor}), POLICY).version
+    assert registry.check_files([made.ref]).problems == ()
+
+
+def test_a_kept_result_that_is_damaged_is_a_problem(tmp_path: Path) -> None:
+    record = Record(tmp_path)
+    film = record.registry.blobs.put(b"a film")
+    record.registry.store_result("key", {"film": film})
+    path = FolderBlobs(record.home.blobs).path(film)
+    path.chmod(0o644)
+    path.write_bytes(b"a f1lm")
+    (problem,) = record.registry.check_files([], everything=True).problems
+    assert "a blob of the record" in problem
+
+
+def test_right_bytes_that_came_after_the_look_are_not_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looks are far ahead of cures: somebody registers the files again in between."""
+    record = Record(tmp_path)
+    tensor, look = noise(1000, 1), Healer._look
+    ref = record.registry.register(write_checkpoint(tmp_path / "c", {"a": tensor}), POLICY).version
+    path = FolderBlobs(record.home.blobs).path(digest_bytes(tensor))
+    path.chmod(0o644)
+    path.write_bytes(bytes(1000))
+
+    def look_and_put(self: Healer, one: Any) -> Any:
+        found = look(self, one)
+        if one.digest == digest_bytes(tensor):
+            record.registry.blobs.put(tensor)
+        return found
+
+    monkeypatch.setattr(Healer, "_look", look_and_put)
+    health = record.registry.check_files([ref.ref])
+    assert (health.problems, len(health.healed)) == ((), 1)
+    assert record.registry.blobs.read(digest_bytes(tensor)) == tensor
+
+
 def test_without_a_mirror_damage_is_set_aside_and_registering_heals(tmp_path: Path) -> None:
     record = Record(tmp_path)
     folder = write_checkpoint(tmp_path / "c", {"a": noise(1000, 1)})
@@ -119,6 +172,53 @@ def test_without_a_mirror_damage_is_set_aside_and_registering_heals(tmp_path: Pa
     assert len(record.registry.check_files([ref]).problems) == 1
     assert record.registry.register(folder, POLICY).written == 1000
     assert record.registry.check_files([ref]).problems == ()
+
+
+class Cached:
+    """A registry that reads its store through a cache, as a home whose store is a bucket does."""
+
+    def __init__(self, folder: Path) -> None:
+        record = Record(folder)
+        desk = record.registry._parts.desk
+        self.cache = FolderBlobs(record.home.cache / "blobs")
+        desk = replace(desk, cache=self.cache)
+        self.registry = Registry(Parts(desk, mirror=None, approvals=None, archives=True))
+        self.tensor = noise(1000, 1)
+        made = write_checkpoint(folder / "c", {"a": self.tensor, "b": noise(500, 2)})
+        self.ref = self.registry.register(made, POLICY).version.ref
+        self.weights = (made / "policy.safetensors").read_bytes()
+        self.out = folder / "out"
+
+    def written(self) -> bytes:
+        self.registry.materialize(self.ref, self.out)
+        return (self.out / "policy.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("left", [bytes(1000), None], ids=["damaged", "gone"])
+def test_a_cached_piece_that_is_bad_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes | None
+) -> None:
+    """Gone: removed by gc after the cache was filled and before it was read."""
+    one = Cached(tmp_path)
+    assert one.written() == one.weights
+    path = one.cache.path(digest_bytes(one.tensor))
+    path.chmod(0o644)
+    path.write_bytes(left or b"")
+    if left is None:
+        monkeypatch.setattr(versions_module, "transfer", lambda *_: path.unlink())
+    assert one.written() == one.weights
+    assert path.read_bytes() == one.tensor
+
+
+def test_gc_takes_from_the_cache_what_no_version_needs(tmp_path: Path) -> None:
+    one = Cached(tmp_path)
+    one.written()
+    kept = set(one.cache.digests())
+    one.cache.put(b"a piece of a version that was given up")
+    assert one.registry.collect(dry_run=True).swept == 0
+    assert one.registry.collect().swept == 1
+    assert set(one.cache.digests()) == kept
+    assert one.written() == one.weights
 
 
 @pytest.mark.slow

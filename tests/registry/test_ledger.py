@@ -139,17 +139,55 @@ def test_the_audit_cannot_be_changed_through_the_database(ledger: SqliteLedger) 
         "UPDATE audit SET reason = 'other' WHERE seq = 2",
         "DELETE FROM audit WHERE seq = 2",
         "UPDATE audit SET actor = 'nobody' WHERE seq = 3",
+        "UPDATE audit SET reason = x'ff00' WHERE seq = 2",
+        "UPDATE audit SET at = 9e999 WHERE seq = 2",
+        "UPDATE audit SET detail = '{' WHERE seq = 2",
+        f"UPDATE audit SET detail = '{'[' * 100_000}' WHERE seq = 2",
+        "UPDATE audit SET detail = '{\"n\": 99999999999999999999}' WHERE seq = 2",
+        'UPDATE audit SET detail = \'{"n": 9, "n": 1}\' WHERE seq = 2',
+        "UPDATE audit SET detail = '{\"n\":1}' WHERE seq = 2",
+        "DELETE FROM audit_head",
+        "INSERT INTO audit_head VALUES (2, 3, 'x')",
     ],
 )
 def test_tampering_with_the_audit_breaks_its_chain(ledger: SqliteLedger, tampering: str) -> None:
     with ledger.write() as connection:
         for n in range(3):
-            log.append(connection, at=float(n), actor=Actor("a"), action="x", subject=str(n))
+            log.append(
+                connection, at=float(n), actor=Actor("a"), action="x", subject="s", detail={"n": n}
+            )
         assert log.check_chain(connection).seq == 3
-    raw = sqlite3.connect(ledger.path)
-    raw.executescript(f"DROP TRIGGER audit_no_update; DROP TRIGGER audit_no_delete; {tampering};")
-    raw.close()
+    _behind_its_back(ledger, tampering)
     with pytest.raises(Corrupt, match="altered"), ledger.read() as connection:
+        log.check_chain(connection)
+
+
+def _behind_its_back(ledger: SqliteLedger, statement: str) -> None:
+    raw = sqlite3.connect(ledger.path)
+    raw.executescript(f"DROP TRIGGER audit_no_update; DROP TRIGGER audit_no_delete; {statement};")
+    raw.close()
+
+
+def test_an_audit_without_its_head_is_not_added_to(ledger: SqliteLedger) -> None:
+    _behind_its_back(ledger, "DELETE FROM audit_head")
+    with pytest.raises(Corrupt, match="altered"), ledger.write() as connection:
+        log.append(connection, at=1.0, actor=Actor("a"), action="x", subject="s")
+
+
+def test_an_event_that_cannot_be_read_is_named(ledger: SqliteLedger) -> None:
+    with ledger.write() as connection:
+        log.append(connection, at=1.0, actor=Actor("a"), action="x", subject="s")
+    _behind_its_back(ledger, "UPDATE audit SET detail = '{'")
+    with pytest.raises(Corrupt) as refused, ledger.read() as connection:
+        list(log.events(connection))
+    assert "the detail of event 1 " in refused.value.evidence
+
+
+def test_text_that_is_none_is_damage(ledger: SqliteLedger) -> None:
+    with ledger.write() as connection:
+        log.append(connection, at=1.0, actor=Actor("a"), action="x", subject="s")
+    _behind_its_back(ledger, "UPDATE audit SET reason = CAST(x'ff00' AS TEXT)")
+    with pytest.raises(Corrupt, match="damaged"), ledger.read() as connection:
         log.check_chain(connection)
 
 

@@ -41,3 +41,8 @@ def test_a_record_has_the_links_of_its_fields() -> None:
         "dataset": "https://huggingface.co/datasets/team/boxes/tree/v2",
         "run": "https://wandb.ai/team/box/runs/7ab",
     }
+
+
+def test_what_an_older_program_recorded_unseen_leads_nowhere() -> None:
+    origin = Provenance(commit=5, run=["x"], source="hf://team/grasp")  # type: ignore[arg-type]
+    assert set(links_of(origin)) == {"source"}

@@ -21,7 +21,7 @@ from registry.backends import Settings, settings_of, write_settings
 from registry.errors import ConfigError, Corrupt, NotAllowed, Refused, ServiceFailed, UsageError
 from registry.home import Home
 from registry.ledger.postgres import PostgresLedger
-from registry.ledger.tables import metadata, results
+from registry.ledger.tables import metadata, policies, results
 from registry.record import audit as log
 from registry.record.actors import Actor
 
@@ -141,17 +141,31 @@ def test_the_audit_cannot_be_changed_through_the_database(url: str, statement: s
         connection.execute(text(statement))
 
 
-def test_an_edit_by_whoever_owns_the_tables_breaks_the_chain(url: str, postgres: Postgres) -> None:
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "UPDATE audit SET actor = 'nobody' WHERE seq = 2",
+        "UPDATE audit SET at = 'infinity' WHERE seq = 2",
+        "UPDATE audit SET detail = '{\"n\": 99999999999999999999}' WHERE seq = 2",
+        'UPDATE audit SET detail = \'{"n": 9, "n": 1}\' WHERE seq = 2',
+        "DELETE FROM audit_head",
+    ],
+)
+def test_an_edit_by_whoever_owns_the_tables_breaks_the_chain(
+    url: str, postgres: Postgres, edit: str
+) -> None:
     ledger = PostgresLedger(url)
     with ledger.write() as connection:
         for n in range(3):
-            log.append(connection, at=float(n), actor=Actor("a"), action="x", subject=str(n))
+            log.append(
+                connection, at=float(n), actor=Actor("a"), action="x", subject="s", detail={"n": n}
+            )
     with ledger.read() as connection:
         assert log.check_chain(connection).seq == 3
     postgres.run(
         url,
         "ALTER TABLE audit DISABLE TRIGGER ALL",
-        "UPDATE audit SET actor = 'nobody' WHERE seq = 2",
+        edit,
     )
     with pytest.raises(Corrupt, match="altered"), ledger.read() as connection:
         log.check_chain(connection)
@@ -183,6 +197,14 @@ def test_a_role_that_may_only_read_is_told_so(url: str, postgres: Postgres) -> N
         connection.execute(insert(results).values(key="k", result={}, at=0.0))
     looker.close()
     postgres.run(url, "DROP OWNED BY looker", "DROP ROLE looker")
+
+
+def test_a_text_that_fits_no_column_is_the_users_error(url: str) -> None:
+    ledger = PostgresLedger(url)
+    row = {"name": "a" * 121, "next_number": 1, "revision": 0, "created_at": 0.0}
+    with pytest.raises(UsageError, match="too long"), ledger.write() as connection:
+        connection.execute(insert(policies).values(row))
+    ledger.close()
 
 
 def test_a_server_that_is_not_there_and_a_database_that_is_not_are_told(

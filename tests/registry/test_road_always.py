@@ -136,7 +136,6 @@ class Road(RuleBasedStateMachine):
 Road.TestCase.settings = settings(
     max_examples=12,
     stateful_step_count=20,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 TestRoad = pytest.mark.slow(Road.TestCase)

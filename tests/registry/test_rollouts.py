@@ -433,5 +433,5 @@ class RolloutMachine(RuleBasedStateMachine):
             assert set(self.held) == set(rollout.robots)
 
 
-RolloutMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+RolloutMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=25)
 TestRolloutMachine = RolloutMachine.TestCase

@@ -1,4 +1,4 @@
-"""What is particular to blobs in a bucket: parts, broken connections, refusals, presigned URLs."""
+"""What is particular to blobs in a bucket: parts, broken connections, presigned URLs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,15 @@ from stores import Seaweed, get
 from registry.backends import Settings, open_blobs, write_settings
 from registry.blobs import s3_upload
 from registry.blobs.folder import FolderBlobs
-from registry.blobs.hashing import FilePart, Held
-from registry.blobs.s3 import S3Blobs, parse_url
-from registry.errors import ConfigError, NotAllowed, NotFound, ServiceFailed, UsageError
+from registry.blobs.hashing import Budget, FilePart, Held
+from registry.blobs.s3 import S3Blobs
+from registry.errors import (
+    ConfigError,
+    Conflict,
+    ServiceFailed,
+)
 from registry.home import Home
+from registry.ports import Source
 from registry.record.actors import Actor
 from registry.service import Registry
 from registry.versions import digest_bytes
@@ -59,11 +65,11 @@ def sent_parts(blobs: S3Blobs) -> list[int]:
     def note(params: dict[str, Any], **_: object) -> None:
         numbers.append(params["PartNumber"])
 
-    blobs.client.meta.events.register("provide-client-params.s3.UploadPart", note)
+    blobs.bucket.client.meta.events.register("provide-client-params.s3.UploadPart", note)
     return numbers
 
 
-def put(blobs: S3Blobs, digest: str, source: FilePart) -> int:
+def put(blobs: S3Blobs, digest: str, source: Source) -> int:
     with blobs.batch() as batch:
         batch.add(digest, source)
     return batch.written
@@ -90,11 +96,11 @@ def test_an_upload_that_was_cut_off_goes_on(
         if params["PartNumber"] == 3:
             raise ConnectionClosedError(endpoint_url="cut")
 
-    blobs.client.meta.events.register("provide-client-params.s3.UploadPart", cut)
+    blobs.bucket.client.meta.events.register("provide-client-params.s3.UploadPart", cut)
     with pytest.raises(ServiceFailed, match="not reached"):
         put(blobs, digest, source)
     assert not blobs.has(digest)
-    again = S3Blobs(f"{blobs}?endpoint={blobs.place.endpoint}")
+    again = S3Blobs(f"{blobs}?endpoint={blobs.bucket.place.endpoint}")
     numbers = sent_parts(again)
     assert put(again, digest, source) < source.size
     assert 3 in numbers
@@ -106,9 +112,11 @@ def test_a_part_of_other_bytes_is_sent_again(
     blobs: S3Blobs, small_parts: None, large: tuple[str, FilePart]
 ) -> None:
     digest, source = large
-    made = blobs.client.create_multipart_upload(**blobs.about(digest), ChecksumAlgorithm="SHA256")
-    blobs.client.upload_part(
-        **blobs.about(digest), UploadId=made["UploadId"], PartNumber=1, Body=noise(PART, 1)
+    made = blobs.bucket.client.create_multipart_upload(
+        **blobs.bucket.about(digest), ChecksumAlgorithm="SHA256"
+    )
+    blobs.bucket.client.upload_part(
+        **blobs.bucket.about(digest), UploadId=made["UploadId"], PartNumber=1, Body=noise(PART, 1)
     )
     assert put(blobs, digest, source) == source.size
     assert blobs.check(digest) == source.size
@@ -118,7 +126,7 @@ def test_two_who_upload_the_same_large_blob_both_succeed(
     blobs: S3Blobs, small_parts: None, large: tuple[str, FilePart]
 ) -> None:
     digest, source = large
-    others = [S3Blobs(f"{blobs}?endpoint={blobs.place.endpoint}") for _ in range(3)]
+    others = [S3Blobs(f"{blobs}?endpoint={blobs.bucket.place.endpoint}") for _ in range(3)]
     errors: list[BaseException] = []
 
     def run(store: S3Blobs) -> None:
@@ -139,7 +147,7 @@ def test_two_who_upload_the_same_large_blob_both_succeed(
 def test_uploads_cut_off_long_ago_are_given_up(
     blobs: S3Blobs, small_parts: None, large: tuple[str, FilePart]
 ) -> None:
-    blobs.client.create_multipart_upload(**blobs.about(large[0]))
+    blobs.bucket.client.create_multipart_upload(**blobs.bucket.about(large[0]))
     assert blobs.sweep() == 0
     time.sleep(1.1)  # the server's clock counts whole seconds
     assert blobs.sweep(older_than_s=0) == 1
@@ -154,7 +162,7 @@ def test_every_upload_carries_its_checksum_and_is_created_once(
     def note(params: dict[str, Any], model: Any, **_: object) -> None:
         seen.setdefault(model.name, []).append(params)
 
-    blobs.client.meta.events.register("provide-client-params.s3", note)
+    blobs.bucket.client.meta.events.register("provide-client-params.s3", note)
     blobs.put(b"small")
     put(blobs, *large)
     assert all(one["ChecksumSHA256"] for one in seen["PutObject"] + seen["UploadPart"])
@@ -162,11 +170,89 @@ def test_every_upload_carries_its_checksum_and_is_created_once(
     assert [one["IfNoneMatch"] for one in seen["CompleteMultipartUpload"]] == ["*"]
 
 
+def answers(blobs: S3Blobs, operation: str, codes: list[str]) -> None:
+    """What the server says to the next requests of a kind; SeaweedFS does not say it of itself."""
+
+    def refuse(**_: object) -> None:
+        if codes:
+            raise ClientError({"Error": {"Code": codes.pop(0), "Message": "said so"}}, operation)
+
+    blobs.bucket.client.meta.events.register(f"before-call.s3.{operation}", refuse)
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_upload, "PAUSE_S", 0)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A Source whose file is gone, or cut short."""
+
+    size: int
+    error: OSError | None
+    fixed = False
+
+    def read_at(self, start: int, length: int) -> bytes:
+        if self.error is not None:
+            raise self.error
+        return b""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "gone"), None])
+def test_uploads_that_cannot_be_read_leave_room_for_the_next(
+    blobs: S3Blobs,
+    small_parts: None,
+    large: tuple[str, FilePart],
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError | None,
+) -> None:
+    """All of it: one of the whole limit's size would wait for ever for what is not given back."""
+    limit = Budget(3 * PART)
+    monkeypatch.setattr(s3_upload, "IN_FLIGHT", limit)
+    for size in (PART, PART + 1, 3 * PART):
+        with pytest.raises((FileNotFoundError, Conflict)):
+            put(blobs, large[0], Unreadable(size, error))
+    assert limit._used == 0
+    assert put(blobs, *large) == large[1].size
+
+
+BUSY, EXISTS = "ConditionalRequestConflict", "PreconditionFailed"
+
+
+@pytest.mark.parametrize("codes", [[BUSY], [BUSY, BUSY], [EXISTS], [EXISTS, BUSY]])
+def test_what_the_store_was_too_busy_to_take_is_sent_again(
+    blobs: S3Blobs, small_parts: None, no_pause: None, large: tuple[str, FilePart], codes: list[str]
+) -> None:
+    """Neither 409 nor 412 says that the bytes are there: only the store that shows them does."""
+    answers(blobs, "PutObject", list(codes))
+    answers(blobs, "CompleteMultipartUpload", list(codes))
+    assert blobs.check(blobs.put(b"small")) == 5
+    assert put(blobs, *large) >= large[1].size
+    assert blobs.check(large[0]) == large[1].size
+
+
+@pytest.mark.parametrize("code", [BUSY, EXISTS])
+def test_what_the_store_never_takes_is_an_error(
+    blobs: S3Blobs, small_parts: None, no_pause: None, large: tuple[str, FilePart], code: str
+) -> None:
+    answers(blobs, "PutObject", [code] * 100)
+    answers(blobs, "CompleteMultipartUpload", [code] * 100)
+    with pytest.raises(ServiceFailed, match="neither takes a file nor has it"):
+        blobs.put(b"small")
+    with pytest.raises(ServiceFailed, match="neither takes a file nor has it"):
+        put(blobs, *large)
+    assert not blobs.has(large[0])
+
+
 def test_bytes_that_changed_on_the_way_are_refused_by_the_server(blobs: S3Blobs) -> None:
     """So that a good name never gets bad bytes, whatever the line does."""
     with pytest.raises(ClientError, match="BadDigest"):
-        blobs.client.put_object(
-            **blobs.about(digest_bytes(b"sent")),
+        blobs.bucket.client.put_object(
+            **blobs.bucket.about(digest_bytes(b"sent")),
             Body=b"came",
             ChecksumSHA256=s3_upload._b64(hashlib.sha256(b"sent").digest()),
         )
@@ -214,8 +300,8 @@ def proxied(blobs: S3Blobs, s3_account: None) -> Iterator[Callable[[list[int]], 
     proxies: list[CutProxy] = []
 
     def make(limits: list[int]) -> S3Blobs:
-        assert blobs.place.endpoint is not None
-        proxies.append(CutProxy(int(blobs.place.endpoint.rpartition(":")[2]), limits))
+        assert blobs.bucket.place.endpoint is not None
+        proxies.append(CutProxy(int(blobs.bucket.place.endpoint.rpartition(":")[2]), limits))
         return S3Blobs(f"{blobs}?endpoint=http://127.0.0.1:{proxies[-1].port}")
 
     yield make
@@ -239,89 +325,6 @@ def test_a_line_that_breaks_again_and_again_is_an_error(
     behind = proxied([600] * 50)
     with pytest.raises(ServiceFailed, match="not reached"):
         list(behind.stream(digest, 0, 3_000_000))
-
-
-# -- what can be wrong -----------------------------------------------------------------------------
-
-
-def test_wrong_credentials_are_named_as_such(
-    seaweed: Seaweed, s3_account: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in (("AWS_SECRET_ACCESS_KEY", "wrong"), ("AWS_ACCESS_KEY_ID", "nobody")):
-        monkeypatch.setenv(name, value)
-        store = S3Blobs(seaweed.url())
-        with pytest.raises(NotAllowed, match="refuses these credentials"):
-            store.put(b"x")
-        with pytest.raises(NotAllowed, match="refuses these credentials"):
-            store.has("sha256:" + "0" * 64)
-        with pytest.raises(NotAllowed, match="refuses these credentials"):
-            store.reach()
-
-
-def test_no_credentials_are_named_as_such(
-    seaweed: Seaweed, s3_account: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    with pytest.raises(NotAllowed, match="no credentials"):
-        S3Blobs(seaweed.url()).put(b"x")
-
-
-def test_a_bucket_that_is_not_there_is_not_found(seaweed: Seaweed, s3_account: None) -> None:
-    store = S3Blobs(f"s3://no-such-bucket/x?endpoint={seaweed.endpoint}")
-    with pytest.raises(NotFound, match="no such bucket"):
-        store.reach()
-
-
-def test_a_store_that_is_not_reached_is_an_error_of_the_service(
-    s3_account: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    store = S3Blobs(f"s3://vault/x?endpoint=http://127.0.0.1:{port}")
-    with pytest.raises(ServiceFailed, match="not reached") as failed:
-        store.put(b"x")
-    assert failed.value.exit_status == 9
-
-
-@pytest.mark.parametrize(
-    ("code", "kind", "words"),
-    [
-        ("RequestTimeTooSkewed", ServiceFailed, "clock is wrong"),
-        ("QuotaExceeded", ServiceFailed, "the store is full"),
-        ("InternalError", ServiceFailed, "the store failed"),
-        ("ExpiredToken", NotAllowed, "credentials"),
-    ],
-)
-def test_what_a_server_refuses_is_typed(
-    blobs: S3Blobs, code: str, kind: type[Exception], words: str
-) -> None:
-    """Answers that SeaweedFS does not give, put in its mouth."""
-
-    def refuse(**_: object) -> None:
-        raise ClientError({"Error": {"Code": code, "Message": "said so"}}, "PutObject")
-
-    blobs.client.meta.events.register("before-call.s3.PutObject", refuse)
-    with pytest.raises(kind, match=words):
-        blobs.put(b"x")
-
-
-@pytest.mark.parametrize(
-    "url", ["http://x/y", "s3:///x", "s3://b/p?secret=1", "s3://key:secret@bucket/p", "bucket"]
-)
-def test_a_url_that_is_no_store_is_refused_and_a_secret_in_it_not_repeated(url: str) -> None:
-    with pytest.raises(UsageError) as refused:
-        parse_url(url)
-    assert "key:secret" not in str(refused.value)
-
-
-def test_a_url_says_where() -> None:
-    place = parse_url("s3://robot-policies/a/b/?endpoint=http://h:1&region=eu")
-    assert (place.bucket, place.prefix, place.endpoint, place.region) == (
-        "robot-policies", "a/b", "http://h:1", "eu"
-    )  # fmt: skip
-    assert str(place) == "s3://robot-policies/a/b"
 
 
 # -- reading without credentials -------------------------------------------------------------------

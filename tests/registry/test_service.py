@@ -26,6 +26,8 @@ from registry.errors import (
 from registry.home import Home
 from registry.ledger.sqlite import SqliteLedger
 from registry.record.actors import RIGHTS, ROLES, Actor
+from registry.record.desk import Desk
+from registry.record.parts import Parts
 from registry.service import Registry
 from registry.stages import Stage
 from registry.verdicts import Outcome, judge
@@ -141,7 +143,7 @@ def test_links_are_refused_wherever_they_point(record: Record, tmp_path: Path) -
         record.registry.register(folder, POLICY)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_cut_or_lengthened_weights_file_never_becomes_a_version(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -404,8 +406,9 @@ def test_a_registry_is_not_made_by_looking_for_it(tmp_path: Path) -> None:
 
 
 def test_the_facade_takes_any_ledger_and_blobs(tmp_path: Path) -> None:
-    parts = SqliteLedger(tmp_path / "x.db"), FolderBlobs(tmp_path / "b")
-    with Registry(*parts, FakeClock(), Actor("a")) as registry:
+    ledger, blobs = SqliteLedger(tmp_path / "x.db"), FolderBlobs(tmp_path / "b")
+    desk = Desk(ledger, blobs, FakeClock(), Actor("a"))
+    with Registry(Parts(desk, mirror=None, approvals=None, archives=True)) as registry:
         assert registry.list_versions() == []
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from record import POLICY, Record, keys_of
+from sqlalchemy import update
 
-from registry.errors import PolicyctlError
+from registry.errors import Corrupt, PolicyctlError
+from registry.ledger.tables import assignments, renewals
 from registry.service import Actor, Registry
 from registry.trust.documents import check_assignment
 
@@ -25,6 +27,19 @@ def test_every_assignment_is_signed_by_the_director(record: Record) -> None:
     assert {check_assignment(one, keys_of(record).keyring) for one in told if one} == {
         keys_of(record).public["director"].keyid
     }
+
+
+@pytest.mark.parametrize("document", [{"schema": "policyctl.assignment/9"}, [], {"surprise": 1}])
+def test_an_assignment_that_was_edited_into_nonsense_is_corrupt(
+    record: Record, document: object
+) -> None:
+    robot = record.promote(record.ready()).rollout.cohort[0]
+    with record.registry._ledger.write() as connection:
+        for table in (assignments, renewals):
+            connection.execute(update(table).values(document=document))
+    with pytest.raises(Corrupt, match="is none") as found:
+        record.registry.assignment(robot)
+    assert robot in found.value.evidence
 
 
 def test_a_candidates_permission_is_renewed_while_its_rollout_runs(record: Record) -> None:
@@ -53,13 +68,13 @@ def test_without_the_directors_key_what_is_told_waits_for_the_server(
 ) -> None:
     record.to_fleet(), record.to_fleet()
     keys = keys_of(record)
-    signers = keys.folder.signers()
-    keys.folder.write_signers({})
+    signers = keys.signers.all()
+    keys.signers.write({})
     record.registry.rollback(POLICY, "it drops plates")
     bare = record.registry.assignment("robot-01")
     assert bare is not None
     assert bare.envelope is None
-    keys.folder.write_signers(signers)
+    keys.signers.write(signers)
     server = Registry.open(record.home, Actor("server", "controller"), clock=record.clock)
     assert server.renew_assignments() == 6
     assert server.renew_assignments() == 0

@@ -154,7 +154,7 @@ def test_thousands_of_episodes_are_kept_and_read_in_a_moment(record: Record) -> 
 
 
 @given(st.lists(st.dictionaries(st.integers(0, 20), st.integers(0, 3), max_size=8), max_size=6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_order_and_repetition_of_keeping_never_matter(
     tmp_path_factory: pytest.TempPathFactory, batches: list[dict[int, int]]
 ) -> None:

@@ -357,8 +357,8 @@ def approving(record: Record) -> Record:
     """Approvals by one key in the service."""
     ceremony.init(HomeApprovals(record.home.root, record.clock).open().repository)
     repository = HomeApprovals(record.home.root, record.clock).open().repository
-    (key,) = repository.root().signed.keys.values()
-    repository.signers.remember(key, f"slow:{repository.signers.keys / 'home.pem'}")
+    (key,) = repository.published.root().signed.keys.values()
+    repository.signers.remember(key, f"slow:{repository.signers.keys_folder / 'home.pem'}")
     record.registry.close()
     record.registry = Registry.open(record.home, Actor("tester"), clock=record.clock)
     return record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from registry.errors import (
     ServiceFailed,
     UsageError,
 )
+from registry.scratch import SOURCES, sweep
 from registry.sources import Fetched, choose, fetch, is_remote
 from registry.sources.hub import parse_source
 
@@ -73,6 +75,18 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
         monkeypatch.delenv("HF_TOKEN", raising=False)
         yield server
+
+
+def test_what_is_registered_now_was_not_left(hub: Hub, tmp_path: Path) -> None:
+    """Fetched long ago, refused, and now taken up again: gc may run beside it."""
+    cache = tmp_path / "cache"
+    hub.repositories[REPO] = Repository(files(tmp_path / "made"))
+    folder = get(f"hf://{REPO}", cache / SOURCES).folder
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (1e9, 1e9))
+    with fetch(f"hf://{REPO}", cache / SOURCES):
+        assert sweep(cache) == 0
+        assert folder.is_dir()
 
 
 @pytest.mark.parametrize("revision", ["", "@main", "@v1.0", f"@{COMMIT}"])
@@ -176,7 +190,7 @@ class Bucket:
     """A prefix of its own with objects."""
 
     def __init__(self, url: str) -> None:
-        from registry.blobs.s3 import connect, parse_url
+        from registry.blobs.bucket import connect, parse_url
 
         self.url, self.place = url, parse_url(url)
         self.client: Any = connect(self.place)
@@ -184,6 +198,16 @@ class Bucket:
     def put(self, objects: dict[str, bytes]) -> None:
         for name, content in objects.items():
             self.client.put_object(Bucket=self.place.bucket, Key=self.place.key(name), Body=content)
+
+    def put_in_parts(self, name: str, content: bytes, size: int) -> None:
+        about = {"Bucket": self.place.bucket, "Key": self.place.key(name)}
+        upload = about | {"UploadId": self.client.create_multipart_upload(**about)["UploadId"]}
+        parts: list[dict[str, Any]] = []
+        for start in range(0, len(content), size):
+            part = {"PartNumber": len(parts) + 1}
+            sent = self.client.upload_part(**upload, **part, Body=content[start : start + size])
+            parts.append(part | {"ETag": sent["ETag"]})
+        self.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
 
 
 @pytest.fixture
@@ -225,6 +249,56 @@ def test_a_fetch_that_was_cut_goes_on(
     assert read(get(bucket.url, tmp_path / "cache")) == there
     starts = {span.sha256.rpartition("/")[2]: span.start for span in spans}
     assert starts["policy.safetensors"] == 2 << 20
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of objects of which bytes were asked for."""
+    from registry.sources import bucket as module
+
+    names: list[str] = []
+    whole = module.fetch_in_order
+
+    def note(fetch: Any, wanted: Any) -> Iterator[Any]:
+        names.extend(span.sha256.rpartition("/")[2] for span in wanted if span.length)
+        return whole(fetch, wanted)
+
+    monkeypatch.setattr(module, "fetch_in_order", note)
+    return names
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_what_was_kept_is_taken_only_where_it_is_the_objects_bytes(
+    bucket: Bucket, tmp_path: Path, asked: list[str], parts: bool
+) -> None:
+    """Zeros, as a power loss leaves them; also of an object whose tag is of its parts."""
+    there = files(tmp_path / "made", more=6 << 20)
+    bucket.put(there)
+    if parts:
+        bucket.put_in_parts("policy.safetensors", there["policy.safetensors"], 5 << 20)
+    weights = get(bucket.url, tmp_path / "cache").folder / "policy.safetensors"
+    asked.clear()
+    assert read(get(bucket.url, tmp_path / "cache")) == there
+    assert not asked, "all of it was there"
+    with weights.open("r+b") as stream:
+        stream.seek(1 << 20)
+        stream.write(bytes(4096))
+    told: list[int] = []
+    with fetch(bucket.url, tmp_path / "cache", (), told.append) as fetched:
+        assert read(fetched) == there
+    assert asked == ["policy.safetensors"]
+    assert sum(told) == sum(map(len, there.values()))
+
+
+def test_one_registration_at_a_time_has_what_is_fetched(bucket: Bucket, tmp_path: Path) -> None:
+    there = files(tmp_path / "made")
+    bucket.put(there)
+    with fetch(bucket.url, tmp_path / "cache") as first:
+        with pytest.raises(Refused, match="another process") as refused:
+            get(bucket.url, tmp_path / "cache")
+        assert read(first) == there
+    assert refused.value.exit_status == 5
+    assert read(get(bucket.url, tmp_path / "cache")) == there
 
 
 def test_an_object_that_changes_meanwhile_is_a_conflict(

@@ -77,7 +77,7 @@ def test_without_trust_nothing_is_signed_or_asked_for(tmp_path: Path) -> None:
 
 
 def test_who_has_no_publishers_key_registers_nothing(record: Record) -> None:
-    keys_of(record).folder.write_signers({})
+    keys_of(record).signers.write({})
     folder = write_files(record.folder / "new", 9)
     with pytest.raises(NotAllowed, match="no publisher's key") as caught:
         record.registry.register(folder, POLICY)
@@ -88,9 +88,9 @@ def test_who_has_no_publishers_key_registers_nothing(record: Record) -> None:
 def test_who_has_no_runners_key_records_no_verdict(record: Record) -> None:
     ref = record.register()
     keys = keys_of(record)
-    signers = dict(keys.folder.signers())
+    signers = dict(keys.signers.all())
     del signers["runner"]
-    keys.folder.write_signers(signers)
+    keys.signers.write(signers)
     with pytest.raises(NotAllowed, match="no runner's key"):
         record.sim(ref)
     assert record.registry.verdicts(ref) == []
@@ -335,7 +335,7 @@ def test_what_a_stolen_key_signed_counts_no_more(record: Record) -> None:
 
 def test_going_back_needs_no_signature_of_anybody(record: Record) -> None:
     record.to_fleet(), record.to_fleet()
-    keys_of(record).folder.write_signers({})
+    keys_of(record).signers.write({})
     with record.registry._ledger.write() as connection:
         connection.execute(statements.delete())
     back = record.registry.rollback(POLICY, "it drops plates")

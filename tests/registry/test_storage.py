@@ -139,3 +139,32 @@ def test_a_whole_file_takes_no_pipes_place(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no file"):
         write_whole(pipe, b"content")
     assert pipe.is_fifo()
+
+
+def test_two_who_write_the_same_file_at_once_both_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, sync = tmp_path / "file", os.fsync
+
+    def meanwhile(handle: int) -> None:
+        monkeypatch.setattr(os, "fsync", sync)
+        write_whole(path, b"the other's")
+        assert path.read_bytes() == b"the other's"
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    write_whole(path, b"the last one's")
+    assert path.read_bytes() == b"the last one's"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_could_not_be_written_leaves_no_draft(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="full"):
+        write_whole(tmp_path / "file", b"content")
+    assert list(tmp_path.iterdir()) == []

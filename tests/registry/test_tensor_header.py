@@ -71,7 +71,7 @@ def files(draw: st.DrawFn) -> bytes:
     return with_length(text + b" " * draw(st.integers(0, 9))) + bytes(begin)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(files())
 def test_sound_files_are_taken_by_both_or_neither(content: bytes) -> None:
     agree(content)
@@ -129,7 +129,7 @@ def test_moved_and_resized_tensors_are_refused_by_both(number: int) -> None:
     fuzz(number, move, files(), st.data())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=60))
 @example(b"")
 @example(b"\x80\x04\x95\x00\x00\x00\x00\x00")

@@ -24,7 +24,7 @@ from registry.blobs.tensors import problems_of, store_file, whole_digest, write_
 from registry.checkpoint import Found
 from registry.errors import Conflict, Corrupt, NotFound, ServiceFailed
 from registry.ledger.tables import versions
-from registry.versions import FileEntry, Manifest, Piece, TensorEntry, digest_bytes
+from registry.versions import FileEntry, Manifest, Piece, TensorEntry, VersionRef, digest_bytes
 
 TENSORS = {f"layer-{i:02d}": noise(10_000 + i, i) for i in range(12)} | {"none": b""}
 
@@ -99,7 +99,7 @@ def test_pieces_that_are_not_the_file_are_refused() -> None:
 # -- into the store and out of it ------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.binary(max_size=300), max_size=8), st.integers(1, 200), st.integers(1, 600))
 def test_what_went_in_in_pieces_always_comes_out_whole(
     tmp_path_factory: pytest.TempPathFactory, parts: list[bytes], read: int, held: int
@@ -425,6 +425,18 @@ def test_an_adapter_names_its_base(record: Record) -> None:
     assert record.registry.manifest(made.ref).base == base.digest
     assert record.registry.manifest(alone.ref).base == ""
     assert made.number != alone.number
+
+
+def test_a_version_of_whole_files_is_healed_by_registering_them_again(record: Record) -> None:
+    folder = write_checkpoint(record.folder / "c", TENSORS)
+    register_in_files(record, folder)
+    ref, blobs = VersionRef(POLICY, 1), record.registry.blobs
+    weights = (folder / "policy.safetensors").read_bytes()
+    blobs.remove(digest_bytes(weights))
+    assert len(record.registry.check_files([ref]).problems) == 1
+    again = record.registry.register(folder, POLICY)
+    assert (again.created, again.version.ref, again.written) == (False, ref, len(weights))
+    assert record.registry.check_files([ref]).problems == ()
 
 
 def test_a_version_of_whole_files_is_read_and_found_again(record: Record) -> None:

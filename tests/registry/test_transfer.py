@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,8 +19,9 @@ import pytest
 from checkpoints import noise
 
 from registry.blobs import transfer as module
+from registry.blobs.batch import FolderBatch
 from registry.blobs.folder import FolderBlobs
-from registry.blobs.transfer import SEGMENT, WORKERS, Span, fetch_in_order, transfer
+from registry.blobs.transfer import SEGMENT, WORKERS, Moved, Span, fetch_in_order, transfer
 from registry.errors import Corrupt, ServiceFailed
 from registry.ports import BlobStore
 from registry.versions import Piece, digest_bytes
@@ -114,6 +117,40 @@ def test_a_transfer_that_was_cut_goes_on_where_it_was(
     assert not list(here.drafts.iterdir())
 
 
+def test_pieces_that_came_whole_before_the_cut_are_not_fetched_again(
+    line: Line, here: FolderBlobs
+) -> None:
+    size = 100_000
+    pieces = fill(line, *[size] * 60)
+    line.cut_after = 50 * size
+    with pytest.raises(ServiceFailed):
+        transfer(line, here, pieces)
+    before, line.cut_after = line.sent, None
+    moved = transfer(line, here, pieces)
+    assert moved.fetched <= 60 * size - before + WORKERS * size
+    assert moved.fetched + moved.present == 60 * size
+    assert [here.check(piece.sha256) for piece in pieces] == [size] * 60
+    assert not list(here.drafts.iterdir())
+
+
+@pytest.mark.parametrize("cut", [0, 1000])
+def test_a_cut_transfer_leaves_no_file_that_nobody_goes_on_with(
+    line: Line, here: FolderBlobs, cut: int
+) -> None:
+    first, second = fill(line, 1000, 2000)
+    here.drafts.mkdir(parents=True)
+    others = here.drafts / f"partial-{first.sha256[7:]}"
+    with others.open("wb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        line.cut_after = cut
+        with pytest.raises(ServiceFailed):
+            transfer(line, here, [first, second])
+    assert {path.name[-64:] for path in here.drafts.iterdir()} == {
+        first.sha256[7:],
+        second.sha256[7:],
+    }
+
+
 def test_wrong_bytes_are_never_kept(line: Line, here: FolderBlobs) -> None:
     pieces = fill(line, 10, 2_000_000)
     line.bent = {pieces[1].sha256}
@@ -171,6 +208,42 @@ def test_two_transfers_of_the_same_piece_both_end_well(line: Line, here: FolderB
     assert not list(here.drafts.iterdir())
 
 
+def test_a_piece_is_locked_until_it_has_its_name(
+    line: Line, here: FolderBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another transfer of it begins when all bytes are there and nothing has its name yet."""
+    pieces, commit, meanwhile = fill(line, 100_000), FolderBatch._commit, []
+
+    def interrupted(batch: FolderBatch) -> None:
+        if not meanwhile:
+            meanwhile.append("begun")
+            meanwhile.append(transfer(line, here, pieces))
+        commit(batch)
+
+    monkeypatch.setattr(FolderBatch, "_commit", interrupted)
+    transfer(line, here, pieces)
+    assert meanwhile[1:] == [Moved(100_000, 0)]
+    assert here.check(pieces[0].sha256) == 100_000
+    assert not list(here.drafts.iterdir())
+
+
+def test_a_file_that_lost_its_path_before_it_was_locked_is_not_gone_on_with(
+    line: Line, here: FolderBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (piece,) = fill(line, 100_000)
+    path, lock = here.drafts / f"partial-{piece.sha256[7:]}", fcntl.flock
+
+    def late(handle: int, how: int) -> None:
+        path.unlink()  # whoever had it gave it its name
+        path.write_bytes(b"a third transfer's")
+        lock(handle, how)
+
+    monkeypatch.setattr(module.fcntl, "flock", late)
+    transfer(line, here, [piece])
+    assert here.check(piece.sha256) == 100_000
+    assert path.read_bytes() == b"a third transfer's"
+
+
 def test_many_pieces_move_in_groups(
     line: Line, here: FolderBlobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +267,52 @@ def test_to_and_from_a_bucket(
     assert [here.read(piece.sha256) for piece in pieces] == [
         noise(piece.size, i) for i, piece in enumerate(pieces)
     ]
+
+
+NOBODY = 65534
+AS_NOBODY = r"""
+import os, signal, sys
+from pathlib import Path
+from registry.blobs.folder import FolderBlobs
+from registry.blobs.transfer import transfer
+from registry.versions import Piece
+if os.geteuid() == 0:  # what a file's mode forbids, it does not forbid root
+    os.setgid(int(sys.argv[4]))
+    os.setuid(int(sys.argv[4]))
+def told(there, total):
+    if there > int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+pieces = [Piece(sha256, int(size)) for sha256, size in (one.split("=") for one in sys.argv[5:])]
+there, here = FolderBlobs(Path(sys.argv[1])), FolderBlobs(Path(sys.argv[2]))
+print(transfer(there, here, pieces, told).fetched)
+"""
+
+
+@pytest.mark.parametrize("being_named", [False, True])
+def test_a_transfer_goes_on_after_a_kill_also_for_who_is_not_root(being_named: bool) -> None:
+    """Pieces that had come whole, and had no name yet; or were about to have it, read-only."""
+    with tempfile.TemporaryDirectory() as name:  # a folder of pytest's nobody else may enter
+        there, here = FolderBlobs(Path(name) / "there"), FolderBlobs(Path(name) / "here")
+        pieces = fill(there, *[SEGMENT] * 6)
+        if os.geteuid() == 0:
+            os.chown(name, NOBODY, NOBODY)
+        words = [f"{piece.sha256}={piece.size}" for piece in pieces]
+
+        def run(until: int) -> subprocess.CompletedProcess[str]:
+            told = [str(there.root), str(here.root), str(until), str(NOBODY), *words]
+            return subprocess.run(
+                [sys.executable, "-c", AS_NOBODY, *told], capture_output=True, text=True
+            )
+
+        assert run(4 * SEGMENT).returncode == -signal.SIGKILL
+        if being_named:
+            for path in here.drafts.iterdir():
+                path.chmod(0o444)
+        ended = run(7 * SEGMENT)
+        assert ended.returncode == 0, ended.stderr
+        assert int(ended.stdout) == (6 if being_named else 1) * SEGMENT
+        assert [here.check(piece.sha256) for piece in pieces] == [SEGMENT] * 6
+        assert not any(here.path(piece.sha256).stat().st_mode & 0o222 for piece in pieces)
 
 
 FETCH = r"""

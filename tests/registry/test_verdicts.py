@@ -200,7 +200,7 @@ def test_a_verdict_names_what_it_judged_and_survives_its_json() -> None:
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_same_integers_always_give_the_same_verdict_and_one_more_failure_never_helps(
     n: int, lost: int, data: st.DataObject
 ) -> None:

@@ -136,7 +136,7 @@ blocks_strategy = st.lists(
 
 
 @given(blocks_strategy, st.randoms(use_true_random=False))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_e_depends_on_the_integers_alone_never_on_the_order(
     drawn: list[tuple[str, bool, int]], rnd: object
 ) -> None:
@@ -158,7 +158,7 @@ def test_e_depends_on_the_integers_alone_never_on_the_order(
 
 
 @given(st.integers(1, 60), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_more_candidate_failures_raise_rollback_and_lower_promotion(
     n: int, data: st.DataObject
 ) -> None:

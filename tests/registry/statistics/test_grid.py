@@ -151,7 +151,7 @@ def test_on_the_null_an_e_value_is_worth_at_most_one(population: int, threshold:
 
 
 @given(st.integers(1, 300), st.floats(0.05, 0.95), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_full_run_always_decides_and_rightly(
     population: int, threshold: float, data: st.DataObject
 ) -> None:
@@ -161,7 +161,7 @@ def test_the_full_run_always_decides_and_rightly(
 
 
 @given(st.integers(1, 400), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_one_more_success_never_speaks_for_failure(drawn: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(0, drawn - 1))
     assert log_pass(N, S0, drawn, k + 1) >= log_pass(N, S0, drawn, k)

@@ -202,7 +202,7 @@ def test_the_whole_population_is_certain_and_margins_are_decimal() -> None:
 
 
 @given(st.integers(1, 300), st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_more_pairs_would_decide_at_the_rates_seen(pairs: int, data: st.DataObject) -> None:
     regressions = data.draw(st.integers(0, min(pairs, 40)))
     fixes = data.draw(st.integers(0, min(pairs - regressions, 40)))

@@ -79,7 +79,7 @@ def test_too_few_trials_are_refused_with_the_number_that_would_do() -> None:
 
 
 @given(st.integers(0, 80), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_it_always_ends_and_a_failure_never_helps(n: int, data: st.DataObject) -> None:
     found = plan(REFERENCE)
     failures = data.draw(st.integers(0, n))

@@ -12,10 +12,11 @@ from trusted import Keys
 
 from registry.errors import Conflict, Corrupt, NotAllowed, NotFound, Refused, WrongSigner
 from registry.home import Home
-from registry.trust.ceremony import Replacement, keyring_after
+from registry.trust.ceremony import Replacement
 from registry.trust.files import TrustFolder
 from registry.trust.keyring import ROLES, Keyring, PublicKey, first_keyring, parse_keyring
 from registry.trust.keys import new_key
+from registry.trust.replacing import keyring_after
 from registry.trust.roles import WORKING, hardened
 from registry.trust.sealing import public_of
 
@@ -171,27 +172,27 @@ def test_signers_are_keys_of_their_role_in_a_file_or_a_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = Keys(Home(tmp_path), ("publisher", "approver", "director", "runner"))
-    assert keys.folder.signer("runner").public_key.keyid == keys.public["runner"].keyid
+    assert keys.signers.signer("runner").public_key.keyid == keys.public["runner"].keyid
     monkeypatch.setenv("RUNNER_PEM", keys.own("runner").read_text())
     monkeypatch.setenv("POLICYCTL_SIGNER_RUNNER", "env:RUNNER_PEM")
-    assert keys.folder.signer("runner").public_key.keyid == keys.public["runner"].keyid
+    assert keys.signers.signer("runner").public_key.keyid == keys.public["runner"].keyid
     monkeypatch.setenv("RUNNER_PEM", keys.own("publisher").read_text())
     with pytest.raises(WrongSigner, match="is no runner's") as caught:
-        keys.folder.signer("runner")
+        keys.signers.signer("runner")
     assert "PRIVATE" not in str(caught.value)
     monkeypatch.delenv("POLICYCTL_SIGNER_RUNNER")
-    keys.folder.write_signers({})
+    keys.signers.write({})
     with pytest.raises(NotAllowed, match="no runner's key"):
-        keys.folder.signer("runner")
+        keys.signers.signer("runner")
 
 
 def test_a_signer_whose_key_lost_its_role_is_refused(tmp_path: Path) -> None:
     keys = Keys(Home(tmp_path))
-    signers = keys.folder.signers()
+    signers = keys.signers.all()
     keys.replace("runner", "second", stolen=False)
-    keys.folder.write_signers(signers)
+    keys.signers.write(signers)
     with pytest.raises(WrongSigner, match="no runner's") as caught:
-        keys.folder.signer("runner")
+        keys.signers.signer("runner")
     assert "retired runner" in caught.value.evidence
 
 

@@ -29,6 +29,14 @@ def test_a_new_key_is_its_owners_alone_and_is_never_overwritten(tmp_path: Path) 
     assert path.read_bytes() == before
 
 
+def test_an_empty_file_that_a_killed_process_left_is_no_key(tmp_path: Path) -> None:
+    path = tmp_path / "anna.pem"
+    path.touch(0o644)
+    key = new_key(path)
+    assert public_key(path).keyid == key.keyid
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_the_public_part_comes_from_either_file(tmp_path: Path) -> None:
     made = new_key(tmp_path / "key.pem")
     (tmp_path / "key.pub").write_bytes(public_pem(made))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import registry.trust.repository as repository_module
 from registry.errors import Corrupt, NotFound, Pending, Refused, UsageError
 from registry.trust import ceremony
 from registry.trust.approvals import Approvals
-from registry.trust.home_approvals import HomeApprovals
 from registry.trust.keys import new_key
 
 pytestmark = pytest.mark.slow
@@ -99,10 +97,10 @@ def test_nothing_of_a_hardening_is_seen_before_all_have_signed(
     assert ceremony.harden(vault.repository, roots, 2, approvers, 2) == []
     for signers in (("anna",), ("ben",), ("dora",)):
         vault.with_keys(*signers).sign()
-        assert vault.repository.root().signed.version == 1
+        assert vault.repository.published.root().signed.version == 1
         assert sees(robot(vault, tmp_path / "robot"), 1)
     assert vault.with_keys("fay").sign() == []
-    assert vault.repository.root().signed.version == 2
+    assert vault.repository.published.root().signed.version == 2
     assert sees(robot(vault, tmp_path / "robot"), 1)
 
 
@@ -124,7 +122,7 @@ def test_a_threshold_that_protects_nothing_is_refused(
 
 
 def test_the_online_key_cannot_be_an_offline_one(vault: Vault) -> None:
-    online = next(iter(vault.repository.root().signed.keys.values()))
+    online = next(iter(vault.repository.published.root().signed.keys.values()))
     keys = [vault.person(str(n)) for n in range(3)]
     with pytest.raises(Refused, match="worth nothing offline"):
         ceremony.harden(vault.repository, [online, *keys], 2, keys, 2)
@@ -136,14 +134,14 @@ def test_the_online_key_cannot_be_an_offline_one(vault: Vault) -> None:
 def test_a_hardened_home_waits_for_its_approvers(vault: Vault, tmp_path: Path) -> None:
     vault.harden()
     client = robot(vault, tmp_path / "robot")
-    published = vault.repository.timestamp().signed.version
+    published = vault.repository.published.timestamp().signed.version
     with pytest.raises(Pending, match="2 more signature") as waits:
         vault.approve(1)
     assert waits.value.exit_status == 8
     assert "policyctl approve" in waits.value.hint
     with pytest.raises(Pending, match="1 more signature"):
         vault.approve(1, "dora")
-    assert vault.repository.timestamp().signed.version == published
+    assert vault.repository.published.timestamp().signed.version == published
     assert not sees(client, 1)
     assert vault.with_keys("emil").sign(ref(1)) == []
     assert sees(client, 1)
@@ -169,7 +167,7 @@ def test_a_root_key_approves_nothing(vault: Vault) -> None:
 def test_versions_wait_side_by_side(vault: Vault) -> None:
     vault.harden()
     numbers = [1, 2, 3]
-    assert len({vault.repository.bin_of(f"box-grasp/v{n}.json") for n in numbers}) == 3
+    assert len({vault.repository.published.bin_of(f"box-grasp/v{n}.json") for n in numbers}) == 3
     for number in numbers:
         with pytest.raises(Pending):
             vault.approve(number, "dora")
@@ -180,9 +178,11 @@ def test_versions_wait_side_by_side(vault: Vault) -> None:
 def test_a_draft_that_changes_loses_its_signatures(vault: Vault) -> None:
     """Two versions of one bin: what dora signed was not what robots would read."""
     vault.harden()
-    place = vault.repository.bin_of("box-grasp/v1.json")
+    place = vault.repository.published.bin_of("box-grasp/v1.json")
     other = next(
-        n for n in range(2, 999) if vault.repository.bin_of(f"box-grasp/v{n}.json") == place
+        n
+        for n in range(2, 999)
+        if vault.repository.published.bin_of(f"box-grasp/v{n}.json") == place
     )
     with pytest.raises(Pending, match="1 more"):
         vault.approve(1, "dora")
@@ -197,7 +197,7 @@ def test_taking_back_never_waits(vault: Vault, tmp_path: Path) -> None:
     vault.harden()
     client = robot(vault, tmp_path / "robot")
     waiting = vault.approvals.withdraw([ref(1)])
-    assert waiting == [vault.repository.bin_of("box-grasp/v1.json")]
+    assert waiting == [vault.repository.published.bin_of("box-grasp/v1.json")]
     assert any("trust sign" in nag for nag in vault.approvals.status().nags)
     assert sees(client, 1)
     vault.with_keys("dora", "fay").sign()
@@ -211,7 +211,7 @@ def test_signatures_come_back_from_a_machine_without_the_home(vault: Vault, tmp_
     ((role, draft),) = vault.repository.drafts().items()
     carried = type(draft).from_bytes(draft.to_bytes())
     for name in ("dora", "emil"):
-        assert vault.opened(name).sign_with(carried, vault.keys[name])
+        assert vault.opened(name).signers.sign(carried, vault.keys[name])
     assert vault.repository.merge(role, carried) == 2
     assert vault.repository.publish() == [role]
     with pytest.raises(NotFound, match="no draft"):
@@ -237,10 +237,10 @@ def test_without_the_online_key_nothing_is_published(vault: Vault, tmp_path: Pat
     vault.approve(1)
     hidden = vault.folder / "keys" / "home.pem"
     hidden.rename(tmp_path / "elsewhere.pem")
-    before = vault.repository.timestamp().signed.version
+    before = vault.repository.published.timestamp().signed.version
     with pytest.raises(NotFound):
         vault.opened().freshen(now=True)
-    assert vault.repository.timestamp().signed.version == before
+    assert vault.repository.published.timestamp().signed.version == before
     named = Approvals(vault.opened())
     named.repository.signers._named.append(f"file:{tmp_path / 'elsewhere.pem'}")
     named.approve(ref(2), manifest(2), GATES)
@@ -249,7 +249,7 @@ def test_without_the_online_key_nothing_is_published(vault: Vault, tmp_path: Pat
 
 def test_a_draft_is_never_built_on_what_was_forged(vault: Vault, tmp_path: Path) -> None:
     vault.approve(1)
-    name = vault.repository.bin_of("box-grasp/v1.json")
+    name = vault.repository.published.bin_of("box-grasp/v1.json")
     newest = max((vault.folder / "metadata").glob(f"*.{name}.json"))
     said = json.loads(newest.read_bytes())
     said["signed"]["targets"]["box-grasp/v9.json"] = said["signed"]["targets"]["box-grasp/v1.json"]
@@ -363,9 +363,9 @@ def test_a_draft_left_by_a_kill_after_the_end_is_not_built_on(vault: Vault, tmp_
     left = (vault.folder / "drafts" / "targets.json").read_bytes()
     vault.repository.publish()
     (vault.folder / "drafts" / "targets.json").write_bytes(left)
-    before = vault.repository.version("targets")
+    before = vault.repository.published.version("targets")
     vault.approvals.put_file("keyring.json", b"2")
-    assert vault.repository.version("targets") == before + 1
+    assert vault.repository.published.version("targets") == before + 1
     client = robot(vault, tmp_path / "robot")
     client.refresh()
     assert client.file("keyring.json").read_bytes() == b"2"
@@ -402,43 +402,3 @@ def test_a_key_kept_elsewhere_signs_for_the_home(tmp_path: Path, monkeypatch: An
     vault.approve(1)
     assert not (vault.folder / "keys").exists()
     assert sees(robot(vault, tmp_path / "robot"), 1)
-
-
-# -- served and shared -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "keys/home.pem", "metadata/../keys/home.pem", "/etc/passwd", "metadata/", "metadata",
-        "places.json", "drafts/root.json", "metadata/.hidden", "targets/..", "metadata/a/b", "",
-    ],
-)  # fmt: skip
-def test_robots_are_served_what_is_published_and_nothing_else(tmp_path: Path, path: str) -> None:
-    vault = Vault(tmp_path).init()
-    home = HomeApprovals(tmp_path, vault.clock)
-    assert home.published("metadata/timestamp.json")
-    (vault.folder / "metadata" / ".hidden").write_text("x")
-    with pytest.raises(NotFound):
-        home.published(path)
-
-
-def test_many_approve_at_once_and_none_is_lost(vault: Vault, tmp_path: Path) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(vault.approve, range(1, 25)))
-    assert len(vault.approvals.status().approved) == 24
-    assert sees(robot(vault, tmp_path / "robot"), 24)
-
-
-def test_a_robot_may_read_while_others_approve(vault: Vault, tmp_path: Path) -> None:
-    """What is published never changes under a reader, and timestamp.json changes at once."""
-    vault.approve(1)
-    client = robot(vault, tmp_path / "robot")
-    with ThreadPoolExecutor(1) as pool:
-        approving = pool.submit(lambda: [vault.approve(number) for number in range(2, 14)])
-        looks = 0
-        while not approving.done() or not looks:
-            assert sees(client, 1)
-            looks += 1
-        approving.result()
-    assert sees(client, 13)
