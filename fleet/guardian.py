@@ -12,14 +12,24 @@ Rules
   comes back raises before that tick commands a motor; a person starts both again.
 - Before the first beat there is nothing to guard and nothing is sent. A servo that ends on purpose
   says so by its last beat, and is not mourned.
+- It ends by itself after such a farewell, or where no servo begins to beat within `SERVO_WITHIN_S`.
+  Told to end, it ends at once before the first beat, when the arm is lowered where it has taken
+  over, and not while a servo beats: a supervisor tells all at once, and the arm still moves.
 - A block that cannot be read whole counts as no beat.
+- It writes its word at each step that its bus let it end: whoever reads one that is old knows that
+  nobody watches.
+- No bus ends it: what one raises is tried again at the next step, and one that fails for
+  `REOPEN_AFTER` steps in a row is opened anew, again and again. Once it has taken over, neither
+  does a driver that raises what it should not.
 
 Units: rad, Nm, Nm/rad, Nm s/rad, s. One guardian for each bus: J = 8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import StrEnum
 
 import can
@@ -27,10 +37,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleet.can.frames import Ranges
+from fleet.can.health import BUS_ERRORS
 from fleet.can.link import MotorLink
 from fleet.can.motors import OPENARM_MOTORS
 from fleet.shared_memory import Newest, Reading
-from registry.errors import Refused
+from registry.errors import PolicyctlError, Refused
 
 Array = NDArray[np.float64]
 
@@ -38,11 +49,13 @@ JOINTS = 8
 BEAT = 1 + 7 * JOINTS
 """alive (0 or 1), then per joint: q, kp, kd, tau, PMAX, VMAX, TMAX."""
 WORD = 1
-"""The guardian's own block: 1 once it has taken over."""
+"""The guardian's own block, written at each step: 1 once it has taken over, 0 before."""
 DEAD_AFTER_S = 0.06
 HOLD_S, LOWER_S = 1.0, 3.0
 LOWERING_KD = 2.0
 PERIOD_S = 0.005
+REOPEN_AFTER = 100
+SERVO_WITHIN_S = 60.0
 
 
 class Phase(StrEnum):
@@ -98,51 +111,95 @@ class Guardian:
         fd: bool = False,
         hold_s: float = HOLD_S,
         lower_s: float = LOWER_S,
+        reopen: Callable[[], can.BusABC] | None = None,
     ) -> None:
+        """`reopen` opens the bus once more, while the one before is still open."""
         self.phase = Phase.WATCHING
+        self._fd, self._reopen = fd, reopen
         self._link = MotorLink(bus, OPENARM_MOTORS, fd=fd)
         self._block, self._word = block, word
         self._hold, self._lower = hold_s, lower_s
         self.refused = 0
         """Steps in which the bus failed."""
+        self._in_a_row = 0
         self._last: Array | None = None
+        self._farewell = False
+        self._began = self._link.now()
         self._heard_at = self._taken_at = 0.0
-        self._word.write(np.zeros(WORD))
+        self._say()
 
     def step(self) -> Phase:
-        """Look once; command the motors where the servo no longer does. Raises can.CanError."""
+        """Look once; command the motors where the servo no longer does. Raises BUS_ERRORS."""
         now = self._link.now()
         if self.phase is Phase.WATCHING:
             self._look(now)
         if self.phase is not Phase.WATCHING:
             self._command(now - self._taken_at)
+        # replies are nobody's now, and a queue that fills up would hide the arm's state
+        self._link.drain()
+        self._say()
         return self.phase
 
-    def run(self) -> None:
-        """Steps for ever; a bus that refuses a frame is tried again at the next step."""
+    def run(self, told: Callable[[], bool] = lambda: False) -> None:
+        """Steps until there is nothing to guard, whatever the bus raises; `told` is asked whether
+        somebody wants it to end."""
         while True:
             try:
+                if self._in_a_row and self._in_a_row % REOPEN_AFTER == 0:
+                    self._open_anew()
                 self.step()
-                # replies are nobody's now, and a queue that fills up would hide the arm's state
-                self._link.drain()
-            except can.CanError:
+                self._link.wait(PERIOD_S)
+                self._in_a_row = 0
+            except Exception as error:
+                known = isinstance(error, (*BUS_ERRORS, PolicyctlError))
+                if not known and self.phase is Phase.WATCHING:
+                    raise  # the servo is there, and its program sees that the guardian is not
                 self.refused += 1
-            self._link.wait(PERIOD_S)
+                self._in_a_row += 1
+                time.sleep(PERIOD_S)
+            if self._is_over(told()):
+                return
+
+    def close(self) -> None:
+        """Let go of the bus and of both blocks. Commands nothing."""
+        with suppress(*BUS_ERRORS):
+            self._link.bus.shutdown()
+        self._block.close()
+        self._word.close()
+
+    def _is_over(self, told: bool) -> bool:
+        if self.phase is not Phase.WATCHING:
+            return told and self.phase is Phase.LOWERED
+        if self._last is not None:
+            return False
+        return told or self._farewell or self._link.now() - self._began > SERVO_WITHIN_S
+
+    def _open_anew(self) -> None:
+        """Raises what opening raises; the bus before is kept then, it may come back."""
+        if self._reopen is None:
+            return
+        old, bus = self._link, self._reopen()
+        self._link = MotorLink(bus, OPENARM_MOTORS, fd=self._fd)
+        self._link.set_ranges(old.ranges)
+        old.bus.shutdown()
 
     def _look(self, now: float) -> None:
         reading = self._block.read()
         if isinstance(reading, Reading):
             if reading.values[0] == 0.0:
-                self._last = None
+                self._last, self._farewell = None, True
                 return
             self._last = reading.values
             self._heard_at = now - reading.age_s
         if self._last is not None and now - self._heard_at > DEAD_AFTER_S:
             rows = self._last[1:].reshape(7, JOINTS)
             self._link.set_ranges([Ranges(*map(float, scale)) for scale in rows[4:].T])
-            self._word.write(np.ones(WORD))
             self._taken_at = now
             self.phase = Phase.HOLDING
+            self._say()
+
+    def _say(self) -> None:
+        self._word.write(np.full(WORD, float(self.phase is not Phase.WATCHING)))
 
     def _command(self, since: float) -> None:
         if self._last is None:

@@ -1,8 +1,9 @@
 """The guardian as a process: one bus, opened by itself. Started by `fleet/servo_client.py`.
 
 argv[1] is JSON: `name` (what shared memory begins with), `arm`, `bus` (as `open_bus` takes it),
-`fd`. It says `ready` on stdout when its word is there. SIGTERM ends it, ctrl-C does not; a robot's
-guardian holds the lock on its arm until then, so that nobody starts a servo against it.
+`fd`. It says `ready` on stdout when its word is there, and by that word, from then on, that it
+watches. SIGTERM asks it to end, which it does when there is nothing to guard (`fleet/guardian.py`);
+ctrl-C does not. It holds the lock on its arm until then, so that nobody starts a servo against it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import json
 import signal
 import sys
 
+import numpy as np
+
 from fleet.can.bus import open_bus
-from fleet.guardian import BEAT, WORD, Guardian
+from fleet.guardian import BEAT, SERVO_WITHIN_S, WORD, Guardian
 from fleet.realtime import claim
 from fleet.shared_memory import Newest, attached, take_lock
 from registry.errors import PolicyctlError
-
-SERVO_WITHIN_S = 60.0
 
 
 def main() -> None:
@@ -28,12 +29,27 @@ def main() -> None:
         lock = take_lock(f"{told['robot']}-{arm}-guardian")
         word = Newest.create(f"{name}-{arm}-word", WORD)
         bus = open_bus(told["bus"])
+        claim()
+        asked: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+
+        def watching() -> None:
+            word.write(np.zeros(WORD))
+            if asked:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as below
+                word.close()
+                sys.exit(0)
+
+        watching()
         sys.stdout.write("ready\n")
         sys.stdout.flush()
-        beat = attached(f"{name}-{arm}-beat", BEAT, SERVO_WITHIN_S)
+        beat = attached(f"{name}-{arm}-beat", BEAT, SERVO_WITHIN_S, watching)
     except PolicyctlError as error:
         sys.stdout.write(json.dumps([error.what, error.evidence, error.hint]) + "\n")
         sys.exit(error.exit_status)
-    claim()
+    guardian = Guardian(bus, beat, word, fd=bool(told["fd"]), reopen=lambda: open_bus(told["bus"]))
     with lock:
-        Guardian(bus, beat, word, fd=bool(told["fd"])).run()
+        guardian.run(lambda: bool(asked))
+        # an interpreter that ends gives its handlers back: the next SIGTERM would be its status
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        guardian.close()

@@ -4,6 +4,9 @@ Rules
 - Order: home, check the scene, reset the policy, open the attempt durably (`open_attempt` returns
   only when it is on disk), then the first motion of the attempt; judge until an outcome or the
   horizon; release, home.
+- `should_stop` is asked at every policy step, all along the motions that no policy makes, and last
+  before the attempt is opened. Its reason is a protective stop at once: `void` before the attempt
+  is opened, `failure` under the policy; an outcome that was there before stays.
 - What fails before the attempt is opened is the rig's: `void`. After it, a protective stop, an
   operator's stop, a policy that raises, is late or not finite, and a motor that reports a fault are
   `failure`; only lost communication with the arm, a servo or another service of the rig that
@@ -21,10 +24,10 @@ Rules
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -41,6 +44,7 @@ from policies import Policy
 from registry.errors import Refused, ServiceFailed
 
 T = TypeVar("T")
+ShouldStop = Callable[[], str | None]
 
 HOME_SPEED = 0.5
 """Of the velocity limits, for moves that no policy makes, at speed scale 1."""
@@ -54,6 +58,14 @@ RETREAT_M = 0.10
 RELEASE_S = 0.3
 COOL_S = 1.0
 """Held before a motor that was too warm is judged again."""
+
+
+class Stopped(Exception):  # noqa: N818
+    """`should_stop` had a reason in a motion that no policy makes; the arm was told to stop."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"stopped: {reason}")
+        self.reason = reason
 
 
 class Runtime:
@@ -83,18 +95,17 @@ class Runtime:
         open_attempt: Callable[[Mapping[str, Any]], None],
         scene: Scene,
         *,
-        should_stop: Callable[[], str | None] = lambda: None,
+        should_stop: ShouldStop = lambda: None,
         trace: bool = False,
     ) -> Episode:
-        """One attempt. `should_stop` is asked every policy step; a reason ends it by a stop.
+        """One attempt. `should_stop` is asked whenever the arm moves; a reason ends it by a stop.
 
-        Raises what `open_attempt` or `judge` raise, NamedFailure and bugs of `scene`, the arm
-        holding.
+        Raises what `open_attempt`, `judge` or `should_stop` raise, NamedFailure and bugs of
+        `scene`, the arm holding.
         """
-        void, facts = self._prepare(task, scene)
+        void, facts, reset_fault = self._prepare(policy, task, scene, should_stop)
         if void is not None:
             return Episode("void", void.mode, judge.version, opened=False, detail=void.detail)
-        reset_fault = _fault_of(policy.reset)
         open_attempt(facts)
         servo = self.servo
         began, late = servo.now(), _known(lambda: servo.overruns)
@@ -107,7 +118,7 @@ class Runtime:
         counts = Counter(run.counts)
         counts.update(_known(servo.interventions) or {})
         events = tuple(servo.events)
-        end = self._leave(end, task)
+        end = self._leave(end, task, should_stop)
         later = _known(lambda: servo.overruns)
         return Episode(
             outcome=end.outcome,
@@ -125,16 +136,16 @@ class Runtime:
             trace=run.traced(),
         )
 
-    def home(self, q: Array) -> str:
-        """Rise, then move to q (J,); "" or why the arm is not there. Raises ArmFault."""
+    def home(self, q: Array, should_stop: ShouldStop = lambda: None) -> str:
+        """Rise, then move to q (J,); "" or why the arm is not there. Raises ArmFault, Stopped."""
         servo = self.servo
         if servo.stopped:
             return f"stopped: {servo.stop_reason}"
         servo.wake()
         near = bool(np.abs(servo.command - q).max() < HOME_WITHIN)
         if not near:
-            self._rise(q)
-        if not servo.move_to(q, HOME_SPEED * self._speed_scale):
+            self._rise(q, should_stop)
+        if not self._move(q, should_stop):
             return "protection did not let the arm go home"
         return "" if self._settled(q) else "the arm did not come to rest at home"
 
@@ -152,20 +163,34 @@ class Runtime:
 
     # -- before and after
 
-    def _prepare(self, task: Task, scene: Scene) -> tuple[End | None, Mapping[str, Any]]:
-        """Why no attempt can be opened, and the scene's facts. Raises NamedFailure, and bugs."""
+    def _prepare(
+        self, policy: Policy, task: Task, scene: Scene, should_stop: ShouldStop
+    ) -> tuple[End | None, Mapping[str, Any], str]:
+        """Why no attempt can be opened, the scene's facts, and why the policy was not reset.
+
+        Raises NamedFailure, what `should_stop` raises, and bugs.
+        """
         try:
             with rig_failures():
-                return self._ready(task, scene)
+                void, facts = self._ready(task, scene, should_stop)
+            if void is not None:
+                return void, {}, ""
+            reset_fault = _fault_of(policy.reset)  # it may take seconds: a process is started
+            self._go_on(should_stop)
         except ArmFault as fault:
-            return End("void", "rig_fault", str(fault)), {}
+            return End("void", "rig_fault", str(fault)), {}, ""
         except RigFailed as failed:
-            return End("void", "rig_fault", str(failed.cause)), {}
+            return End("void", "rig_fault", str(failed.cause)), {}, ""
+        except Stopped as stopped:
+            return End("void", stopped.reason), {}, ""
+        return None, facts, reset_fault
 
-    def _ready(self, task: Task, scene: Scene) -> tuple[End | None, Mapping[str, Any]]:
+    def _ready(
+        self, task: Task, scene: Scene, should_stop: ShouldStop
+    ) -> tuple[End | None, Mapping[str, Any]]:
         if self.servo.stopped:
             return End("void", "protective_stop", self.servo.stop_reason), {}
-        if why := self.home(np.array(task.start_q)):
+        if why := self.home(np.array(task.start_q), should_stop):
             return End("void", "home", why), {}
         check = scene.prepare()
         if not check.ok:
@@ -188,6 +213,8 @@ class Runtime:
                 return End("failure", "policy_fault", reset_fault)
             return run.loop()
         except ArmFault as fault:
+            with suppress(ServiceFailed, Refused):  # that fault again, after the others have braked
+                self.servo.protective_stop(f"{fault.what}: {fault.evidence}")
             return End(fault.rule.outcome, fault.rule.mode, str(fault))
         except RigFailed as failed:
             # what cannot be told to stop is held by its guardian or by its motors
@@ -198,30 +225,71 @@ class Runtime:
             self.servo.protective_stop("interrupted")
             raise
 
-    def _leave(self, end: End, task: Task) -> End:
+    def _leave(self, end: End, task: Task, should_stop: ShouldStop) -> End:
         """Open the gripper and go home; trouble here is found again by the next attempt."""
         try:
             if self.servo.stopped:
                 if not self.servo.stop_reason == end.detail == "torque":
                     return end  # also where something else stopped it after the torque did
+                self._go_on(should_stop)
                 self.servo.resume()
             home = np.array(task.start_q)
             goal = self.servo.command.copy()
             goal[JOINTS - 1 :: JOINTS] = home[JOINTS - 1 :: JOINTS]
             self.servo.hold(1)
-            if self.servo.move_to(goal, HOME_SPEED * self._speed_scale):
+            if self._move(goal, should_stop):
                 self.servo.hold(round(RELEASE_S / self.servo.period_s))
-                self.home(home)
-        except (ServiceFailed, Refused) as fault:
+                self.home(home, should_stop)
+        except (ServiceFailed, Refused, Stopped) as fault:
             if end.outcome == "void":
                 return end
             detail = f"{end.detail}; then {fault}" if end.detail else f"after the outcome: {fault}"
             return replace(end, detail=detail)
         return end
 
-    def _rise(self, home: Array) -> None:
+    def _go_on(self, should_stop: ShouldStop) -> None:
+        """Raises Stopped where `should_stop` has a reason."""
+        reason = should_stop()
+        if reason is not None:
+            self._stop(reason)
+
+    def _stop(self, reason: str) -> NoReturn:
+        self.servo.wake()
+        self.servo.protective_stop(reason)
+        raise Stopped(reason)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """What is raised inside, and is no fault, leaves the arm stopped instead of under way."""
+        try:
+            yield
+        except (ServiceFailed, Refused, Stopped):
+            raise
+        except BaseException:
+            with suppress(ServiceFailed, Refused):
+                self.servo.protective_stop("interrupted")
+            raise
+
+    def _move(self, goal: Array, should_stop: ShouldStop) -> bool:
+        """To goal (J,); False where protection did not let the arm. Raises Stopped."""
+        reasons: list[str] = []
+
+        def keep_going() -> bool:
+            reason = should_stop()
+            if reason is not None:
+                reasons.append(reason)
+            return not reasons
+
+        speed = HOME_SPEED * self._speed_scale
+        with self._interruptible():
+            arrived = keep_going() and self.servo.move_to(goal, speed, keep_going=keep_going)
+        if reasons:
+            self._stop(reasons[0])
+        return arrived
+
+    def _rise(self, home: Array, should_stop: ShouldStop) -> None:
         """Straight up, at most to the height the hands have at home and by `RETREAT_M`."""
-        servo, steps, ticks = self.servo, 25, round(4 / self._speed_scale)
+        servo, steps, ticks = self.servo, round(25 / self._speed_scale), 4
         q = servo.command.copy()
         moves = []
         for i, arm in enumerate(self._kinematics):
@@ -232,6 +300,8 @@ class Runtime:
         if not any(rise for _, _, rise in moves):
             return
         for _ in range(steps):
+            with self._interruptible():
+                self._go_on(should_stop)
             for arm, part, rise in moves:
                 jacobian = arm.jacobian(q[None, part])[0, :3]
                 square = jacobian @ jacobian.T + 1e-4 * np.eye(3)

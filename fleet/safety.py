@@ -15,8 +15,8 @@ Rules, in this order, for every tick and every row of a batch
 5. Torque: a motor near its peak for about a tenth of a second (`torque`) stops the row: the arm
    pushes against something, or the motion is more than it can do. Torque beyond what weight,
    inertia and friction explain, above the force limit, is `contact_force`; measurements that are
-   not finite are `protection_failure`; both stop the row too and are class A. A stop lasts until
-   `resume`.
+   not finite are `protection_failure`; both stop the row too, also one that `torque` stopped,
+   and are class A. A stop lasts until `resume`.
 
 Speed scale is not here: it dilates time in `interpolate` (more ticks for one policy step), so a
 slower robot runs the same path. Every row and tick that differs from its target counts at least
@@ -57,7 +57,9 @@ CLASS_A = frozenset({"contact_force", "protection_failure", "workspace_breach"})
 STOPPING = CLASS_A | {"torque"}
 """Interventions after which a row stays stopped."""
 
-_BY_ROW = ("command", "velocity", "stopped", "counts", "_target", "_checked", "_clear")
+_BY_ROW = (
+    "command", "velocity", "stopped", "counts", "_only_torque", "_target", "_checked", "_clear"
+)  # fmt: skip
 """What `SafetyState` remembers of each row, the row first."""
 FAR = 1e3
 """[rad] targets are cut to this first, so that arithmetic on them cannot overflow."""
@@ -83,6 +85,8 @@ class SafetyState:
         self.stopped: Flags = np.zeros(batch, dtype=np.bool_)
         self.counts: Counts = np.zeros((batch, len(INTERVENTIONS)), dtype=np.int64)
         """Interventions since the row was reset, in the order of `INTERVENTIONS`."""
+        self._only_torque: Flags = np.zeros(batch, dtype=np.bool_)
+        """Rows that `torque` stopped and nothing else."""
         self._target: Array = np.empty((batch, joints))
         self._checked: Array = np.empty((batch, joints))
         self._clear: Array = np.empty((batch, len(limits.arms)))
@@ -115,11 +119,12 @@ class SafetyState:
     def stop(self, rows: slice | NDArray[np.intp] | Flags = slice(None)) -> None:
         """Brake rows now and hold until `resume`."""
         self.stopped[rows] = True
+        self._only_torque[rows] = False
         self._any_stopped = True
 
     def resume(self, rows: slice | NDArray[np.intp] | Flags = slice(None)) -> None:
         """Let rows move again; a person at the arm decides this."""
-        self.stopped[rows] = False
+        self.stopped[rows] = self._only_torque[rows] = False
         self._load[:, rows] = 0.0
         self._any_stopped = bool(self.stopped.any())
 
@@ -322,16 +327,15 @@ def _watch(
     if np.count_nonzero(fine) == fine.size:
         return None
     blind = ~np.isfinite(load).all(axis=(0, 2))
-    known = ~blind & ~state.stopped
     rows: Flags = np.all(fine, axis=2)
-    events = {
-        "torque": ~rows[0] & known,
-        "contact_force": ~rows[1] & known,
-        "protection_failure": blind & ~state.stopped,
-    }
+    moving = ~state.stopped
+    news = moving | state._only_torque
+    torque, contact = ~rows[0] & moving & ~blind, ~rows[1] & news & ~blind
+    events = {"torque": torque, "contact_force": contact, "protection_failure": blind & news}
     load[:, blind] = 0.0
-    bad: Flags = ~np.all(rows, axis=0)
-    state.stop(bad)
+    mild = state._only_torque & ~contact & ~blind
+    state.stop(~np.all(rows, axis=0))
+    state._only_torque[:] = mild | (torque & ~contact)
     return events
 
 

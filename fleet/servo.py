@@ -8,8 +8,13 @@ Rules
   bus alone, so a real bus and a lock-step twin run the same loop. A tick that begins late is
   counted; time that was lost is not caught up.
 - The period must be a whole number of physics steps where there is physics; else start-up refuses.
+- While a motor has not answered for more than one period, no arm is told to go on: they brake, and
+  go on when all have answered. Else whatever the target did meanwhile would be one step for a joint
+  that heard nothing of it. After how long that is a fault, the arm says.
 - A tick that takes `STALL_S` longer than its period stops the arms (`loop_stalled`): nobody knows
   what happened to them meanwhile. The time a policy takes between ticks is not the loop's.
+- Nothing is sent in a tick that was paused before it came to that: whoever took the arms over
+  meanwhile is found by the next (`before_tick`).
 - A command older than `command_age_s` is not followed: the arm brakes and holds, event `late`.
 - A protective stop brakes within the limits and holds. It is not an e-stop. After one, only
   `resume` (a person at the arm) lets the robot move again.
@@ -20,7 +25,9 @@ Arrays are (J,), J = 8 per arm; rad, rad/s, Nm, s.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import numpy as np
@@ -39,10 +46,14 @@ KD = (2.7, 2.7, 2.2, 2.2, 1.5, 1.5, 1.5, 0.2)
 COMMAND_AGE_S = 0.1
 STALL_S = 0.1
 """Beyond its period, what a tick may take before the loop counts as stalled."""
+UNHEARD_PERIODS = 1.5
+"""Age of a motor's last answer, right after a pass, from which on the arms wait for it."""
 PEAK_OF_MIN_JERK = 1.875
 """Highest speed of a minimum-jerk move of unit length in unit time."""
-HOLD_TICKS = 60
-"""Most ticks a protective stop brakes: full speed takes 7 at 200 Hz; the rest is margin."""
+PAUSED_S = 0.05
+"""A tick that has not begun to send after this sends nothing: a guardian may have taken over."""
+BRAKE_MARGIN = 50
+"""Ticks a stop may take beyond braking from full speed."""
 
 
 class ServoArm(Protocol):
@@ -94,7 +105,8 @@ class Servo:
         self.ticks = 0
         self.overruns = 0
         self.events: list[str] = []
-        """What stopped or held the arms since `begin`: class A names, `torque`, `late`."""
+        """What stopped or held the arms since `begin`: class A names, `torque`, `late`,
+        `unheard`."""
         self.before_tick: Callable[[Servo], None] | None = None
         """Called first in every tick, such as a heartbeat; what it raises ends the tick unsent."""
         self.stop_reason = ""
@@ -114,6 +126,12 @@ class Servo:
         self._slices = tuple(slice(JOINTS * i, JOINTS * i + JOINTS) for i in range(len(arms)))
         self._heat = tuple(HeatWatch() for _ in arms)
         self._state: SafetyState | None = None
+        brake_s = float(np.max(limits.dq_max / limits.ddq_max))
+        self._brake_ticks = BRAKE_MARGIN + math.ceil(brake_s / period_s)
+        self._unheard = False
+        self._looked = [-np.inf] * len(arms)
+        self._whole = [False] * len(arms)
+        """Whether all motors of an arm were heard by the last look, and when that was."""
         self._due = 0.0
         self._goal: Array = np.zeros(joints)
 
@@ -176,6 +194,7 @@ class Servo:
     def start(self) -> None:
         """Take the arms over where they are now: the first command is the measured pose."""
         self._look()
+        self._unheard = False
         self._state = SafetyState(self.limits, self._q)
         self._goal = self.command.copy()
         self._due = self.now()
@@ -191,17 +210,22 @@ class Servo:
         self.events.clear()
 
     def tick(self, target: Array) -> Array:
-        """One period towards target (J,); returns `command`. Raises ArmFault after holding."""
-        state = self._protection
+        """One period towards target (J,); returns `command`.
+
+        Raises ArmFault after the other arms were told to brake; further ticks let them.
+        """
+        state, began = self._protection, self.now()
         if self.before_tick is not None:
             self.before_tick(self)
         self.ticks += 1
-        began = self.now()
-        _, command, found = protect(self.limits, state, target[None], self._measured, self.period_s)
+        wanted = target[None] if not self._unheard else state.command.copy()
+        _, command, found = protect(self.limits, state, wanted, self._measured, self.period_s)
         if found:
             self._note(found)
         fault: ArmFault | None = None
-        for i, arm in enumerate(self.arms):
+        paused = self.now() - began > PAUSED_S
+        unheard = paused and self._unheard
+        for i, arm in enumerate(self.arms if not paused else ()):
             part = self._slices[i]
             try:
                 answer = arm.exchange(
@@ -210,17 +234,22 @@ class Servo:
             except ArmFault as error:
                 fault = fault or error
             else:
-                self._take(i, answer, self.period_s)
+                unheard |= self._take(i, answer, self.period_s) > UNHEARD_PERIODS * self.period_s
         if fault is not None:
             self.halt("arm_fault")
+            with suppress(ArmFault):
+                self._wait()
             raise fault
+        if unheard and not self._unheard:
+            self.events.append("unheard")
+        self._unheard = unheard
         try:
             self._wait()
         except ArmFault:
             self.halt("arm_fault")
             raise
         if self.now() - began > self.period_s + STALL_S:
-            if not self.stopped:
+            if self._is_news("loop_stalled"):
                 self.events.append("loop_stalled")
             self.halt("loop_stalled")
         return self.command
@@ -259,13 +288,15 @@ class Servo:
         way = goal - start
         seconds = PEAK_OF_MIN_JERK * float(np.max(np.abs(way) / self.limits.dq_max)) / speed
         ticks = max(1, round(seconds / self.period_s))
-        for k in range(1, ticks + 1):
+        k = 0
+        while k < ticks:
             if self.stopped or (keep_going is not None and not keep_going()):
                 self.hold(1)
                 return False
+            k += not self._unheard
             s = k / ticks
             self.tick(start + way * (s * s * s * (10.0 + s * (6.0 * s - 15.0))))
-        for _ in range(HOLD_TICKS):
+        for _ in range(self._brake_ticks):
             if np.array_equal(self.command, goal):
                 break
             self.tick(goal)
@@ -273,20 +304,26 @@ class Servo:
         return bool(np.abs(self.command - goal).max() < 1e-6)
 
     def protective_stop(self, reason: str) -> None:
-        """Brake within the limits and hold until `resume`. Returns when the command rests.
-
-        Raises ArmFault if an arm cannot be told; the others hold.
-        """
+        """Brake within the limits and hold until `resume`: `halt`, then `rest`."""
         self.halt(reason)
         self.rest()
 
     def rest(self) -> None:
-        """Brake within the limits. Returns when the command rests. Raises ArmFault."""
-        for _ in range(HOLD_TICKS):
-            self.tick(self.command.copy())
+        """Brake within the limits. Returns when the command rests.
+
+        Raises ArmFault, after the arms that are in none have braked.
+        """
+        fault: ArmFault | None = None
+        for _ in range(self._brake_ticks):
+            try:
+                self.tick(self.command.copy())
+            except ArmFault as error:
+                fault = error
             if not self._protection.velocity.any():
                 break
         self._goal = self.command.copy()
+        if fault is not None:
+            raise fault
 
     def resume(self) -> None:
         """Let the robot move again from where it is now; a person at the arm decides this."""
@@ -306,28 +343,44 @@ class Servo:
 
     def halt(self, reason: str) -> None:
         """Stop from the next tick on, without waiting for it: braking is what ticks then do."""
-        self._protection.stop()
-        self.stop_reason = self.stop_reason or reason
-        self.on_stop(True)
+        if self._is_news(reason):
+            self._protection.stop()
+            self.stop_reason = reason
+            self.on_stop(True)
+
+    def _is_news(self, reason: str) -> bool:
+        """Whether this is the first reason, or one after `torque`, which alone ends by itself."""
+        return not self.stop_reason or (self.stop_reason == "torque" != reason)
 
     def _note(self, found: Iterable[str]) -> None:
         for name in sorted(STOPPING.intersection(found)):
             self.events.append(name)
-            self.stop_reason = self.stop_reason or name
+            if self._is_news(name):
+                self.stop_reason = name
             self.on_stop(True)
 
-    def _take(self, i: int, state: ArmState, since_s: float = np.inf) -> None:
-        """Keep what arm i said; `since_s` after what it said before, inf where it moved unseen."""
+    def _take(self, i: int, state: ArmState, since_s: float = np.inf) -> float:
+        """Keep what arm i said; `since_s` after what it said before, inf where it moved unseen.
+
+        Returns the age of what its most silent motor said. Weight and expected torque stay where a
+        motor has said nothing new: old speeds are no acceleration.
+        """
         part = self._slices[i]
         arm = slice(part.start, part.start + 7)
-        acceleration = (state.dq[:7] - self._dq[0, arm]) / since_s
+        age_s = float(state.age_s.max())
+        missed = since_s < np.inf and 0.0 < state.time_s - self._looked[i] <= age_s
+        acceleration = (state.dq[:7] - self._dq[0, arm]) / (since_s if self._whole[i] else np.inf)
+        self._looked[i], self._whole[i] = state.time_s, not missed
         self._q[0, part] = state.q
         self._dq[0, part] = state.dq
         self._tau[0, part] = state.tau
         self._heat[i].see(state.temp_mos, state.temp_rotor)
+        if missed:
+            return age_s
         weight, motion = self._dynamics[i](state.q[:7], state.dq[:7], acceleration)
         self._weight[0, arm] = weight
         self._expected[0, arm] = motion
+        return age_s
 
     def _wait(self) -> None:
         self._due += self.period_s

@@ -8,9 +8,12 @@ Rules
 - `follow` gives the next order and returns when that order has so little time left as the caller
   lately took between two orders (`lead`): the next comes before the servo has to brake.
 - What the servo measures is read from shared memory, newest at each access. A state older than
-  `STALE_S` or a closed line is ServiceFailed: the guardian has the arm then.
-- A guardian that has ended is an ArmFault before the next motion, and before the next step of one:
-  the servo brakes and holds then.
+  `STALE_S` or a closed line is an ArmFault: the guardian has the arm then.
+- A move may take as long as its way and the limits ask for, however slow the station is: what is
+  counted are the servo's ticks. A servo that ticks and does not answer is ServiceFailed: it has
+  the arm.
+- A guardian that has ended or does not answer is an ArmFault before the next motion, and before the
+  next step of one: the servo brakes and holds then.
 - Faults of the arm are raised here as the ArmFault they are there.
 
 Arrays are (1, J) and (J,) as in Servo; rad, rad/s, Nm, s.
@@ -30,11 +33,12 @@ from typing import Any
 
 import numpy as np
 
+from fleet.can.arm import LOWER_MOST_S
 from fleet.can.faults import ArmFault, FaultKind
 from fleet.guardians import Guardians, spawn
 from fleet.limits import JOINTS
 from fleet.safety import INTERVENTIONS
-from fleet.servo import COMMAND_AGE_S
+from fleet.servo import COMMAND_AGE_S, PEAK_OF_MIN_JERK
 from fleet.servo_setup import ServoSetup
 from fleet.servo_wire import (
     ORDER,
@@ -50,7 +54,8 @@ from registry.errors import PolicyctlError, ServiceFailed
 
 START_S = 60.0
 ANSWER_S = 60.0
-"""The longest that a motion which no policy makes may take."""
+"""What an answer may take; a move's, beyond twice the move's own time: while motors are unheard it
+does not go on."""
 STALE_S = 0.5
 POLL_S = 0.0005
 END_S = 5.0
@@ -165,7 +170,8 @@ class ServoClient:
         return self.process.pid
 
     def close(self) -> None:
-        """The servo says farewell and ends, then the guardians. The motors hold; nothing falls.
+        """The servo says farewell and ends, then the guardians. Nothing falls: the motors hold, or,
+        with `on_host_loss: fall`, the servo lowers the arms first.
 
         A guardian that has taken over goes on, a person ends it. It has its memory, so that no name
         stays behind, not even a killed servo's. Safe any number of times.
@@ -183,7 +189,8 @@ class ServoClient:
         taken_over = False
         if self._servo is not None:
             try:
-                taken_over = self._servo.wait(END_S) != 0 and self._states is not None
+                lowering_s = LOWER_MOST_S if self.setup.on_host_loss == "fall" else 0.0
+                taken_over = self._servo.wait(END_S + lowering_s) != 0 and self._states is not None
             except subprocess.TimeoutExpired:
                 taken_over = True
                 self._servo.kill()
@@ -287,9 +294,11 @@ class ServoClient:
         """Minimum-jerk joint move; True when the command has arrived, False when something said
         no."""
         self._guardians.check()
+        fastest = float(np.max(np.abs(goal - self.command) / self.limits.dq_max)) / speed
+        most_s = 2.0 * PEAK_OF_MIN_JERK * fastest + ANSWER_S
         number = self._send("move_to", goal=goal.tolist(), speed=speed)
         try:
-            arrived = self._moved(number, keep_going)
+            arrived = self._moved(number, most_s, keep_going)
         except BaseException:
             with suppress(PolicyctlError):
                 self._send("cancel")
@@ -297,11 +306,14 @@ class ServoClient:
         self._hear()
         return arrived
 
-    def _moved(self, number: int, keep_going: Callable[[], bool] | None) -> bool:
-        """What a move's request is answered. Raises the ArmFault that a guardian's end is."""
+    def _moved(self, number: int, most_s: float, keep_going: Callable[[], bool] | None) -> bool:
+        """What a move's request is answered within `most_s` of the servo's ticks.
+
+        Raises the ArmFault that a guardian's end or a silent servo is, ServiceFailed.
+        """
         asked = True
-        until = self.now() + ANSWER_S
-        while self.now() < until:
+        until = self.ticks + most_s / self.period_s
+        while self.ticks < until:
             try:
                 return bool(self._answer(number, 0.02))
             except TimeoutError:
@@ -309,7 +321,7 @@ class ServoClient:
                     asked = False
                     self._send("cancel")
                 self._guardians.check()
-        raise self._gone(f"a move took longer than {ANSWER_S:g} s")
+        raise self._unanswered("a move", most_s)
 
     def protective_stop(self, reason: str) -> None:
         """Brake within the limits and hold until `resume`; raises what an arm's fault is."""
@@ -364,7 +376,8 @@ class ServoClient:
         try:
             result = self._answer(number, within_s)
         except TimeoutError:
-            raise self._gone(f"{do} took more than {within_s:g} s") from None
+            self.state()  # raises where the servo is gone
+            raise self._unanswered(do, within_s) from None
         if hear and do != "end":
             self._hear()
         return result
@@ -394,6 +407,14 @@ class ServoClient:
                 raise error_from_json(told["error"])
             if told["n"] == number:
                 return told["result"]
+
+    def _unanswered(self, what: str, within_s: float) -> ServiceFailed:
+        """It still ticks, and brakes and holds where nothing more is asked of it."""
+        return ServiceFailed(
+            "the servo goes on, but does not answer",
+            evidence=f"{what} was to be over within {within_s:.0f} s",
+            hint="look at the arm, end the program, then start it again",
+        )
 
     def _gone(self, why: str) -> ArmFault:
         """Communication with all arms is lost, which is what it means to an attempt."""

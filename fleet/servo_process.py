@@ -7,11 +7,13 @@ Rules
   where it is. An order that is due and not there within a further period of its kind is `late`.
 - The collector is frozen, memory locked, priority and core taken where the system allows. No torch,
   database or network is imported here.
-- A stop is obeyed at the next tick, whatever motion is under way.
+- A stop is obeyed at the next tick, whatever motion is under way. SIGTERM is none: a supervisor
+  sends it to client, servo and guardian at once, and somebody has to hold the arm until its end.
 - A client that is gone is a protective stop; then this process ends without a farewell, and the
   guardian lowers the arms. Without a guardian the motors do what `on_host_loss` says.
-- A fault does not end it: it goes on beating for the guardian, so that healthy motors hold, and
-  every motion answers with that fault.
+- A fault does not end it: it goes on beating for the guardian, so that healthy motors hold, it goes
+  on commanding the arm that is in none, and every motion answers with that fault.
+- Its orderly end leaves the motors holding; with `on_host_loss: fall` it lowers the arms first.
 - One servo drives a robot at a time: a lock on the robot's name is held to the end. Under it, what
   a killed one left in memory is removed.
 """
@@ -25,11 +27,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from fleet.can.arm import Arm
 from fleet.can.faults import ArmFault
 from fleet.cycle_log import Ring
 from fleet.guardian import BEAT, WORD, Heartbeat
@@ -91,8 +95,6 @@ class ServoProcess:
         """Take the arms over where they stand; what the system allowed. Raises ArmFault."""
         for arm in self._arms:
             arm.connect()
-        for arm in self._arms:
-            arm.enable()
         self._orders = attached(self._setup.orders, order_length(self._setup.joints), ATTACH_S)
         if self._setup.guarded:
             for arm in self._arms:
@@ -100,7 +102,11 @@ class ServoProcess:
                 word = attached(self._setup.word(arm.name), WORD, ATTACH_S)
                 self._hearts.append(Heartbeat(block, word, arm.ranges))
         granted = [[one.name, one.granted, one.found] for one in claim(self._setup.core)]
-        self.servo.start()  # nothing slow from here on: the first beat is awaited by the guardian
+        # nothing slow from here on: motors that may fall wait 200 ms for their first command, and
+        # the guardian for the first beat
+        for arm in self._arms:
+            arm.enable()
+        self.servo.start()
         self.servo.hold(1)  # motors are limp from being switched on to their first command
         return granted
 
@@ -125,6 +131,21 @@ class ServoProcess:
             ) from None
         for heart in self._hearts:
             heart.farewell()
+        if self._setup.on_host_loss == "fall":
+            self._let_down()
+
+    def _let_down(self) -> None:
+        """All arms at once: motors that hear nothing for 200 ms would drop them."""
+
+        def lower(arm: Arm) -> None:
+            try:
+                arm.disable()
+            except ArmFault as fault:  # it falls, as its station chose
+                with suppress(ClientGone):
+                    self._say({"n": 0, "error": error_to_json(fault)})
+
+        with ThreadPoolExecutor(len(self._arms), "lower") as pool:
+            list(pool.map(lower, (arm for arm in self._arms if arm.fault is None)))
 
     def close(self) -> None:
         """Let go of buses and memory. Disables nothing."""
@@ -168,8 +189,9 @@ class ServoProcess:
             self._fault = fault
 
     def _wait_faulted(self) -> None:
-        self._beat()
-        self._publish()
+        """The arm in fault sends nothing; the other brakes, holds and goes on being commanded."""
+        with suppress(ArmFault):
+            self.servo.tick(self.servo.command.copy())
         time.sleep(self._setup.period_s)
 
     def _before_tick(self, servo: Servo) -> None:
@@ -290,7 +312,8 @@ def say(line: socket.socket, told: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """The process: its line is the file descriptor in argv[1]; the setup comes over it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the client's; it stops the arm orderly
+    for told in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(told, signal.SIG_IGN)  # they are the client's; it stops the arm orderly
     line = socket.socket(fileno=int(sys.argv[1]))
     setup = ServoSetup.from_json(receive(line, ATTACH_S).decode())
     try:
@@ -303,7 +326,8 @@ def main() -> None:
     try:
         say(line, {"n": 0, "result": process.connect()})
         process.run()
-        say(line, {"n": -1, "result": None})
+        with suppress(ClientGone):  # it asked for the end, and need not wait for it
+            say(line, {"n": -1, "result": None})
     except (PolicyctlError, ClientGone) as error:
         if isinstance(error, PolicyctlError):
             with suppress(ClientGone):

@@ -7,6 +7,8 @@ Rules
   taken only if its slot says the sequence that the head named, before and after the copy, and its
   CRC-32 fits: so a reader that was overtaken looks again, and a writer killed at any instruction
   leaves the value before. What does not fit after `TRIES` looks is `torn`.
+- A sequence is stored and loaded whole, by one aligned instruction: written byte by byte it is
+  another number for an instant, or 0. Whoever has seen a value takes 0 for `torn`, not for `empty`.
 - Age is measured with CLOCK_MONOTONIC, which all processes of one computer share. A reader that
   needs a fresh value asks for it by `max_age_s`; old is an answer of its own.
 - Values are float64 vectors of a length both sides know; a block of another layout is refused.
@@ -41,7 +43,6 @@ MAGIC = 0x50434C31
 HEAD = struct.Struct("<IIQ")
 SLOT = struct.Struct("<QQII")
 STAMP = struct.Struct("<QQ")
-COUNT = struct.Struct("<Q")
 TRIES = 8
 
 
@@ -85,7 +86,9 @@ class Newest:
         self._memory, self._owner, self._clock = memory, owner, clock_ns
         self._length = length
         self._slot = SLOT.size + 8 * length
+        self._counts = memoryview(memory).cast("Q")
         self._sequence = 0
+        self._seen = False
         self.torn = 0
         """Looks that found a value in two minds, since this object was made."""
 
@@ -103,7 +106,7 @@ class Newest:
                 hint="another servo runs, or one was killed: end it, then remove that file",
             ) from error
         try:
-            os.ftruncate(handle, size)
+            reserve(handle, path, size)
             memory = mmap.mmap(handle, size)
         finally:
             os.close(handle)
@@ -147,26 +150,27 @@ class Newest:
         body = np.ascontiguousarray(values, dtype=np.float64).tobytes()
         stamp = STAMP.pack(sequence, self._clock())
         check = zlib.crc32(body, zlib.crc32(stamp))
-        COUNT.pack_into(self._memory, at, 0)  # from here on the slot belongs to nobody
+        self._counts[at // 8] = 0  # from here on the slot belongs to nobody
         start = at + SLOT.size
         self._memory[start : start + len(body)] = body
         self._memory[at + 8 : at + SLOT.size] = stamp[8:] + struct.pack("<II", check, 0)
-        COUNT.pack_into(self._memory, at, sequence)
-        COUNT.pack_into(self._memory, 8, sequence)
+        self._counts[at // 8] = sequence
+        self._counts[1] = sequence
         return sequence
 
     def read(self, max_age_s: float | None = None) -> Reading | Fault:
         """The newest whole value, or why there is none; never waits."""
         for _ in range(TRIES):
-            (sequence,) = COUNT.unpack_from(self._memory, 8)
-            if sequence == 0:
+            sequence = self._counts[1]
+            if sequence == 0 and not self._seen:
                 return Fault.EMPTY
             at = HEAD.size + self._slot * (sequence & 1)
             whole = bytes(self._memory[at : at + self._slot])
             there, written, check, _ = SLOT.unpack_from(whole, 0)
-            (after,) = COUNT.unpack_from(self._memory, at)
+            after = self._counts[at // 8]
             body = whole[SLOT.size :]
             if there == after == sequence and check == zlib.crc32(body, zlib.crc32(whole[:16])):
+                self._seen = True
                 age = max(0.0, 1e-9 * (self._clock() - written))
                 if max_age_s is not None and age > max_age_s:
                     return Fault.STALE
@@ -176,14 +180,18 @@ class Newest:
 
     def close(self) -> None:
         """Let go; the writer's side also removes the name. Safe any number of times."""
+        self._counts.release()
         self._memory.close()
         if self._owner:
             self._owner = False
             self.path.unlink(missing_ok=True)
 
 
-def attached(name: str, length: int, within_s: float) -> Newest:
-    """Another process's block, as soon as it is there. Raises ServiceFailed after `within_s`."""
+def attached(
+    name: str, length: int, within_s: float, meanwhile: Callable[[], object] = lambda: None
+) -> Newest:
+    """Another process's block, as soon as it is there; `meanwhile` is called every 10 ms until
+    then. Raises ServiceFailed after `within_s`."""
     until = time.monotonic() + within_s
     while True:
         try:
@@ -191,6 +199,7 @@ def attached(name: str, length: int, within_s: float) -> Newest:
         except ServiceFailed:
             if time.monotonic() > until:
                 raise
+            meanwhile()
             time.sleep(0.01)
 
 
@@ -216,6 +225,23 @@ def take_lock(name: str) -> IO[str]:
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
+
+
+def reserve(handle: int, path: Path, size: int) -> None:
+    """Makes the new file `size` zeros long, its memory taken now: what is full later would be a
+    SIGBUS in a write. Raises ServiceFailed, the file gone again."""
+    try:
+        if hasattr(os, "posix_fallocate"):  # macOS has none
+            os.posix_fallocate(handle, 0, size)
+        else:
+            os.ftruncate(handle, size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise ServiceFailed(
+            "no shared memory is left",
+            evidence=f"{path}, {size} bytes: {error.strerror}",
+            hint=f"`df -h {path.parent}` says how full it is; free some, then start again",
+        ) from error
 
 
 def memory_folder() -> Path:

@@ -70,7 +70,6 @@ FAILURES: Mapping[str, Names] = {
     "policy_shape": Names(meaning="the policy's action had another shape than its contract says"),
     "policy_limits": Names(meaning="the policy's action was outside its contract's limits"),
     "policy_late": Names(meaning="the policy answered later than its contract allows"),
-    "late": Names(meaning="the policy answered later than its contract allows"),
     "operator_stop": Names(meaning="a person stopped the arm or took over"),
     "unstable": Names(meaning="the physics blew up under the policy's commands"),
     "agent_lost": Names(meaning="the robot's program died in mid-attempt"),

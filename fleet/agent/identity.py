@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from registry.attempts import AttemptReport
-from registry.errors import Corrupt, NotFound
+from registry.errors import Corrupt, NotFound, UsageError
 from registry.storage import disk_errors, write_whole
 from registry.trust.keyring import Keyring, PublicKey, parse_keyring
 
@@ -101,26 +101,42 @@ class Identity:
 
     def make_key(self) -> PublicKey:
         """The robot's public key, made now if it has none."""
-        from registry.trust.keys import new_key, public_key
+        from registry.trust.keys import is_key, new_key, public_key
         from registry.trust.sealing import public_of
 
         path = self._folder / KEY
-        return public_of(public_key(path) if path.is_file() else new_key(path))
+        return public_of(public_key(path) if is_key(path) else new_key(path))
+
+    def require_usable(self) -> None:
+        """Raises UsageError or ServiceFailed for a key that cannot sign, before anything moves."""
+        if (self._folder / KEY).exists():
+            self._signer = self._own_signer()
 
     def seal(self, report: AttemptReport) -> AttemptReport:
         """Signs a report. Raises NotFound for a robot that believes a keyring and has no key."""
         if self._signer is None:
             if not self.has_key and self.keyring() is None:
                 return report
-            if not self.has_key:
-                raise NotFound(
-                    "this robot has no key of its own",
-                    evidence=str(self._folder / KEY),
-                    hint="policyctl robot enrol ROBOT.yaml makes one",
-                )
-            from registry.trust.keys import signer
-
-            self._signer = signer(f"file:{self._folder / KEY}")
+            self._signer = self._own_signer()
         from registry.trust.documents import seal_attempt
 
         return seal_attempt(report, self._signer)
+
+    def _own_signer(self) -> Signer:
+        from registry.trust.keys import signer
+
+        path = self._folder / KEY
+        if not path.exists():
+            raise NotFound(
+                "this robot has no key of its own",
+                evidence=str(path),
+                hint="policyctl robot enrol ROBOT.yaml makes one",
+            )
+        try:
+            return signer(f"file:{path}")
+        except UsageError as wrong:
+            raise UsageError(
+                "this robot's key cannot be used",
+                evidence=wrong.evidence,
+                hint="restore it, or move it away: policyctl robot enrol ROBOT.yaml makes another",
+            ) from wrong

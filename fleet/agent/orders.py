@@ -19,7 +19,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -103,6 +103,11 @@ class Orders:
         """The registry was asked and not reached."""
         self._silent = True
 
+    def unreadable(self, why: str) -> None:
+        """The registry answered with what is no order."""
+        self._silent = True
+        self._refuse(why)
+
     def attempt_begins(self) -> None:
         if self._silent:
             self._alone += 1
@@ -143,13 +148,15 @@ class Orders:
         return [key.keyid for key in keyring.of_role("director", past=True)] if keyring else []
 
     def _accept(self, document: Assignment, keyring: Keyring | None) -> None:
+        from registry.trust.documents import check_assignment
+
         said: dict[str, Any] = {_KEY: document.to_json(), _ENVELOPE: document.envelope}
         if keyring is not None:
             times = self._times()
-            for keyid in _signers(document):
-                self._floors[keyid] = max(self._floors.get(keyid, 0), document.generation)
-                seen = max(times.get(keyid, 0.0), document.issued_at)
-                self._clocks[keyid] = (seen, self._monotonic())
+            keyid = check_assignment(document, keyring)  # not whoever else the envelope names
+            self._floors[keyid] = max(self._floors.get(keyid, 0), document.generation)
+            seen = max(times.get(keyid, 0.0), document.issued_at)
+            self._clocks[keyid] = (seen, self._monotonic())
             said |= {_TIMES: self._times(), _FLOORS: self._floors}
         self._spool.remember_all(said)
         self._held, self._checked_by = document, keyring
@@ -191,8 +198,3 @@ class Orders:
 def _offline_s(document: Assignment) -> float:
     """How long this robot runs the document's candidate unheard of."""
     return min(MOST_OFFLINE_S, document.max_offline_s)
-
-
-def _signers(document: Assignment) -> list[str]:
-    envelope: Mapping[str, Any] = document.envelope or {}
-    return [one["keyid"] for one in envelope.get("signatures", ())]

@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from registry.attempts import AttemptReport
-from registry.errors import Refused, ServiceFailed
+from registry.errors import Corrupt, PolicyctlError, Refused, ServiceFailed
+from registry.storage import disk_errors
 
 AGENT_LOST = "agent_lost"
 
@@ -83,15 +84,23 @@ class Spool:
         self.robot = robot
         self._keep = keep
         self._limit = limit
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _hold(path.with_name(path.name + ".lock"))
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = _hold(path.with_name(path.name + ".lock"))
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=10.0)
+        except sqlite3.Error as failed:
+            os.close(self._lock)
+            raise _unusable(path, failed) from failed
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
             self._refuse_other_robot(path)
             self.recovered = self._close_lost()
+        except sqlite3.Error as failed:
+            self.close_file()
+            raise _unusable(path, failed) from failed
         except BaseException:
             self.close_file()
             raise
@@ -213,6 +222,12 @@ class Spool:
         self._db.close()
         os.close(self._lock)
 
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_file()
+
     # -- inside ----------------------------------------------------------------------------------
 
     def _last(self) -> tuple[int, int]:
@@ -276,6 +291,22 @@ class Spool:
     def _roll_back(self) -> None:
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
+
+
+def _unusable(path: Path, failed: sqlite3.Error) -> PolicyctlError:
+    """A spool that does not open. Nothing moves without it, and a new one would hide attempts."""
+    code = (getattr(failed, "sqlite_errorcode", 0) or 0) & 0xFF
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return Corrupt(
+            "the robot's record of its attempts is damaged",
+            evidence=f"{path}: {failed}",
+            hint="restore the state directory, or enrol the robot under a new name",
+        )
+    return ServiceFailed(
+        "the robot's record of its attempts cannot be opened",
+        evidence=f"{path}: {failed}",
+        hint="check whose the state directory is, its permissions and its disk; then start again",
+    )
 
 
 def _hold(path: Path) -> int:

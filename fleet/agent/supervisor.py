@@ -8,6 +8,9 @@ Rules:
   consumed durably when the runtime calls back, after the scene was checked and before motion.
 - Versions switch between attempts. Only a document with stop "now" that no longer names the running
   version ends an attempt (a protective stop, failure `stopped`); it is looked for once a `poll_s`.
+- Asked to stop once, the running attempt is finished, the way home included; asked twice, the arm
+  stops at once (failure `agent_stopped`). Before an attempt is opened once is enough, and neither
+  that nor a stop "now" costs one.
 - While a candidate cannot be prepared, or is out of contact, the baseline runs alone and outside
   the comparison (side "only", segment -1). Where not even the baseline can be prepared, the last
   good one stays, unless it was stopped "now": then the robot stands still. A withdrawn candidate
@@ -20,8 +23,9 @@ Rules:
   stands still and only answers.
 
 `run` is the runtime: it gets a ready version, calls `open_attempt(scene)` before motion, polls
-`should_stop()` each policy step, and returns the result, or None where no attempt was opened
-because the scene was not ready. Times are seconds; `now` is Unix time, `monotonic` never jumps.
+`should_stop()` whenever the arm moves, and returns the result, or None where no attempt was opened
+because the scene was not ready or a stop came first. Times are seconds; `now` is Unix time,
+`monotonic` never jumps.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ from fleet.agent.updater import Ready, Updater
 from fleet.stopping import Stop
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
-from registry.errors import PolicyctlError
+from registry.errors import Corrupt, PolicyctlError
 from registry.interleave import side as side_of
 
 OUTSIDE = -1
@@ -192,6 +196,8 @@ class Supervisor:
             self.orders.heard(self._link.assignment(self._work.robot))
         except OutOfContact:
             self.orders.unheard()
+        except Corrupt as error:  # an order that nobody can read is none, and no contact
+            self.orders.unreadable(f"{error.what} ({error.evidence})")
 
     def _prepare(self) -> None:
         """Makes the newest document's versions ready, the baseline first; a failure is retried."""
@@ -296,23 +302,36 @@ class Supervisor:
             self._open = {"number": number, "side": choice.side}
             self._deliver(state="working", running=choice.ready.version)
 
-        result = self._run(choice.ready, open_attempt, lambda: self._should_stop(choice))
+        def should_stop() -> str | None:
+            return self._should_stop(choice, opened=bool(number))
+
+        result = self._run(choice.ready, open_attempt, should_stop)
         if not number:
             return False
         self._spool.close(number, result or Result("void", "rig_fault"))
         self._open = None
         return True
 
-    def _should_stop(self, choice: Choice) -> str | None:
-        """Why the running attempt has to end now; None almost always."""
-        if self._stop is not None and self._stop.now:
+    def _should_stop(self, choice: Choice, *, opened: bool) -> str | None:
+        """Why the arm has to stop now; None almost always."""
+        stop = self._stop
+        if stop is not None and (stop.now if opened else stop.requested):
             return "agent_stopped"
         if self._monotonic() - self._polled_at >= self._work.poll_s:
             self._poll()
         newest = self.orders.newest
+        if not opened and self._is_off(choice, newest):
+            return "stopped"
         if newest is None or newest.stop != "now" or newest.generation <= choice.generation:
             return None
         return None if _names(newest, choice.ready) else "stopped"
+
+    def _is_off(self, choice: Choice, newest: Assignment | None) -> bool:
+        """A turn in the comparison may no longer be begun: nobody could call it back now, or its
+        version is ordered no more. The baseline outside of it may, as always."""
+        if choice.side == "only":
+            return False
+        return not self.orders.in_contact or newest is None or not _names(newest, choice.ready)
 
     # -- what is said ----------------------------------------------------------------------------
 

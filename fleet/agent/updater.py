@@ -17,6 +17,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -41,6 +42,8 @@ INCOMING = ".incoming-"
 DAMAGED = ".damaged-"
 BASELINES_KEPT = 2
 MAX_MANIFEST = 16 << 20
+_LOST = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO}
+"""What a disk says of a file that it has lost."""
 
 
 @dataclass(frozen=True)
@@ -148,13 +151,17 @@ class Updater:
         return self._folder / digest.removeprefix("sha256:")
 
     def _baselines(self) -> list[str]:
+        """Those to go back to; a file that was damaged names none."""
         try:
-            return list(json.loads((self._folder / "baselines.json").read_bytes()))
-        except FileNotFoundError:
+            found = json.loads((self._folder / "baselines.json").read_bytes())
+        except (FileNotFoundError, ValueError):
             return []
+        named = found if isinstance(found, list) else []
+        return [one for one in named if isinstance(one, str) and is_digest(one)]
 
     def _verified(self, folder: Path, digest: str) -> Manifest | None:
-        """The manifest of a folder whose every byte fits; None, and set aside, when one does not.
+        """The manifest of a folder whose every byte fits; None, and set aside, when one does not or
+        its disk has lost it. Raises ServiceFailed where it may be whole, and cannot be read now.
 
         Its good tensors are still a source for the version's next fetch.
         """
@@ -162,7 +169,13 @@ class Updater:
             manifest = _manifest((folder / MANIFEST).read_bytes(), digest)
             for entry in manifest.files:
                 _check(entry, folder / FILES / entry.path)
-        except (Corrupt, FileNotFoundError):
+        except (Corrupt, OSError) as wrong:
+            if isinstance(wrong, OSError) and wrong.errno not in _LOST:
+                raise ServiceFailed(
+                    "the robot cannot read a version",
+                    evidence=str(wrong),
+                    hint="it is tried again; see to the agent's state directory",
+                ) from wrong
             aside = folder.with_name(DAMAGED + folder.name)
             shutil.rmtree(aside, ignore_errors=True)
             folder.rename(aside)

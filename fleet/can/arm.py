@@ -10,7 +10,8 @@ Rules
 - The first command after `enable` or `connect` must hold the measured pose.
 - After two passes that nobody answered, passes send one refresh and no commands: nothing that could
   be replayed when power returns.
-- What is believed of the frames is fleet/can/link.py; positions are the caller's (fleet/safety).
+- What is believed of the frames is fleet/can/link.py, of a position fleet/can/torque_law.py; where
+  to go is the caller's (fleet/safety).
 - Faults are sticky. The first is raised, and raised again by every `exchange` until `clear_faults`
   or a new `connect`, which are a person's decision. After a fault nothing is sent by itself:
   healthy motors hold their last command, faulted ones are limp. `disable` works in any state.
@@ -37,6 +38,7 @@ from fleet.can.link import MotorLink
 from fleet.can.lowering import lower
 from fleet.can.motors import OPENARM_MOTORS, Mode, MotorAddress, Register, joint_limits
 from fleet.can.registers import MotorInfo, Registers
+from fleet.can.torque_law import TorqueLaw
 from registry.errors import Refused
 
 __all__ = ["Arm", "ArmFault", "ArmState", "Counters", "FaultKind"]
@@ -81,12 +83,15 @@ class Arm:
         """The modes that `enable` puts the motors in."""
         self._fd = fd
         self._checks = Checks(name, self.motors, (self.q_min, self.q_max))
+        self._law = TorqueLaw(self.motors)
         self._use(bus)
         self._timeout = timeout_of(on_host_loss)
         self._window = reply_window_s
         self._silent_after = silent_after_s
         self._held: tuple[int, ...] = ()
         self._fresh = False
+        self._complete = False
+        """Whether the last pass was answered by all, and believably."""
         self._all_mit = True
         self._state: ArmState | None = None
 
@@ -209,7 +214,13 @@ class Arm:
             raise Refused(f"{self.name} arm is not in MIT mode", hint="use exchange_commands()")
         if self._fresh:
             self._first(q)
-        return self._pass(self._link.send_mit, q, dq, kp, kd, tau)
+            self._law.forget()
+        state = self._pass(self._link.send_mit, q, dq, kp, kd, tau)
+        if self._complete:
+            joints, says = self._law.broken(state, q, dq, kp, kd, tau)
+            if joints:
+                self._raise(self._checks.fault(FaultKind.SILENT, joints, says))
+        return state
 
     def exchange_commands(self, commands: Sequence[Command]) -> ArmState:
         """`exchange` with one command a motor, each of the mode its motor was enabled in."""
@@ -277,11 +288,12 @@ class Arm:
             self._registers.write(motor, register, value)
 
     def wait(self, seconds: float) -> None:
-        """Let bus time pass, taking in what arrives. Raises ArmFault: adapter_lost."""
+        """Let bus time pass, taking in what arrives. Raises ArmFault: adapter_lost, or the fault
+        that stood before."""
         try:
             self._link.wait(seconds)
         except BUS_ERRORS as error:
-            raise self._lost(error) from error
+            raise self.fault or self._lost(error) from error
 
     def rebind(self, bus: can.BusABC) -> None:
         """Go on with a new bus object where the adapter came back; `connect` has to follow.
@@ -369,7 +381,8 @@ class Arm:
         if not link.healthy:
             self._raise(self._checks.motors(state))
             self._raise(self._checks.still_enabled(state))
-        if heard != link.everyone or link.doubted:
+        self._complete = heard == link.everyone and not link.doubted
+        if not self._complete:
             if (state.age_s > self._silent_after).all():
                 says = f"nobody answered for {1e3 * state.age_s.min():.0f} ms"
                 self._raise(procedures.dead_bus(link, self._checks, says))

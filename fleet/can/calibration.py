@@ -26,6 +26,7 @@ import numpy as np
 from fleet.can.frames import Array
 from fleet.can.motors import OPENARM_MOTORS, joint_limits
 from registry.errors import ConfigError
+from registry.storage import write_whole
 
 SCHEMA = "policyctl.calibration/1"
 
@@ -63,10 +64,8 @@ class Calibration:
         }
 
     def save(self, path: Path) -> None:
-        """Write the file whole, or leave what was there. Raises OSError."""
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(self.to_json(), indent=2) + "\n")
-        part.replace(path)
+        """Write the file whole, or leave what was there. Raises OSError, UsageError."""
+        write_whole(path, (json.dumps(self.to_json(), indent=2) + "\n").encode())
 
 
 def load_calibration(path: Path) -> Calibration:

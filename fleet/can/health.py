@@ -7,13 +7,16 @@ Rules
   interface that is gone or down is another matter, and raises.
 - Frames queued on a dead bus outlive the program and are sent when power returns. So `purge`
   empties the queue: by python-can's own way, else by setting a SocketCAN interface down and up,
-  which takes CAP_NET_ADMIN. It says whether it could.
+  which takes CAP_NET_ADMIN. It says whether it could. That may take seconds, in a tick whose
+  guardians take all arms over after 60 ms: it is waited for no longer than the caller can, and
+  goes on.
 """
 
 from __future__ import annotations
 
 import errno
 import subprocess
+import threading
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +24,11 @@ import can
 
 BUS_ERRORS: Final = (can.CanError, OSError)
 """What a bus raises; serial lines and TCP sockets let their own errors through."""
+
+IN_A_TICK_S: Final = 0.01
+"""What a tick can spare; two arms may need it in the same."""
+AT_REST_S: Final = 5.0
+"""Longer than `purge` takes."""
 
 _FULL: Final = frozenset((errno.ENOBUFS, errno.EAGAIN, errno.ETIMEDOUT))
 
@@ -99,8 +107,11 @@ class BusHealth:
         return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
 
 
-def purge(bus: can.BusABC) -> bool:
-    """Throw away what waits to be sent; False if this bus offers no way that is allowed here."""
+def purge(bus: can.BusABC, within_s: float) -> bool | None:
+    """Throw away what waits to be sent; False if this bus offers no way that is allowed here.
+
+    None if that is not done `within_s`; it goes on.
+    """
     try:
         bus.flush_tx_buffer()
     except NotImplementedError:
@@ -112,6 +123,14 @@ def purge(bus: can.BusABC) -> bool:
     channel = getattr(bus, "channel", None)
     if "socketcan" not in type(bus).__module__ or not isinstance(channel, str):
         return False
+    done: list[bool] = []
+    thread = threading.Thread(target=lambda: done.append(_set_down_and_up(channel)), name="purge")
+    thread.start()
+    thread.join(within_s)
+    return done[0] if done else None
+
+
+def _set_down_and_up(channel: str) -> bool:
     for state in ("down", "up"):
         try:
             done = subprocess.run(

@@ -12,6 +12,7 @@ Units: rad, s. Each raises ArmFault, or BUS_ERRORS if the interface is gone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import can
 import numpy as np
@@ -20,7 +21,7 @@ from fleet.can import frames
 from fleet.can.checks import Checks
 from fleet.can.faults import ArmFault, ArmState, FaultKind
 from fleet.can.frames import Array, Special, Status
-from fleet.can.health import purge
+from fleet.can.health import AT_REST_S, IN_A_TICK_S, purge
 from fleet.can.link import MotorLink
 from fleet.can.motors import MotorAddress
 from fleet.can.registers import Registers
@@ -30,6 +31,18 @@ SETTLES_IN_S = 5.0
 ANSWERS_IN_S = 0.05  # a motor takes less than 1 ms; adapters, networks and busy hosts add theirs
 ZERO_WITHIN_RAD = 0.02
 TRIES = 10
+QUEUE: Final[dict[bool | None, tuple[str, str]]] = {
+    True: ("the transmit queue is purged", ""),
+    False: (
+        "the transmit queue could not be purged",
+        "set the interface down and up before the motors' power returns",
+    ),
+    None: (
+        "the transmit queue is being purged",
+        "see that the interface has come up again before the motors' power returns",
+    ),
+}
+"""What is said of it, and a hint, by what `purge` answers."""
 
 
 def prove(link: MotorLink, checks: Checks) -> None:
@@ -39,17 +52,15 @@ def prove(link: MotorLink, checks: Checks) -> None:
             return
     if link.misplaced:
         raise checks.unanswered(range(len(link.motors)), link.misplaced, "")
-    raise dead_bus(link, checks, "no motor answers a refresh")
+    raise dead_bus(link, checks, "no motor answers a refresh", AT_REST_S)
 
 
-def dead_bus(link: MotorLink, checks: Checks, says: str) -> ArmFault:
+def dead_bus(link: MotorLink, checks: Checks, says: str, within_s: float = IN_A_TICK_S) -> ArmFault:
     """The fault of a bus on which nobody answers; what waits to be sent is thrown away first."""
     off = link.health.off or link.bus.state is can.BusState.ERROR
     kind = FaultKind.BUS_OFF if off else FaultKind.DEAD_BUS
-    emptied = purge(link.bus)
-    queue = "the transmit queue is purged" if emptied else "the transmit queue could not be purged"
+    queue, hint = QUEUE[purge(link.bus, within_s)]
     evidence = "; ".join(part for part in (says, queue, link.health.summary()) if part)
-    hint = "" if emptied else "set the interface down and up before the motors' power returns"
     return checks.fault(kind, (), evidence, hint)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +21,7 @@ import numpy as np
 from fleet.attempt import Array, Episode, Judge, Scene, SceneCheck
 from fleet.camera import Pose, PoseSource
 from fleet.can.faults import ArmFault
-from fleet.runtime import Runtime
+from fleet.runtime import Runtime, Stopped
 from harness.hil.model import Goal, InfraCode, InfraError, TaskSpec
 from harness.tasks import find_robot_task
 from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
@@ -63,6 +63,8 @@ class RuntimeRobot:
     engine: str
     runtime: Runtime
     poses: PoseSource
+    should_stop: Callable[[], str | None] = field(default=lambda: None, kw_only=True)
+    """The runtime's question, asked whenever the arm moves."""
 
     @property
     def stop_reason(self) -> str:
@@ -73,7 +75,11 @@ class RuntimeRobot:
         """A person at the arm said so: it may move again, and goes home."""
         with _arm_faults():
             self.runtime.resume()
-            if why := self.runtime.home(np.array(BOX_GRASP.start_q)):
+            try:
+                why = self.runtime.home(np.array(BOX_GRASP.start_q), self.should_stop)
+            except Stopped as stopped:
+                raise InfraError(InfraCode.ESTOP, stopped.reason) from stopped
+            if why:
                 raise InfraError(InfraCode.HOME, why)
 
     def hold(self) -> None:
@@ -100,8 +106,9 @@ class RuntimeRobot:
         scene: Scene,
     ) -> Episode:
         episode = self.runtime.run_attempt(
-            policy, task_of(task), judge, open_attempt, _Scene(scene, self.facts())
-        )
+            policy, task_of(task), judge, open_attempt, _Scene(scene, self.facts()),
+            should_stop=self.should_stop,
+        )  # fmt: skip
         if episode.outcome != "void":
             return episode
         code = VOIDS.get(episode.failure_mode, InfraCode.RIG)

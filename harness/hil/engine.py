@@ -244,6 +244,8 @@ class TrialEngine:
             if blame.first is not None:
                 raise blame.first from error
             raise
+        if not opened:
+            self._may_move()  # who was stopped on the way home has no attempt
         if isinstance(episode.cause, InfraError | PolicyError):
             blame.note(episode.cause)
         if blame.first is not None:
@@ -334,6 +336,4 @@ def _judged(attempt: Attempt, episode: Episode, judge: GuardedJudge, opened: boo
         return record.settled("", "", "")
     if episode.outcome == "success":
         return record.settled("success", "", "")
-    if mode == "late":
-        mode = "policy_late"  # one name, whether the policy's process noticed it or the runtime
     return record.settled("failure", "timeout" if judge.timed_out else mode, why)

@@ -31,6 +31,7 @@ from fleet.safety_ahead import protect_ahead, watch_ahead
 from harness.sim import seeds
 from harness.sim.course import Courses
 from harness.sim.episode import Change, EpisodeRecord, EpisodeSpec
+from harness.sim.fields import apply
 from harness.sim.mirror import as_arm, own_side, reflected, turn_of
 from harness.sim.peaks import Peaks, joint_speed
 from harness.sim.pictures import Depth, Pixels
@@ -135,7 +136,7 @@ class BatchEnv:
         for slot, spec in zip(slots, specs, strict=True):
             if spec.task != self.task.name:
                 raise ValueError(f"{spec} is not an episode of {self.task.name}")
-            self.world.apply(slot, (change for change in spec.changes if change.at_s == 0.0))
+            apply(self.world, slot, (change for change in spec.changes if change.at_s == 0.0))
             later = (change for change in spec.changes if change.at_s > 0.0)
             self._later[slot] = sorted(
                 ((round(change.at_s * self.contract.rate_hz), change) for change in later),
@@ -294,7 +295,7 @@ class BatchEnv:
             due = [change for at, change in self._later[slot] if at <= self._courses.step[slot]]
             if due:
                 self._later[slot] = self._later[slot][len(due) :]
-                self.world.apply(int(slot), due)
+                apply(self.world, int(slot), due)
                 self.world.settle(np.array([slot]))
 
     def _move(self, rows: Ints) -> None:

@@ -24,7 +24,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import mujoco
@@ -204,6 +204,12 @@ FIELDS: Mapping[tuple[str, str], Field] = {
     ("torque", "noise"): Field({"set": (0.0, 5.0)}, _signal("torque_noise"), "Nm", nominal=0.0),
     **VISION,
 }
+
+
+def apply(world: World, slot: int, changes: Iterable[Change]) -> None:
+    """Makes changes in one scene; the world's `settle` makes them count."""
+    for change in changes:
+        find(change).write(world, slot, change)
 
 
 def joints(names: tuple[str, ...], target: str) -> list[int]:

@@ -23,14 +23,16 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
-from harness.sim.executors import Executor, InProcess, Job
+from harness.sim.executors import Executor, Job
+from harness.sim.executors.threads import InProcess
 from harness.sim.plan import keep_alive, refuse_dead
 from harness.sim.population import EpisodeStore, Forgetful, Population, without_log
 from harness.sim.results import Row, digest_rows, failure_modes, tally_cells
-from harness.sim.simulation import Contestant, Simulation, drawer, simulation_of
+from harness.sim.simulation import Contestant, Simulation, drawer
 from registry.errors import Interrupted
 from registry.evidence import GridEvidence, Paired, Tally, evidence_from_json
 from registry.gates import GridGate
@@ -101,6 +103,11 @@ class SimRun:
     where: str = "gates.yaml"
 
     @property
+    def folders(self) -> list[Path]:
+        """Of the policies that are played."""
+        return [who.folder for who in (self.candidate, self.baseline) if who is not None]
+
+    @property
     def paired(self) -> bool:
         return self.baseline is not None and self.gate.regression is not None
 
@@ -123,18 +130,17 @@ class SimRun:
 
 def run_sim_gate(
     run: SimRun,
+    simulation: Simulation,
     *,
     executor: MakeExecutor | None = None,
     progress: Callable[[Progress], None] | None = None,
     keeper: Keeper | None = None,
 ) -> SimResult:
-    """Tries the candidate until the gate is decided.
+    """Tries the candidate until the gate is decided, in the `simulation` that the gate asks for.
 
-    Raises ConfigError before anything is played where the gate, the task and the policy's contract
-    do not fit, and Interrupted on ctrl-C.
+    Raises ConfigError before anything is played where the task and the policy's contract do not
+    fit, and Interrupted on ctrl-C.
     """
-    folders = [who.folder for who in (run.candidate, run.baseline) if who is not None]
-    simulation = simulation_of(run.gate, run.where, folders)
     trial = _Trial(run, simulation, executor or (lambda job: InProcess.of(job, workers=2)), keeper)
     stored = trial.stored()
     if stored is not None:

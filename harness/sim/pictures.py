@@ -14,11 +14,13 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from harness.sim.vision import IMAGE_NOMINAL
-
 Pixels = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.float32]
 
+IMAGE_NOMINAL: Mapping[str, float] = {
+    "brightness": 0.0, "contrast": 1.0, "saturation": 1.0, "noise": 0.0, "depth_dropout": 0.0,
+}  # fmt: skip
+"""What rendered images go through when nothing is changed."""
 _GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 

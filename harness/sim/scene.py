@@ -4,7 +4,7 @@ Rules
 - The model is the official one (openarm-mujoco, bimanual); arms that are not asked for are deleted,
   not frozen. Geoms that cannot collide and meshes nobody uses go too (they cost 40 MB and .7 s),
   unless `visuals` keeps them for rendering. Pairs of links that their joints keep apart are not
-  searched for contacts (a tenth of the physics' time): no contact is lost by it, so no bit changes.
+  searched for contacts (a fifth of the physics' time): no contact is lost by it, so no bit changes.
 - What a scene shows besides (lights, cameras, walls, textures) is in scenery.py.
 - Motors follow the MIT law of the real drivers: tau = kp (q_des - q) + kd (dq_des - dq) + tau_ff,
   computed inside every physics step. The actuator's gain is 1 and its bias (0, -kp, -kd), so
@@ -52,7 +52,7 @@ _NET_FORCE = 3
 """MuJoCo's reduction of a contact sensor to the sum of its contacts' forces."""
 
 APART = {
-    "base_link": ("link2", "link3"),
+    "base_link": ("link1", "link2", "link3"),
     "link1": ("link3", "link4"),
     "link2": ("link4", "link5"),
     "link3": ("link6",),

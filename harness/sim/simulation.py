@@ -1,12 +1,12 @@
 """A gate's task as something that can be simulated: what is played, by what, and judged how.
 
 Two kinds answer the same questions: ours (`RobotSimulation`), and a Gymnasium environment of
-somebody else (`harness/gym/simulation.py`). The gate, its plan and a comparison know no more.
+somebody else (`harness/gym/simulation.py`). The gate, its plan and a comparison know no more;
+`harness/simulations.py` says which of them a gate asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,13 +19,11 @@ from harness.sim.grid import Grid
 from harness.sim.plan import AxisReport, try_axes
 from harness.sim.population import episodes_key
 from harness.sim.runner import lateness
-from harness.tasks import TASKS
 from harness.tasks.task import Task
-from policies.contract import ROBOT_CLASSES, Contract, read_contract
+from policies.contract import ROBOT_CLASSES, Contract
 from policies.loading import load_policy
 from registry.errors import ConfigError
 from registry.evidence import Subject
-from registry.gates import GridGate
 from registry.versions import digest_of
 
 
@@ -89,37 +87,6 @@ def drawer(simulation: Simulation, digest: str) -> str:
 def drawer_at(simulation: Simulation, digest: str, engine: str) -> str:
     """The same for episodes that another engine played."""
     return episodes_key(digest, simulation.task_digest, simulation.grid, engine)
-
-
-def simulation_of(
-    gate: GridGate, where: str = "gates.yaml", folders: Iterable[Path] = ()
-) -> Simulation:
-    """The simulation that a gate asks for, for the policies in `folders`: where one of them sees
-    images, what renders them is part of the engine. Raises ConfigError with `where`, the gate's
-    file.
-    """
-    if gate.gymnasium is not None:
-        from harness.gym.simulation import GymSimulation
-
-        return GymSimulation.of(gate, where)
-    if gate.task not in TASKS:
-        raise ConfigError(
-            f"there is no task '{gate.task}'",
-            where=where,
-            field="sim.task",
-            hint=f"tasks: {', '.join(TASKS)}; or {{gymnasium: Name-v0, success: info key}}",
-        )
-    grid = Grid.of(gate.task, gate.axes, gate.episodes_per_cell, overlay=gate.overlay, where=where)
-    for name, term in gate.axes.items():
-        if not isinstance(term.when, str) and term.when >= TASKS[gate.task].horizon_s:
-            raise ConfigError(
-                f"'{name}' would act after {term.when:g} s, when the episode is over",
-                where=where,
-                field=f"sim.axes.{name}",
-                hint=f"an episode of {gate.task} lasts {TASKS[gate.task].horizon_s:g} s",
-            )
-    images = any(read_contract(folder).cameras for folder in folders)
-    return RobotSimulation(TASKS[gate.task], grid, where, images)
 
 
 @dataclass(frozen=True)

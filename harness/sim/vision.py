@@ -51,10 +51,6 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
 
-IMAGE_NOMINAL: Mapping[str, float] = {
-    "brightness": 0.0, "contrast": 1.0, "saturation": 1.0, "noise": 0.0, "depth_dropout": 0.0,
-}  # fmt: skip
-"""What rendered images go through when nothing is changed."""
 _WHITE = 6500.0
 """[K] nearest to the lights as they are, which are white: within 3 % in each colour."""
 _RGB = int(mujoco.mjtTextureRole.mjTEXROLE_RGB)

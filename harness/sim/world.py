@@ -2,8 +2,8 @@
 
 - A model field becomes per-scene the first time something changes it (`expand`), and is the model's
   own again in every scene that is reset: what ran in a slot before leaves no trace.
-- `apply` makes one `Change` in one slot; `harness/sim/fields.py` knows what may be changed and how.
-  `settle` derives what follows from changed fields (MuJoCo's mj_setConst).
+- `harness/sim/fields.py` knows what may be changed and how; `settle` derives what follows from
+  changed fields (MuJoCo's mj_setConst).
 - What is changed but no field of the model (gains as the motors have them, the table's height, what
   cameras do to images) are arrays here, read by whoever steps the scenes or looks at them.
 - A row is a scene; rows do not see each other.
@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import mujoco
@@ -19,11 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from mujoco.batch import Batch, SimulationError
 
-from harness.sim.episode import Change
-from harness.sim.fields import find
+from harness.sim.pictures import IMAGE_NOMINAL
 from harness.sim.scene import BASE_HEIGHT, Scene
 from harness.sim.signals import Signals
-from harness.sim.vision import IMAGE_NOMINAL
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
@@ -88,11 +86,6 @@ class World:
         self.calibration[rows] = 0.0
         for name, values in self.image.items():
             values[rows] = IMAGE_NOMINAL[name]
-
-    def apply(self, slot: int, changes: Iterable[Change]) -> None:
-        """Make changes in one scene; `settle` makes them count."""
-        for change in changes:
-            find(change).write(self, slot, change)
 
     def settle(self, rows: Ints) -> None:
         """Derive what follows from the fields of these scenes."""

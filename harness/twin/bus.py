@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from harness.twin.physics import TwinWorld
 
 
+def for_motors(msg: can.Message) -> bool:
+    """Whether motors listen to such a frame: data frames with an 11-bit id, nothing else."""
+    return not (msg.is_extended_id or msg.is_remote_frame or msg.is_error_frame)
+
+
 class TwinBus(can.BusABC):
     """The bus of one arm of a world, in lock-step."""
 
@@ -37,6 +42,8 @@ class TwinBus(can.BusABC):
         self._is_shutdown = True  # there is nothing to release, and nothing to warn about
 
     def send(self, msg: can.Message, timeout: float | None = None) -> None:
+        if not for_motors(msg):
+            return
         now = self.now()
         reply = self._receive(msg.arbitration_id, msg.data, now)
         if reply is None:
@@ -70,6 +77,8 @@ class TwinBridge:
         served = 0
         while (msg := self._bus.recv(timeout if served == 0 else 0.0)) is not None:
             served += 1
+            if not for_motors(msg):
+                continue
             reply = self._receive(msg.arbitration_id, msg.data, self._world.now())
             if reply is not None:
                 self._bus.send(

@@ -73,8 +73,9 @@ class ControlServer:
             answer = {"ok": self._handle(request)}
         except PolicyctlError as error:
             answer = {"error": error.as_dict()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            answer = {"error": UsageError("this is no request", evidence=str(error)).as_dict()}
+        except Exception as error:  # noqa: BLE001 - no request may end the twin that others use
+            why = f"{type(error).__name__}: {error}"
+            answer = {"error": UsageError("this is no request", evidence=why).as_dict()}
         link.setblocking(True)
         link.settimeout(WITHIN_S)
         try:

@@ -1,9 +1,6 @@
 """The ways by which programs reach a live twin's motors; a python-can bus as one of them.
 
 Rules
-- A door serves one arm. It hands over the frames that programs send, with who sent each, and
-  delivers frames to all its programs, the sender of a frame excepted: as on a CAN bus.
-- A door that carries classic frames only says so; the twin's motors are set up for it.
 - Where motors answer already, no twin is served beside them: two would answer every frame.
 - Nothing here leaves this machine unless its owner names another address: Unix sockets are for
   their owner, multicast has hop limit 0, TCP listens on the loopback.
@@ -16,7 +13,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import can
 
@@ -27,44 +24,13 @@ from fleet.can.health import BUS_ERRORS
 from fleet.can.interfaces import EchoFreeBus
 from fleet.can.motors import OPENARM_MOTORS
 from harness.twin.adapter import Adapter
+from harness.twin.door import Door, Taken
 from registry.errors import ServiceFailed, UsageError
-
-Taken = tuple[object, can.Message | None]
-"""Who sent it, and the frame; None asks to purge the adapter's queue."""
 
 ANSWERS_WITHIN_S = 0.25
 """A twin that lags behind its clock answers within this."""
 
 INTERFACES = ("policyctl", "udp_multicast", "socketcand", "socketcan")
-
-
-class Door(Protocol):
-    """One way in. Not for use from two threads."""
-
-    classic: bool
-    """Whether only classic frames pass."""
-
-    @property
-    def where(self) -> Mapping[str, object]:
-        """How to open it with python-can: interface, channel, …"""
-
-    @property
-    def programs(self) -> int | None:
-        """How many are connected; None where nobody can know."""
-
-    def sources(self) -> Iterable[int]:
-        """File descriptors to wait on."""
-
-    def take(self, source: int) -> Iterable[Taken]:
-        """What has arrived there."""
-
-    def give(self, msg: can.Message, time_s: float, but: object) -> None:
-        """Deliver a frame to every program but `but`; `time_s` is the epoch time of the frame."""
-
-    def tell(self, adapter: Adapter) -> None:
-        """Tell the programs the adapter's state, where they can be told."""
-
-    def close(self) -> None: ...
 
 
 class BusDoor:

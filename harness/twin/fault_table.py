@@ -25,7 +25,7 @@ HOTTEST: Final = 250.0
 """°C that a motor's temperature field can say, about."""
 
 Read = Callable[[Any], Any]
-"""A detail as somebody wrote it, as what it means. Raises ValueError, TypeError."""
+"""A detail as somebody wrote it, as what it means. Raises ValueError, TypeError, OverflowError."""
 
 
 def _number(low: float, high: float) -> Read:
@@ -64,6 +64,8 @@ def _status(value: Any) -> Status:
 
 def _data(value: Any) -> bytes:
     """Up to 8 bytes: hexadecimal text, or bytes."""
+    if isinstance(value, int):  # bytes() of it would be so many zeros
+        raise ValueError(f"{value!r} is a number; in a script, hexadecimal text stands in quotes")
     data = bytes.fromhex(value) if isinstance(value, str) else bytes(value)
     if len(data) > 8:
         raise ValueError(f"{len(data)} bytes; a classic frame has 8 at most")
@@ -186,7 +188,7 @@ def check(
             )
         try:
             found[detail] = takes[detail](value)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise UsageError(f"{name}: {detail} cannot be that", evidence=str(error)) from None
     return place, found
 

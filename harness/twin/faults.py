@@ -36,10 +36,10 @@ from harness.twin.adapter import (
     RESTARTED,
     TX_PASSIVE,
     Adapter,
-    FaultyBus,
     error_frame,
 )
 from harness.twin.fault_table import FAULTS, JOINTS, Fault, check, place_of
+from harness.twin.faulty_bus import FaultyBus
 from harness.twin.motors import SUPPLY_V, MotorBank
 from harness.twin.physics import TwinWorld
 from registry.errors import Refused, UsageError
@@ -83,7 +83,7 @@ def inject(
         raise Refused(
             f"{name} is a trouble of the adapter, and no program goes through one",
             evidence=f"no bus of the {arm} arm is a FaultyBus",
-            hint="wrap it: FaultyBus(world.bus(arm))",
+            hint="wrap it: FaultyBus(TwinBus(world, arm))",
         )
     fault, bank = FAULTS[name], world.bank(arm)
     for slot in _slots(fault, joint):

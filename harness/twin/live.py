@@ -26,11 +26,11 @@ import numpy as np
 from fleet.can.frames import Array, status_name
 from fleet.can.health import BUS_ERRORS
 from fleet.can.motors import Mode
-from harness.twin.adapter import FaultyBus
 from harness.twin.control import ControlServer
-from harness.twin.doors import Door
+from harness.twin.door import Door
 from harness.twin.fault_table import FAULTS
 from harness.twin.faults import clear
+from harness.twin.faulty_bus import FaultyBus
 from harness.twin.physics import TwinWorld
 from harness.twin.script import Event, Player
 from harness.twin.wire import Recorder, WireBus

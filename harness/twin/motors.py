@@ -292,6 +292,7 @@ class MotorBank:
         if code is Special.SET_ZERO:
             self.zero[slot] = self._sense()[0][slot]
             self.zeroings += 1
+            self.touched = True
         elif code is Special.CLEAR_ERROR:
             if status > Status.ENABLED:
                 self._set_status(slot, Status.DISABLED)

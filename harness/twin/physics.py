@@ -21,7 +21,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import mujoco
 import numpy as np
@@ -36,14 +36,11 @@ from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
 from harness.tasks.detector import Detector, DetectorModel
 from harness.tasks.task import Placement
 from harness.twin.adapter import Adapter
-from harness.twin.bus import TwinBus
+from harness.twin.fault_table import Fault
 from harness.twin.modes import Loops
 from harness.twin.motors import Drive, MotorBank
 from harness.twin.registers import FD_CODE
 from registry.errors import ServiceFailed
-
-if TYPE_CHECKING:
-    from harness.twin.faults import Fault
 
 Range = tuple[float, float]
 
@@ -211,10 +208,6 @@ class TwinWorld:
     def adapter(self, arm: str = "right") -> Adapter:
         """What stands between a program and that arm's motors, for a FaultyBus."""
         return self._rigs[arm].adapter
-
-    def bus(self, arm: str = "right") -> TwinBus:
-        """A new bus in front of that arm's motors."""
-        return TwinBus(self, arm)
 
     def park(self, arm: str = "right", q: Array | None = None) -> None:
         """Put a switched-off arm on its stand at q (8,), by default the task's start pose."""

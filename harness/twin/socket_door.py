@@ -18,7 +18,7 @@ from pathlib import Path
 import can
 
 from harness.twin.adapter import Adapter
-from harness.twin.doors import Taken
+from harness.twin.door import Taken
 from harness.twin.socket_bus import LARGEST, Packet, pack, pack_hello, pack_state, unpack
 from registry.errors import ServiceFailed, UsageError
 

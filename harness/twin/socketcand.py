@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 import can
 
 from harness.twin.adapter import Adapter
-from harness.twin.doors import Taken
+from harness.twin.door import Taken
 from registry.errors import ServiceFailed
 
 LONGEST = 256

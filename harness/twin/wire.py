@@ -27,6 +27,7 @@ import can
 from can.io.canutils import CanutilsLogWriter
 
 from fleet.can.bus import Observer
+from harness.twin.bus import for_motors
 from registry.errors import ServiceFailed
 
 if TYPE_CHECKING:
@@ -206,6 +207,8 @@ class WireBus(can.BusABC):
         if from_motor:
             msg.timestamp = at
             self._arrived.append(msg)
+            return
+        if not for_motors(msg):
             return
         answer = self._motors.receive(msg.arbitration_id, msg.data, at)
         if answer is not None:

@@ -195,7 +195,7 @@ def test_a_chunk_that_is_later_than_the_contract_fails_and_the_arm_holds() -> No
                 return super().act(observation)
 
         episode = attempt(robot, Slow(robot, rows=ROWS, every=EVERY, blend=BLEND))
-        assert (episode.outcome, episode.failure_mode) == ("failure", "late")
+        assert (episode.outcome, episode.failure_mode) == ("failure", "policy_late")
         assert "80 ms" in episode.detail
         assert not robot.servo.stopped
         assert robot.frames()["violations"] == 0
@@ -262,7 +262,7 @@ def test_beside_an_arm_that_goes_on_an_answer_is_there_when_it_is_and_late_is_la
     clock[0] = 0.10
     with pytest.raises(AnswerFailed, match="60 ms") as caught:
         inference.answer()
-    assert caught.value.mode == "late"
+    assert caught.value.mode == "policy_late"
     policy.go.set()
     inference.close()  # waits for the thread
     assert not [t for t in threading.enumerate() if t.name.startswith("policy")]

@@ -8,6 +8,7 @@ from fleet.kinematics import load_arms
 from fleet.limits import CONTACT_MAX, SafetyLimits
 from fleet.servo import Servo
 from harness.tasks.box_grasp import BOX_GRASP
+from harness.twin.bus import TwinBus
 from harness.twin.physics import TwinConfig, TwinWorld
 
 HOME = np.array(BOX_GRASP.start_q)
@@ -17,7 +18,7 @@ HAND = "robot/openarm_right_ee_base_link"
 def standing(seed, friction=(0.8, 1.2)):
     """A twin at home, driven by a servo with the house limits; no box is near."""
     world = TwinWorld(TwinConfig(seed=seed, joint_friction_scale=friction))
-    arm = Arm(world.bus("right"))
+    arm = Arm(TwinBus(world, "right"))
     arm.connect()
     arm.enable()
     kinematics = load_arms("openarm-v2-right")

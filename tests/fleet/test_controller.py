@@ -242,6 +242,22 @@ def test_an_error_with_one_rollout_does_not_keep_another_from_being_rolled_back(
     assert [line for line in fleet.said if line.startswith("other v")] == told, "told once"
 
 
+def test_orders_that_cannot_be_signed_keep_nothing_from_being_rolled_back(fleet: Fleet) -> None:
+    class Unsigned(Stale):
+        def renew_assignments(self) -> int:
+            raise OSError("the key's device is gone")
+
+    settle(fleet, fleet.release(1.0), Phase.DONE)
+    bad = fleet.release(0.1)
+    for _ in range(12):
+        for robot in fleet.robots.values():
+            robot.tick()
+    unsigned = Unsigned(fleet.registry, fleet.registry.rollouts(open_only=True))
+    assert Controller(unsigned, fleet.said.append).reconcile(fleet.clock.now()) == 1
+    assert phase(fleet, bad) is Phase.ROLLED_BACK
+    assert any("the key's device is gone" in line for line in fleet.said)
+
+
 def test_the_loop_goes_on_after_a_round_that_failed(fleet: Fleet) -> None:
     """Whatever fails, a bug too: the next round comes, and it is told."""
     stop = Stop()

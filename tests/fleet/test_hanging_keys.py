@@ -64,7 +64,7 @@ def record(tmp_path: Path, service: Service) -> Record:
     made.registry.trust.use("director", f"hung:{keys_of(made).own('director')}", director.keyid)
     opened = HomeApprovals(made.home.root, made.clock).open().repository
     key = ceremony.init(opened)
-    opened.signers.remember(key, f"hung:{opened.signers.keys / 'home.pem'}")
+    opened.signers.remember(key, f"hung:{opened.signers.keys_folder / 'home.pem'}")
     made.registry.close()
     made.registry = Registry.open(made.home, Actor("tester"), clock=made.clock)
     return made

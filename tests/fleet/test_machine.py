@@ -205,7 +205,6 @@ class Road(RuleBasedStateMachine):
 Road.TestCase.settings = settings(
     max_examples=15,
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestRoad = pytest.mark.slow(Road.TestCase)

@@ -15,7 +15,7 @@ from policies.process import PolicyFailedError
         (lambda step: np.full((1, 8), np.nan), "policy_fault"),
         (lambda step: np.zeros((1, 7)), "policy_fault"),
         (lambda step: 1 // 0, "policy_fault"),
-        (lambda step: (_ for _ in ()).throw(PolicyFailedError("late", "200 ms")), "late"),
+        (lambda step: (_ for _ in ()).throw(PolicyFailedError("late", "200 ms")), "policy_late"),
     ],
 )
 def test_a_policy_that_fails_has_failed_and_the_next_attempt_runs(rig, answer, mode):
@@ -30,7 +30,7 @@ def test_a_policy_that_is_late_has_failed(rig):
         return rig.still(step)
 
     episode = rig.attempt(slow)
-    assert (episode.outcome, episode.failure_mode) == ("failure", "late")
+    assert (episode.outcome, episode.failure_mode) == ("failure", "policy_late")
     assert "50 ms" in episode.detail
 
 

@@ -37,7 +37,7 @@ def walk(rng: np.random.Generator, start: Floats, steps: int, sizes: Floats) -> 
     return np.asarray(start + np.cumsum(way, axis=0))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32), st.sampled_from(sorted(LIMITS)), st.integers(1, 12))
 def test_protected_ahead_is_protected_tick_by_tick(seed: int, arms: str, batch: int) -> None:
     limits, rng = LIMITS[arms], np.random.default_rng(seed)
@@ -83,7 +83,7 @@ def test_a_stopped_row_is_not_protected_ahead() -> None:
     protect_ahead(limits, state, np.array([0]), np.tile(START, (TICKS, 1, 1)), DT)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.floats(5.0, 60.0))
 def test_torques_seen_afterwards_stop_what_they_would_have_stopped(seed: int, size: float) -> None:
     limits, rng = LIMITS["openarm-v2-right"], np.random.default_rng(seed)

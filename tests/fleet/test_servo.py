@@ -5,7 +5,7 @@ import pytest
 
 from fleet.can.faults import ArmFault, ArmState, FaultKind
 from fleet.kinematics import load_arms
-from fleet.limits import SafetyLimits
+from fleet.limits import DDQ_MAX, SafetyLimits
 from fleet.servo import Servo, check_period, ticks_per_step
 from harness.sim.mirror import MIRROR
 from registry.errors import ConfigError, Refused
@@ -53,12 +53,12 @@ class FollowingArm:
         return np.array([q for q, _ in self.sent])
 
 
-def make(sides=("right",), busy_s=0.0, **options):
+def make(sides=("right",), busy_s=0.0, ddq_max=DDQ_MAX, **options):
     kinematics = load_arms(sides)
     clock = [0.0]
     starts = {"right": START, "left": START * MIRROR}
     arms = [FollowingArm(starts[side], clock, busy_s) for side in sides]
-    limits = SafetyLimits.for_arms(kinematics, table_z=-0.445)
+    limits = SafetyLimits.for_arms(kinematics, table_z=-0.445, ddq_max=ddq_max)
     servo = Servo(arms, kinematics, limits, period_s=PERIOD, **options)
     servo.start()
     return servo, arms, kinematics
@@ -144,6 +144,16 @@ def test_a_protective_stop_brakes_within_limits_and_holds_until_resume():
     assert servo.move_to(START)
 
 
+def test_a_stop_rests_also_where_the_station_brakes_slowly():
+    servo, (arm,), _ = make(ddq_max=(2, 2, 4, 4, 8, 8, 8, 15))
+    goal = START + np.array([0.9, 0, 0, 0, 0, 0, 0, 0])
+    assert not servo.move_to(goal, 1.0, keep_going=lambda: servo.ticks < 170)
+    servo.protective_stop("operator")
+    before = arm.path()[-1]
+    servo.hold(5)
+    np.testing.assert_array_equal(arm.path()[-1], before)
+
+
 def test_a_contact_stops_the_servo_and_is_an_event():
     servo, (arm,), _ = make()
     arm.tau[0] = -60.0
@@ -166,6 +176,24 @@ def test_one_arm_that_faults_holds_both():
             servo.tick(both + 0.5)
     np.testing.assert_allclose(left.path()[-1], left.path()[-5])
     assert np.abs(left.path()[-1] - both[8:]).max() < 0.02
+
+
+def test_an_arm_brakes_within_limits_when_the_other_faults_in_mid_motion():
+    servo, (right, left), _ = make(("right", "left"))
+    both = np.concatenate([START, START * MIRROR])
+    swing = np.zeros(16)
+    swing[8] = 0.038
+    for k in range(1, 7):
+        servo.follow(both + k * swing, 4)
+    right.fault = ArmFault(FaultKind.SILENT, "right", ("joint2",), "no answer", "look at the cable")
+    with pytest.raises(ArmFault):
+        servo.follow(both + 7 * swing, 4)
+    with pytest.raises(ArmFault):
+        servo.protective_stop("arm_fault")
+    speeds = np.diff(left.path()[:, 0]) / PERIOD
+    assert speeds[-12] > 1.5
+    assert np.abs(np.diff(speeds[-12:])).max() <= DDQ_MAX[0] * PERIOD * 1.01
+    assert speeds[-1] == 0.0
 
 
 def test_two_arms_move_in_lock_step():
@@ -217,6 +245,22 @@ def test_what_is_called_before_a_tick_can_keep_it_from_being_sent():
     with pytest.raises(Refused):
         servo.tick(START)
     assert (len(arm.sent), servo.ticks) == (2, 2)
+
+
+def test_a_tick_that_was_paused_before_it_sends_sends_nothing():
+    servo, (arm,), _ = make()
+    servo.hold(2)
+    pauses = [0.06]
+
+    def pause(_):
+        arm.clock[0] += pauses.pop() if pauses else 0.0
+
+    servo.before_tick = pause
+    servo.tick(START)
+    assert (len(arm.sent), servo.ticks) == (2, 3)
+    servo.tick(START)
+    assert len(arm.sent) == 3
+    assert not servo.stopped
 
 
 def test_the_servo_says_what_is_hot():

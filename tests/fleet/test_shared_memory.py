@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory_writer import write_forever
 
-from fleet.shared_memory import HEAD, SLOT, Fault, Newest, Reading
+from fleet.cycle_log import Ring
+from fleet.shared_memory import HEAD, SLOT, Fault, Newest, Reading, memory_folder
 from registry.errors import ServiceFailed
 
 LENGTH = 16
@@ -89,6 +91,13 @@ def test_a_writer_that_dies_in_a_write_leaves_the_value_before(cut: int, steps: 
         made.close()
 
 
+def test_a_block_that_had_a_value_is_never_empty_again(block: Newest) -> None:
+    block.write(np.ones(LENGTH))
+    whole(block.read())
+    block._memory[8:16] = bytes(8)  # as a head that is half written
+    assert block.read() is Fault.TORN
+
+
 @pytest.mark.slow
 def test_a_reader_never_sees_half_of_a_value_that_another_process_writes() -> None:
     """Every value is LENGTH times its own sequence number."""
@@ -111,6 +120,8 @@ def test_a_reader_never_sees_half_of_a_value_that_another_process_writes() -> No
             assert (reading.values == float(reading.sequence)).all()
             assert reading.sequence >= last
             seen, last = seen + 1, reading.sequence
+        else:
+            assert reading is not Fault.EMPTY or not seen, "what was written is gone"
     assert seen == 20_000
     assert last > 1
     assert writer.pid is not None
@@ -132,3 +143,17 @@ def test_one_name_has_one_writer_and_one_layout(block: Newest) -> None:
         Newest.attach(name, LENGTH - 1)
     with pytest.raises(ServiceFailed, match="no shared memory"):
         Newest.attach("policyctl-none", LENGTH)
+
+
+@pytest.mark.parametrize("create", [Newest.create, Ring.create])
+def test_memory_that_is_full_is_told_before_anything_is_written_to_it(
+    create: Callable[[str, int], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    name = f"policyctl-test-{os.getpid()}-full"
+    with pytest.raises(ServiceFailed, match="no shared memory is left"):
+        create(name, 8)
+    assert not (memory_folder() / name).exists()

@@ -163,7 +163,7 @@ def test_a_second_try_gives_up_a_withdrawal_that_waits(fleet: Fleet, tmp_path: P
     settle(fleet, bad, Phase.ROLLED_BACK)
     assert trust(fleet).open().status().pending
     fleet.registry.promote(bad, Stage.CANARY, fleet.gate, override="the camera was dirty")
-    assert trust(fleet).open().status().drafts == ()
+    assert trust(fleet).open().repository.drafts() == {}
     assert "box-grasp/v2.json" in approved(fleet)
 
 
@@ -234,14 +234,14 @@ def test_expired_approvals_stop_nothing_that_runs(fleet: Fleet) -> None:
 def test_a_server_keeps_the_signatures_fresh(fleet: Fleet) -> None:
     turn_on(fleet)
     repository = trust(fleet).open().repository
-    first = repository.timestamp().signed.version
+    first = repository.published.timestamp().signed.version
     fleet.controller.keep_trust(fleet.clock.now())
-    assert repository.timestamp().signed.version == first
+    assert repository.published.timestamp().signed.version == first
     for _ in range(3):
         fleet.clock.passes(0.7 * 86400)
         fleet.controller.keep_trust(fleet.clock.now())
-        assert repository.timestamp().signed.expires.timestamp() > fleet.clock.now()
-    assert repository.timestamp().signed.version == first + 3
+        assert repository.published.timestamp().signed.expires.timestamp() > fleet.clock.now()
+    assert repository.published.timestamp().signed.version == first + 3
 
 
 def test_a_server_without_the_online_key_says_so_once(fleet: Fleet) -> None:

@@ -13,7 +13,7 @@ from fleet.answers import ChunkedAnswers, LockStepInference
 from harness.sim.chunks import ActionChunks
 from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeSpec
-from harness.sim.executors import InProcess
+from harness.sim.executors.threads import InProcess
 from harness.sim.grid import Grid
 from harness.sim.replay import Replayer
 from harness.sim.results import row

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,9 +23,10 @@ from sim_jobs import ExpertJob, Faulty, ScriptedJob
 from sim_policies import ExpertPolicy, write_still
 
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
-from harness.sim.executors import EXECUTORS, Executor, InProcess, LockStep, executor
+from harness.sim.executors import EXECUTORS, Executor, executor
 from harness.sim.executors.chunks import CHUNK, FIRST, ChunkFailed, cut
 from harness.sim.executors.processes import Processes
+from harness.sim.executors.threads import InProcess, LockStep
 from harness.sim.grid import Grid
 from harness.sim.results import digest_rows, row
 from registry.errors import ConfigError, ServiceFailed, UsageError
@@ -220,7 +222,8 @@ def test_a_killed_worker_loses_nothing_and_doubles_nothing(name: str, tmp_path: 
     job = ScriptedJob(tmp_path, dies_at=40)
     records = run(name, job)
     assert sorted(record.spec.episode for record in records) == list(range(100))
-    assert len(job.workers()) == 3
+    assert len(list(tmp_path.glob("death-*"))) == 1
+    assert len(job.workers()) in (2, 3), "the killed one's successor may come when all is done"
     assert_gone(job)
 
 
@@ -287,7 +290,8 @@ from pathlib import Path
 from sim_jobs import ScriptedJob
 from harness.sim.episode import EpisodeSpec
 from harness.sim.executors import executor
-signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.default_int_handler)
 name, folder, waits_at, *address = sys.argv[1:]
 job = ScriptedJob(Path(folder), waits_at=int(waits_at))
 made = executor(name, job, workers=2, address=address[0] if address else None)
@@ -328,14 +332,18 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("whom", ["process", "group"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("name", WORKERS)
-def test_ctrl_c_leaves_no_child(name: str, whom: str, tmp_path: Path) -> None:
+def test_a_signal_leaves_no_child(
+    name: str, number: signal.Signals, whom: str, tmp_path: Path
+) -> None:
     process = waiting_program(name, tmp_path)
     children = family(process.pid)
-    (os.killpg if whom == "group" else os.kill)(process.pid, signal.SIGINT)
+    (os.killpg if whom == "group" else os.kill)(process.pid, number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert "Traceback" not in said
+    # of a worker that is ended while it loads, glfw may leave a line: it asks a process of its own
+    assert not {"KeyboardInterrupt", "harness"} & set(re.split(r"\W", said)), said
     assert children
     wait_for(lambda: not any(running(child.pid) for child in children), "a child is left")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sim_policies import ExpertPolicy, contract
 
 from harness.sim.env import BatchEnv
-from harness.sim.executors import InProcess
+from harness.sim.executors.threads import InProcess
 from harness.sim.grid import Grid
 from harness.sim.randomization import AXES as NAMED
 from registry.errors import ConfigError

@@ -12,7 +12,7 @@ from sim_policies import ExpertPolicy, contract, world
 
 from harness.sim.env import BatchEnv
 from harness.sim.episode import EpisodeRecord, EpisodeSpec
-from harness.sim.executors import InProcess
+from harness.sim.executors.threads import InProcess
 from harness.sim.grid import Grid
 from harness.sim.results import digest_rows, row
 from harness.sim.runner import Guard, in_order, play

@@ -21,7 +21,8 @@ from harness.sim.grid import Grid
 from harness.sim.plan import AxisReport, try_axes
 from harness.sim.population import without_log
 from harness.sim.results import digest_rows, to_csv
-from harness.sim.simulation import Contestant, simulation_of
+from harness.sim.simulation import Contestant
+from harness.simulations import simulation_of
 from policies import Policy
 from registry.errors import ConfigError, Interrupted
 from registry.evidence import evidence_from_json
@@ -214,7 +215,7 @@ def test_whatever_makes_a_verdict_is_in_its_key(checkpoint: Path, change: dict[s
     assert key().startswith("sha256:")
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 30))
 def test_an_interrupted_run_goes_on_where_it_was(checkpoint: Path, after: int) -> None:
     memory = Memory()
@@ -254,7 +255,9 @@ def test_a_full_run_that_its_budget_ended_is_no_full_run(checkpoint: Path) -> No
 def test_a_policy_without_answers_fails_every_episode_at_once(tmp_path: Path) -> None:
     folder = write_overflowing(tmp_path / "checkpoint")
     gate = replace(GATE, axes={"friction": (0.5,)}, episodes_per_cell=100)
-    result = run_sim_gate(SimRun(Contestant(folder, subject(2)), gate, "a nonce"))
+    result = run_sim_gate(
+        SimRun(Contestant(folder, subject(2)), gate, "a nonce"), simulation_of(gate)
+    )
     assert result.verdict.outcome is Outcome.FAIL
     assert set(result.failure_modes) == {"policy_nan"}
     assert {each.steps for each in result.rows} == {1}

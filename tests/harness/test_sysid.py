@@ -22,6 +22,7 @@ from harness.sim.motion import ACCELERATION, JOINTS, SPEED, excitation, record
 from harness.sim.scene import SceneConfig, build_scene
 from harness.sim.sysid import Fit, arm_of, fit
 from harness.tasks.box_grasp import BOX_GRASP
+from harness.twin.bus import TwinBus
 from harness.twin.physics import TwinConfig, TwinWorld
 from registry.errors import ConfigError, ServiceFailed
 
@@ -90,7 +91,7 @@ def bench(**settings: Any) -> tuple[Servo, ArmKinematics]:
     """A servo on a twin behind its CAN bus."""
     kin = kinematics()
     world = TwinWorld(TwinConfig(seed=3, **settings))
-    arm = Arm(world.bus(), limits=(kin.q_min, kin.q_max))
+    arm = Arm(TwinBus(world), limits=(kin.q_min, kin.q_max))
     arm.connect()
     arm.enable()
     limits = SafetyLimits.for_arms((kin,), table_z=BOX_GRASP.table_z)

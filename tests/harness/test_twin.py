@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fleet.can.arm import Arm, ArmFault, FaultKind
-from harness.twin.bus import TwinBridge
+from harness.twin.bus import TwinBridge, TwinBus
 from harness.twin.physics import TwinConfig, TwinWorld
 
 KP = np.array([230.0, 230.0, 190.0, 190.0, 30.0, 30.0, 30.0, 30.0])
@@ -61,11 +61,14 @@ def swing(arm: Arm, world: TwinWorld, ticks: int = 200) -> np.ndarray:
 
 def test_time_passes_only_by_waiting_on_an_empty_bus() -> None:
     world = TwinWorld()
-    bus = world.bus()
+    bus = TwinBus(world)
     for esc_id in (1, 2):
         bus.send(
             can.Message(
-                arbitration_id=0x7FF, data=bytes((esc_id, 0, 0xCC, 0, 0, 0, 0, 0)), is_fd=True
+                arbitration_id=0x7FF,
+                is_extended_id=False,
+                data=bytes((esc_id, 0, 0xCC, 0, 0, 0, 0, 0)),
+                is_fd=True,
             )
         )
     replies = [bus.recv(1.0), bus.recv(1.0)]
@@ -85,7 +88,7 @@ def test_time_passes_only_by_waiting_on_an_empty_bus() -> None:
 
 def test_the_same_seed_gives_the_same_trace_to_the_bit() -> None:
     worlds = [TwinWorld(TwinConfig(seed=seed)) for seed in (5, 5, 6)]
-    one, again, other = (swing(Arm(world.bus()), world) for world in worlds)
+    one, again, other = (swing(Arm(TwinBus(world)), world) for world in worlds)
     np.testing.assert_array_equal(one, again)
     assert np.abs(one - other).max() > 1e-4
 
@@ -94,7 +97,7 @@ def test_pythons_virtual_can_bus_gives_the_same_trace_as_the_in_process_bus() ->
     world, copy = TwinWorld(TwinConfig(seed=2)), TwinWorld(TwinConfig(seed=2))
     with PumpedVirtualBus(copy, "test_same_trace") as bus:
         bridged = swing(Arm(bus, fd=True), copy)
-    np.testing.assert_array_equal(swing(Arm(world.bus()), world), bridged)
+    np.testing.assert_array_equal(swing(Arm(TwinBus(world)), world), bridged)
 
 
 def has_vcan() -> bool:
@@ -143,7 +146,7 @@ def test_an_arm_connects_and_moves_over_a_bus_between_threads(interface: str, ch
 def test_without_feed_forward_the_arm_sags_and_with_it_does_not() -> None:
     def error(feed_forward: bool) -> float:
         world = TwinWorld(TwinConfig(seed=4))
-        arm = Arm(world.bus())
+        arm = Arm(TwinBus(world))
         start = arm.connect().q
         arm.enable()
         tau = ZERO
@@ -160,7 +163,7 @@ def test_without_feed_forward_the_arm_sags_and_with_it_does_not() -> None:
 
 def test_switched_off_in_mid_air_the_arm_falls_and_on_its_stand_it_does_not() -> None:
     world = TwinWorld()
-    arm = Arm(world.bus())
+    arm = Arm(TwinBus(world))
     start = world.joints()
     arm.wait(1.0)
     np.testing.assert_array_equal(world.joints(), start)
@@ -180,7 +183,7 @@ def test_switched_off_in_mid_air_the_arm_falls_and_on_its_stand_it_does_not() ->
 
 def test_motors_hold_the_last_command_when_the_host_dies() -> None:
     world = TwinWorld()
-    arm = Arm(world.bus())
+    arm = Arm(TwinBus(world))
     start = arm.connect().q
     arm.enable()
     for _ in range(200):
@@ -196,7 +199,7 @@ def test_a_commands_effect_comes_after_the_robots_latency() -> None:
         """Physics steps until two worlds with different commands differ."""
         worlds = [TwinWorld(TwinConfig(latency_s=(latency, latency))) for _ in range(2)]
         for world, offset in zip(worlds, (0.0, 0.3), strict=True):
-            arm = Arm(world.bus())
+            arm = Arm(TwinBus(world))
             start = arm.connect().q
             arm.enable()
             arm.exchange(start + offset, ZERO, KP, KD, ZERO)
@@ -273,7 +276,7 @@ def test_the_twins_detector_repeats_with_its_seed_and_scene() -> None:
 
 def test_two_arms_share_one_world_and_one_clock() -> None:
     world = TwinWorld(TwinConfig(arms=("right", "left")))
-    right, left = Arm(world.bus("right")), Arm(world.bus("left"), name="left")
+    right, left = Arm(TwinBus(world, "right")), Arm(TwinBus(world, "left"), name="left")
     for arm in (right, left):
         arm.connect()
     assert right.now() == left.now()

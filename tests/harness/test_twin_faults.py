@@ -14,8 +14,9 @@ from fleet.can.bus import FrameTap
 from fleet.can.faults import RULES, ArmFault, Condition, FaultKind
 from fleet.can.frames import PARAMETER_ID, Status
 from fleet.can.gains import STIFF
-from harness.twin.adapter import FaultyBus
+from harness.twin.bus import TwinBus
 from harness.twin.faults import FAULTS, clear, inject
+from harness.twin.faulty_bus import FaultyBus
 from harness.twin.physics import TwinConfig, TwinWorld
 from registry.errors import Refused, UsageError
 
@@ -28,7 +29,7 @@ AT_CONNECT = ("master_id", "pose", "unsettled")
 
 def built(arms: tuple[str, ...] = ("right",)) -> tuple[TwinWorld, dict[str, FaultyBus]]:
     world = TwinWorld(TwinConfig(seed=1, arms=arms))
-    return world, {name: FaultyBus(world.bus(name), sent=[]) for name in arms}
+    return world, {name: FaultyBus(TwinBus(world, name), sent=[]) for name in arms}
 
 
 def hold(arm: Arm, seconds: float) -> None:
@@ -112,7 +113,7 @@ def test_what_is_cleared_is_well_after_a_person_has_cleared_it_too(name: str) ->
     clear(world, name, arm="right", joint=joint_of(name))
     assert not world.injected["right"]
     world.advance(0.01)
-    arm.rebind(FaultyBus(world.bus(), sent=[]))
+    arm.rebind(FaultyBus(TwinBus(world), sent=[]))
     arm.clear_faults()
     world.advance(2.0)  # it has fallen, and comes to rest
     world.park("right")
@@ -197,7 +198,7 @@ def test_a_lost_adapter_comes_back_as_another_one() -> None:
     clear(world)
     with pytest.raises(can.CanOperationError):
         buses["right"].recv(0.0)
-    assert FaultyBus(world.bus()).recv(0.0) is None
+    assert FaultyBus(TwinBus(world)).recv(0.0) is None
 
 
 def test_the_other_arm_alone_loses_power() -> None:
@@ -259,7 +260,7 @@ def test_the_same_script_gives_the_same_trace_to_the_bit() -> None:
         world, _ = built()
         seen: list[bytes] = []
         bus = FaultyBus(
-            FrameTap(world.bus(), lambda t, msg: seen.append(bytes(msg.data))), world.adapter()
+            FrameTap(TwinBus(world), lambda t, msg: seen.append(bytes(msg.data))), world.adapter()
         )
         arm = Arm(bus)
         arm.connect()

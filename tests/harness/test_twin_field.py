@@ -42,6 +42,7 @@ from fleet.kinematics import load_arms
 from fleet.limits import SafetyLimits
 from fleet.servo import Servo
 from harness.tasks.box_grasp import BOX_GRASP
+from harness.twin.bus import TwinBus
 from harness.twin.monitor import FrameMonitor
 from harness.twin.physics import TwinConfig, TwinWorld
 from harness.twin.wire import Recorder
@@ -237,7 +238,7 @@ def test_a_record_played_into_a_new_twin_gets_the_same_answers(tmp_path: Path) -
     log = tmp_path / "arm.log"
     recorder = Recorder(log, epoch_s=1000.0)
     world = TwinWorld(TwinConfig(seed=5))
-    arm = Arm(FrameTap(world.bus(), recorder.of("can0")))
+    arm = Arm(FrameTap(TwinBus(world), recorder.of("can0")))
     start = arm.connect().q
     arm.enable()
     for tick in range(150):
@@ -245,7 +246,7 @@ def test_a_record_played_into_a_new_twin_gets_the_same_answers(tmp_path: Path) -
         arm.wait(0.005)
     recorder.close()
 
-    again = TwinWorld(TwinConfig(seed=5)).bus()
+    again = TwinBus(TwinWorld(TwinConfig(seed=5)))
     asked = answered = 0
     for msg in CanutilsLogReader(log):
         if msg.is_rx:

@@ -12,6 +12,7 @@ from fleet.can.commands import Command, Mit, PosForce, PosVel, Vel
 from fleet.can.gains import STIFF
 from fleet.can.motors import Mode, Register
 from harness.tasks.box_grasp import BOX_GRASP
+from harness.twin.bus import TwinBus
 from harness.twin.physics import TwinConfig, TwinWorld
 
 MODES = (Mode.MIT,) * 4 + (Mode.POS_VEL, Mode.VEL, Mode.MIT, Mode.POS_FORCE)
@@ -19,7 +20,7 @@ MODES = (Mode.MIT,) * 4 + (Mode.POS_VEL, Mode.VEL, Mode.MIT, Mode.POS_FORCE)
 
 def ready(modes: Sequence[Mode] = MODES) -> tuple[TwinWorld, Arm]:
     world = TwinWorld(TwinConfig(seed=3))
-    arm = Arm(world.bus())
+    arm = Arm(TwinBus(world))
     arm.connect()
     arm.modes = tuple(modes)
     for motor in arm.motors:  # quick enough for a test

@@ -12,6 +12,7 @@ import pytest
 from fleet.can.arm import Arm
 from fleet.can.bus import FrameTap
 from harness.twin import monitor as monitor_module
+from harness.twin.bus import TwinBus
 from harness.twin.monitor import FrameMonitor, FrameReport, openarm_bounds
 from harness.twin.physics import TwinConfig, TwinWorld
 
@@ -26,7 +27,7 @@ def run(target: Target, ticks: int = 200, tau: np.ndarray = ZERO) -> FrameReport
     """Drive a twin along `target(start, tick)` with a monitor on its bus."""
     world = TwinWorld(TwinConfig(seed=1))
     witness = FrameMonitor()
-    arm = Arm(FrameTap(world.bus(), witness))
+    arm = Arm(FrameTap(TwinBus(world), witness))
     start = arm.connect().q
     arm.enable()
     for tick in range(ticks):

@@ -187,6 +187,13 @@ def test_zero_is_kept_over_power_loss_and_commands_follow_it(
     assert drive[6] / kp[6] == pytest.approx(0.6, abs=2e-3)
 
 
+def test_a_new_zero_counts_at_once_for_what_a_motor_holds(bank: MotorBank) -> None:
+    tell(bank, 0, Special.ENABLE)
+    bank.touched = False
+    tell(bank, 0, Special.SET_ZERO)
+    assert bank.touched
+
+
 def test_the_turn_count_is_lost_with_power(bank: MotorBank, joints: Joints) -> None:
     joints.q[:2] = [3.3, 3.0]
     assert ask(bank, 0).q == pytest.approx(3.3, abs=4e-4)

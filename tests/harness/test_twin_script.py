@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.twin.adapter import FaultyBus
+from harness.twin.bus import TwinBus
+from harness.twin.faulty_bus import FaultyBus
 from harness.twin.physics import TwinConfig, TwinWorld
 from harness.twin.script import Event, Player, load_script
 from registry.errors import ConfigError, Refused
@@ -65,6 +66,13 @@ def test_events_happen_in_order_of_time_on_a_lock_step_twin(tmp_path: Path) -> N
             "turns cannot be that",
             ":2",
         ),
+        (GOOD + "- {at: 1, fault: foreign, details: {data: 33}}\n", "data cannot be", ":2"),
+        (GOOD + "- {at: 1, fault: queue_full, details: {count: .inf}}\n", "count cannot be", ":2"),
+        (
+            GOOD + f"- {{at: 1, fault: motor, joint: joint1, details: {{coil: 1{400 * '0'}}}}}\n",
+            "coil cannot be",
+            ":2",
+        ),
         (
             GOOD + "- {at: 1, fault: silent, clear: true, details: {coil: 3}}\n",
             "takes no coil to end",
@@ -90,7 +98,7 @@ def test_what_cannot_happen_is_told_and_the_rest_goes_on(tmp_path: Path) -> None
     with pytest.raises(Refused):
         list(player.play())
     assert [event.fault for event in player.play()] == ["overload"]
-    FaultyBus(world.bus())
+    FaultyBus(TwinBus(world))
     list(Player(events[:1], world).play())
     assert world.adapter().off
 

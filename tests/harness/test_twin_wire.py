@@ -16,6 +16,7 @@ from fleet.can.arm import Arm
 from fleet.can.bus import FrameTap
 from fleet.can.frames import PARAMETER_ID, Status
 from fleet.can.gains import STIFF
+from harness.twin.bus import TwinBus
 from harness.twin.physics import TwinConfig, TwinWorld
 from harness.twin.wire import Recorder, WireBus, WireModel, classic_bits, frame_time
 from registry.errors import ServiceFailed
@@ -161,7 +162,7 @@ def test_a_wire_that_makes_no_sense_is_refused(values: dict[str, float]) -> None
 def test_the_recorder_only_listens_and_candump_can_read_it(tmp_path: Path) -> None:
     def play(path: Path | None) -> tuple[np.ndarray, Arm]:
         world = TwinWorld(TwinConfig(seed=1))
-        bus: can.BusABC = world.bus()
+        bus: can.BusABC = TwinBus(world)
         recorder = None if path is None else Recorder(path, epoch_s=1000.0)
         if recorder is not None:
             bus = FrameTap(bus, recorder.of("can0"))
@@ -179,3 +180,24 @@ def test_the_recorder_only_listens_and_candump_can_read_it(tmp_path: Path) -> No
     assert bytes(read[0].data) == frames.refresh(1)
     with pytest.raises(ServiceFailed, match="cannot record"):
         Recorder(tmp_path / "no" / "such.log")
+
+
+@pytest.mark.parametrize("bus", [TwinBus, WireBus])
+@pytest.mark.parametrize(
+    "kind", [{"is_extended_id": True}, {"is_remote_frame": True}, {"is_error_frame": True}]
+)
+def test_motors_listen_to_11_bit_data_frames_only(
+    bus: type[TwinBus | WireBus], kind: dict[str, bool]
+) -> None:
+    world = TwinWorld(TwinConfig(seed=1))
+    to_motors = bus(world)
+    enable = frames.special(frames.Special.ENABLE)
+    data = b"" if "is_remote_frame" in kind else enable
+    other = can.Message(arbitration_id=1, data=data, **{"is_extended_id": False, **kind})
+    other.data = bytearray(enable)
+    to_motors.send(other)
+    assert not any(to_motors.recv(0.001) for _ in range(2))
+    assert world.bank().status[0] == Status.DISABLED
+    to_motors.send(msg(1, enable, fd=False))
+    assert any(to_motors.recv(0.001) for _ in range(2))
+    assert world.bank().status[0] == Status.ENABLED

@@ -70,15 +70,3 @@ def executor(name: str, job: Job, *, workers: int, address: str | None = None) -
         made = getattr(made, attribute)
     options = {"address": address} if name == "ray" else {}
     return cast("Callable[..., Executor]", made)(job, workers=workers, **options)
-
-
-def __getattr__(name: str) -> object:
-    """`InProcess` and `LockStep`, without loading physics for those who only name an executor."""
-    if name in ("InProcess", "LockStep"):
-        return getattr(import_module("harness.sim.executors.threads"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-if TYPE_CHECKING:
-    from harness.sim.executors.threads import InProcess as InProcess
-    from harness.sim.executors.threads import LockStep as LockStep

@@ -14,8 +14,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,19 +89,33 @@ def cluster(ray: Any, address: str | None, workers: int) -> Iterator[None]:
 def _connect(ray: Any, address: str | None, own: dict[str, Any]) -> None:
     try:
         _reach(address)
-        ray.init(
-            address=address or "local",
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level="error",
-            **own,
-        )
+        with _own_sigterm():
+            ray.init(
+                address=address or "local",
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level="error",
+                **own,
+            )
     except (OSError, ray.exceptions.RayError) as error:
         raise ServiceFailed(
             "there is no Ray cluster to play on",
             evidence=f"{address or 'one of this machine'}: {error}",
             hint="check --address (as `ray status` shows it), or leave it out",
         ) from error
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray's library dumps its stack on SIGTERM and ends the process with status 1, nothing undone:
+    what the program does on SIGTERM is put back. A thread other than the main one cannot.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _reach(address: str | None) -> None:

@@ -294,6 +294,76 @@ def test_after_a_stolen_directors_key_was_taken_out_the_fleet_is_directed_again(
     assert sorted(scene.rounds(2)) == [1, 2]
 
 
+def test_a_thief_makes_no_honest_director_older_by_naming_him(scene: Signed) -> None:
+    """He signs the highest generation, and adds a signature that only claims to be another's."""
+    scene.order(candidate=None, baseline=1)
+    scene.rounds(1)
+    second = scene.keys.make("second")
+    far = replace(scene.plane.documents[NAME], generation=10**9, baseline=2, envelope=None)
+    signed = seal_assignment(far, scene.keys.signer("director"))
+    assert signed.envelope is not None
+    claimed = [*signed.envelope["signatures"], {"keyid": second.keyid, "sig": "00" * 64}]
+    scene.tell(replace(signed, envelope={**signed.envelope, "signatures": claimed}), None)
+    assert scene.rounds(1) == [2]
+    stolen = scene.keys.public["director"].keyid
+    scene.keys.folder.write_keyring(scene.keys.keyring.with_key("director", second).without(stolen))
+    scene.believe()
+    scene.tell(replace(far, generation=2, baseline=1), "second")
+    assert scene.rounds(2) == [1, 1]
+
+
+@pytest.mark.parametrize("contact", [True, False])
+def test_no_candidate_begins_that_was_called_back_while_its_scene_was_made_ready(
+    scene: Signed, contact: bool
+) -> None:
+    scene.order(candidate=None, baseline=1)
+    scene.rounds(1)
+    scene.order(candidate=2, baseline=1, **{**HALF, "ratio": "1"})
+    assert scene.rounds(1) == [2]
+
+    def called_back() -> None:
+        scene.robot.before = None
+        if contact:
+            scene.order(candidate=None, baseline=1)
+            scene.clock.passes(2)
+        else:
+            scene.robot.weather.down = True
+            scene.clock.passes(3 * 3600)
+
+    scene.robot.before = called_back
+    assert scene.rounds(1) == []
+    assert scene.rounds(1) == [1]
+
+
+def test_an_order_that_is_none_is_refused_and_said(scene: Signed, monkeypatch: Any) -> None:
+    """It was edited where it lies, or is a newer program's: what runs, runs on."""
+    scene.order(candidate=None, baseline=1)
+    scene.rounds(1)
+
+    def unread(robot: str) -> Assignment:
+        raise Corrupt("an assignment in the record is none", evidence="generation 2")
+
+    monkeypatch.setattr(scene.plane, "assignment", unread)
+    assert scene.rounds(2) == [1, 1]
+    assert "is none (generation 2)" in scene.plane.last_status(NAME)["refused"][0]
+    scene.robot.restart()
+    assert scene.rounds(1) == [1]
+
+
+def test_a_robot_that_is_no_longer_enrolled_ends_and_says_so(
+    scene: Signed, monkeypatch: Any
+) -> None:
+    scene.order(candidate=None, baseline=1)
+    scene.rounds(1)
+
+    def unknown(robot: str) -> Assignment:
+        raise NotFound("no such robot", evidence=robot)
+
+    monkeypatch.setattr(scene.plane, "assignment", unknown)
+    with pytest.raises(NotFound):
+        scene.rounds(1)
+
+
 def test_a_stolen_directors_key_reports_for_no_robot(scene: Signed) -> None:
     """It directs robots to what is approved; it cannot say how that went."""
     scene.order(candidate=2, baseline=1, **HALF)

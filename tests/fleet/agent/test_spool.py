@@ -117,7 +117,7 @@ def test_a_spool_belongs_to_one_agent_and_one_robot(tmp_path: Path) -> None:
         Spool(tmp_path / "spool.db", "robot-02")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 1), st.booleans(), st.booleans()),

@@ -344,3 +344,26 @@ def test_asked_to_stop_it_finishes_the_attempt_and_asked_twice_it_stops_now(scen
     scene.robot.supervisor.loop(twice)
     ended = [(r.outcome, r.failure_mode) for r in scene.plane.attempts[NAME].values()]
     assert ended == [("success", ""), ("failure", "agent_stopped")]
+
+
+def test_asked_to_stop_before_an_attempt_is_opened_once_is_enough(scene: Scene) -> None:
+    scene.assign(None, 1)
+    stop = Stop()
+    scene.robot.before = stop.request
+    scene.robot.supervisor.loop(stop)
+    assert stop.requests == 1
+    assert scene.robot.ran == []
+    assert scene.plane.attempts.get(NAME, {}) == {}
+
+
+def test_a_stop_now_before_an_attempt_is_opened_costs_none(scene: Scene) -> None:
+    scene.assign(None, 1)
+
+    def withdrawn() -> None:
+        scene.robot.before = None
+        scene.assign(None, 2, stop="now")
+        scene.clock.passes(1.0)
+
+    scene.robot.before = withdrawn
+    assert scene.rounds(2) == [False, True]
+    assert scene.versions == [2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ from scripted_policies import POLICY, ROBOT_CLASS, TASK, load_scripted
 from scripted_policies import write_checkpoint as checkpoint
 from world import SpoiledLink, Weather
 
+import fleet.agent.updater as updater_module
 from fleet.agent.link import OutOfContact
 from fleet.agent.updater import Updater
 from policies import Policy
@@ -114,6 +116,60 @@ def test_what_nothing_needs_is_pruned(bench: Bench) -> None:
         bench.prepare(number, digest)
         bench.updater.settle(digest, [digest])
     assert bench.folders() == sorted(name(digest) for digest in digests[1:])
+
+
+@pytest.mark.parametrize("damage", [b"", b"[", b"{}", b'["x", 7]'])
+def test_a_damaged_list_of_baselines_names_none_and_is_written_anew(
+    bench: Bench, damage: bytes
+) -> None:
+    digest = bench.publish(0.9)
+    bench.prepare(1, digest)
+    bench.updater.settle(digest, [digest])
+    listed = bench.folder / "robot" / "baselines.json"
+    whole = listed.read_bytes()
+    listed.write_bytes(damage)
+    bench.restart()
+    assert bench.prepare(1, digest) == 0.9
+    bench.updater.settle(digest, [digest])
+    assert listed.read_bytes() == whole
+
+
+@pytest.fixture
+def unreadable(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[OSError]]:
+    """A version that the robot has, and what its disk says of it, once each."""
+    digest = bench.publish(0.9)
+    bench.prepare(1, digest)
+    bench.restart()
+    said: list[OSError] = []
+    check = updater_module._check
+
+    def reads(entry: FileEntry, path: Path) -> None:
+        if said:
+            raise said.pop()
+        check(entry, path)
+
+    monkeypatch.setattr(updater_module, "_check", reads)
+    return digest, said
+
+
+def test_a_file_that_the_disk_lost_is_fetched_again(
+    bench: Bench, unreadable: tuple[str, list[OSError]]
+) -> None:
+    digest, said = unreadable
+    said.append(OSError(errno.EIO, "a sector is gone"))
+    assert bench.prepare(1, digest) == 0.9
+    assert bench.updater.fetches > 0
+
+
+def test_a_version_that_cannot_be_read_now_stays_for_the_next_try(
+    bench: Bench, unreadable: tuple[str, list[OSError]]
+) -> None:
+    digest, said = unreadable
+    said.append(OSError(errno.EMFILE, "too many open files"))
+    bench.weather.down = True
+    with pytest.raises(ServiceFailed, match="cannot read a version"):
+        bench.prepare(1, digest)
+    assert bench.prepare(1, digest) == 0.9
 
 
 @pytest.mark.parametrize("which", ["manifest", "file"])

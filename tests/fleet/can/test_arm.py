@@ -16,6 +16,7 @@ from fleet.can.arm import Arm, ArmFault, FaultKind
 from fleet.can.bus import FrameTap
 from fleet.can.frames import Special, Status
 from fleet.can.motors import OPENARM_MOTORS, PEAK_TORQUE, Register
+from harness.twin.bus import TwinBus
 from harness.twin.physics import TwinConfig, TwinWorld
 from registry.errors import Refused
 
@@ -28,7 +29,7 @@ class MeddledBus(can.BusABC):
     """A twin's bus on which a test may change, lose or add frames."""
 
     def __init__(self, world: TwinWorld) -> None:
-        self.inner = world.bus()
+        self.inner = TwinBus(world)
         self.now = world.now
         self.reply: Callable[[can.Message], can.Message | None] = lambda msg: msg
         self.fails = False
@@ -332,7 +333,7 @@ def test_a_running_arm_is_taken_over_as_it_stands(world: TwinWorld, arm: Arm) ->
     arm.connect()
     arm.enable()
     hold(arm, 0.5)
-    heir = Arm(world.bus())
+    heir = Arm(TwinBus(world))
     state = heir.connect()
     assert heir.enabled
     np.testing.assert_allclose(state.q, arm.state.q, atol=0.01)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import errno
 import re
+import subprocess
+import threading
 from pathlib import Path
 
 import can
 import numpy as np
 import pytest
 
-from fleet.can import frames
+from fleet.can import frames, health
 from fleet.can.arm import Arm
 from fleet.can.faults import RULES, ArmFault, Condition, FaultKind
 from fleet.can.frames import PARAMETER_ID, REFRESH, Status
 from fleet.can.gains import STIFF
-from fleet.can.health import is_full_queue, purge
+from fleet.can.health import AT_REST_S, IN_A_TICK_S, is_full_queue, purge
 from fleet.can.motors import Register
 from fleet.kinematics import load_arms
 from fleet.limits import SafetyLimits
@@ -27,9 +29,10 @@ from harness.twin.adapter import (
     CONTROLLER,
     TX_PASSIVE,
     Adapter,
-    FaultyBus,
     error_frame,
 )
+from harness.twin.bus import TwinBus
+from harness.twin.faulty_bus import FaultyBus
 from harness.twin.physics import TwinConfig, TwinWorld
 
 ZERO = np.zeros(8)
@@ -42,7 +45,7 @@ def world() -> TwinWorld:
 
 @pytest.fixture
 def bus(world: TwinWorld) -> FaultyBus:
-    return FaultyBus(world.bus(), sent=[])
+    return FaultyBus(TwinBus(world), sent=[])
 
 
 @pytest.fixture
@@ -114,7 +117,7 @@ def test_a_dead_bus_stops_commands_after_two_passes_and_replays_none(
 
 
 def test_a_bus_that_cannot_be_purged_says_so(world: TwinWorld) -> None:
-    bus = FaultyBus(world.bus(), Adapter(can_purge=False))
+    bus = FaultyBus(TwinBus(world), Adapter(can_purge=False))
     arm = Arm(bus)
     running(arm)
     bus.adapter.dead = True
@@ -237,7 +240,7 @@ def test_an_adapter_that_is_lost_and_comes_back(world: TwinWorld, bus: FaultyBus
     with pytest.raises(ArmFault):
         arm.disable()
     bus.adapter.plug_in()
-    back = FaultyBus(world.bus(), sent=[])
+    back = FaultyBus(TwinBus(world), sent=[])
     arm.rebind(back)
     with pytest.raises(ArmFault):
         arm.exchange(ZERO, ZERO, STIFF.kp, STIFF.kd, ZERO)
@@ -259,7 +262,10 @@ def test_another_program_on_the_bus(bus: FaultyBus, arm: Arm, identifier: int) -
 
 def test_one_of_two_arms_gone_holds_the_other() -> None:
     world = TwinWorld(TwinConfig(seed=2, arms=("right", "left")))
-    buses = [FaultyBus(world.bus("right"), sent=[]), FaultyBus(world.bus("left"), sent=[])]
+    buses = [
+        FaultyBus(TwinBus(world, "right"), sent=[]),
+        FaultyBus(TwinBus(world, "left"), sent=[]),
+    ]
     arms = [Arm(bus, name=name) for bus, name in zip(buses, ("right", "left"), strict=True)]
     for arm in arms:
         arm.connect()
@@ -298,4 +304,33 @@ def test_a_full_queue_is_told_from_a_lost_adapter(error: Exception, full: bool) 
 
 def test_a_bus_without_a_way_to_purge_is_not_called_purged() -> None:
     with can.Bus("test_purge", "virtual", ignore_config=True) as bus:
-        assert not purge(bus)
+        assert purge(bus, AT_REST_S) is False
+
+
+def test_an_interface_that_is_slow_to_go_down_keeps_no_tick_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A tick that takes 60 ms lets the guardians lower every arm."""
+    goes_down, said = threading.Event(), []
+
+    def ip(words: list[str], **options: object) -> subprocess.CompletedProcess[bytes]:
+        assert goes_down.wait(20.0)
+        said.append(words[-1])
+        return subprocess.CompletedProcess(words, 0)
+
+    class SlowBus:
+        channel = "can7"
+        __module__ = "can.interfaces.socketcan"
+
+        def flush_tx_buffer(self) -> None:
+            raise NotImplementedError
+
+    monkeypatch.setattr(health.subprocess, "run", ip)
+    assert purge(SlowBus(), IN_A_TICK_S) is None  # type: ignore[arg-type]
+    assert said == []
+    goes_down.set()
+    for thread in threading.enumerate():
+        if thread.name == "purge":
+            thread.join(20.0)
+    assert said == ["down", "up"], "what was begun is finished"
+    assert purge(SlowBus(), AT_REST_S) is True  # type: ignore[arg-type]

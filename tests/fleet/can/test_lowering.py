@@ -9,6 +9,7 @@ from fleet.can.arm import Arm
 from fleet.can.bus import FrameTap
 from fleet.can.frames import Status
 from fleet.can.gains import STIFF
+from harness.twin.bus import TwinBus
 from harness.twin.monitor import FrameMonitor
 from harness.twin.physics import TwinConfig, TwinWorld
 from registry.errors import Refused
@@ -28,7 +29,7 @@ def hold(arm: Arm, seconds: float) -> None:
 
 def _fastest_fall(world: TwinWorld, drop: bool) -> tuple[float, float]:
     """Highest joint speed [rad/s] from disabling to rest, and how far joint2 sank [rad]."""
-    arm = Arm(world.bus())
+    arm = Arm(TwinBus(world))
     arm.connect()
     arm.enable()
     hold(arm, 0.3)
@@ -57,7 +58,7 @@ def test_disable_lowers_the_arm_and_dropping_has_to_be_asked_for() -> None:
 
 def test_lowering_sinks_slowly_all_the_way() -> None:
     world = TwinWorld(TwinConfig(seed=1))
-    arm = Arm(world.bus())
+    arm = Arm(TwinBus(world))
     start = arm.connect().q
     arm.enable()
     hold(arm, 0.3)
@@ -73,7 +74,7 @@ def test_lowering_sinks_slowly_all_the_way() -> None:
 def test_lowering_jumps_in_no_command_as_an_independent_monitor_sees_it() -> None:
     witness = FrameMonitor()
     world = TwinWorld(TwinConfig(seed=1))
-    arm = Arm(FrameTap(world.bus(), witness))
+    arm = Arm(FrameTap(TwinBus(world), witness))
     arm.connect()
     arm.enable()
     hold(arm, 0.3)

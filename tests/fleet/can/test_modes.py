@@ -20,7 +20,8 @@ from fleet.can.gains import PRESETS, STIFF, preset
 from fleet.can.host_loss import HostLoss
 from fleet.can.motors import OPENARM_MOTORS, Mode, Register, joint_limits
 from fleet.servo import KD, KP
-from harness.twin.adapter import FaultyBus
+from harness.twin.bus import TwinBus
+from harness.twin.faulty_bus import FaultyBus
 from harness.twin.physics import TwinConfig, TwinWorld
 from registry.errors import Refused, UsageError
 
@@ -35,7 +36,7 @@ def world() -> TwinWorld:
 
 @pytest.fixture
 def bus(world: TwinWorld) -> FaultyBus:
-    return FaultyBus(world.bus(), sent=[])
+    return FaultyBus(TwinBus(world), sent=[])
 
 
 def say(bus: FaultyBus, register: Register, value: float, slot: int) -> None:
@@ -122,11 +123,11 @@ def test_a_command_that_is_not_finite_is_refused(
 
 
 def test_an_enabled_motor_is_not_switched_to_another_mode(world: TwinWorld) -> None:
-    first = Arm(world.bus())
+    first = Arm(TwinBus(world))
     first.connect()
     first.enable()
     hold(first, 0.05)
-    heir = Arm(world.bus())
+    heir = Arm(TwinBus(world))
     heir.connect()
     heir.modes = (Mode.POS_VEL,) * 8
     with pytest.raises(Refused, match="is enabled in mode 1"):
@@ -134,11 +135,11 @@ def test_an_enabled_motor_is_not_switched_to_another_mode(world: TwinWorld) -> N
 
 
 def test_attaching_sends_no_special_frame_and_the_arm_stays_up(world: TwinWorld) -> None:
-    first = Arm(world.bus())
+    first = Arm(TwinBus(world))
     first.connect()
     first.enable()
     hold(first, 0.3)
-    bus = FaultyBus(world.bus(), sent=[])
+    bus = FaultyBus(TwinBus(world), sent=[])
     heir = Arm(bus)
     before = heir.connect().q
     heir.enable()

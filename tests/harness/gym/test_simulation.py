@@ -17,6 +17,7 @@ from harness.gym.simulation import ANSWERS, WARM_UP, GymSimulation, lateness
 from harness.gym.tasks import GymTask
 from harness.sim.gate import SimResult, SimRun, run_sim_gate
 from harness.sim.simulation import Contestant
+from harness.simulations import simulation_of
 from policies.space import SpaceContract
 from registry.evidence import Subject
 from registry.gates import GridGate, Term
@@ -56,7 +57,7 @@ def test_episodes_of_a_late_policy_fail_and_nothing_is_kept(
     late = "31.0 ms an answer"
     monkeypatch.setattr("harness.gym.simulation.lateness", lambda policy: late)
     memory = Memory()
-    result = run_sim_gate(SimRun(who, GATE, "nonce"), keeper=memory)
+    result = run_sim_gate(SimRun(who, GATE, "nonce"), simulation_of(GATE), keeper=memory)
     assert result.verdict.outcome is Outcome.FAIL
     assert {(row.failure_mode, row.detail) for row in result.rows} == {("policy_late", late)}
     assert (memory.results, memory.drawers) == ({}, {})
@@ -109,7 +110,7 @@ def test_a_verdict_is_of_the_environment_as_it_was_registered(
 
     def run() -> SimResult:
         fingerprint.cache_clear()
-        return run_sim_gate(SimRun(who, gate, "nonce"), keeper=memory)
+        return run_sim_gate(SimRun(who, gate, "nonce"), simulation_of(gate), keeper=memory)
 
     first = run()
     assert run().cached

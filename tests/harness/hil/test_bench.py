@@ -10,12 +10,13 @@ from hil_bench import SUBJECT
 from ci.station import open_bench, people
 from fleet.robot import RobotConfig
 from harness.hil.config import load_suite
+from harness.hil.journal import read
 from harness.hil.lease import OpenBench
 from harness.hil.model import InfraCode, InfraError
 from harness.hil.prompts.broker import Unanswered
 from harness.hil.run import run_suite
 from policies.loading import load_policy
-from registry.errors import Refused, ServiceFailed
+from registry.errors import Interrupted, Refused, ServiceFailed
 from registry.gates import TrialGate
 from registry.verdicts import Outcome
 
@@ -156,6 +157,25 @@ def test_after_a_protective_stop_a_person_lets_the_arm_move_again(tmp_path, robo
     assert [a.outcome for a in result.attempts[:2]] == ["failure", "success"]
     asked = [r.data["title"] for r in events if r.kind == "prompt" and r.data["question"] == "ack"]
     assert asked == ["Trial 2: The arm stopped itself"]
+
+
+def test_a_stop_on_the_way_to_a_trial_stops_the_arm_and_costs_no_trial(tmp_path, robot, good):
+    servo, pressed = robot.runtime.servo, []
+    far = servo.command.copy()
+    far[0] += 0.9
+    assert servo.move_to(far)
+
+    def should_stop():
+        pressed.extend([1] if servo.command[0] < far[0] - 0.1 else [])
+        return "operator_stop" if pressed else None
+
+    robot.should_stop = should_stop
+    with pytest.raises(Interrupted):
+        go(tmp_path, robot, good, stop_requested=lambda: bool(pressed))
+    assert (servo.stopped, servo.stop_reason) == (True, "operator_stop")
+    assert servo.command[0] > far[0] - 0.5, "it went on home"
+    records, _ = read((tmp_path / "run.jsonl").read_bytes(), "run.jsonl")
+    assert not [r for r in records if r.kind == "edge" and r.data["state"] in ("armed", "record")]
 
 
 def test_a_lease_lost_under_way_stops_the_arm_and_voids_the_trial(tmp_path, robot, good):

@@ -31,7 +31,7 @@ rig = st.none() | st.tuples(st.sampled_from(STAGES[1:]), st.sampled_from(list(In
 policy = st.none() | st.sampled_from(POLICY_FAULTS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(rig, policy, st.booleans()), min_size=1, max_size=8))
 def test_rig_faults_never_fail_and_policy_faults_never_void(plan):
     """Every mixture of faults at every stage, several attempts long, a rig fault and a policy

@@ -132,7 +132,7 @@ class Movers(RuleBasedStateMachine):
         self.place.cleanup()
 
 
-Movers.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+Movers.TestCase.settings = settings(max_examples=40, stateful_step_count=25)
 TestMovers = pytest.mark.slow(Movers.TestCase)
 
 

@@ -1,0 +1,48 @@
+"""What a door to a live twin's motors is; `harness.twin.doors` lists them.
+
+Rules
+- A door serves one arm. It hands over the frames that programs send, with who sent each, and
+  delivers frames to all its programs, the sender of a frame excepted: as on a CAN bus.
+- A door that carries classic frames only says so; the twin's motors are set up for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import can
+
+from harness.twin.adapter import Adapter
+
+Taken = tuple[object, can.Message | None]
+"""Who sent it, and the frame; None asks to purge the adapter's queue."""
+
+
+class Door(Protocol):
+    """One way in. Not for use from two threads."""
+
+    classic: bool
+    """Whether only classic frames pass."""
+
+    @property
+    def where(self) -> Mapping[str, object]:
+        """How to open it with python-can: interface, channel, …"""
+
+    @property
+    def programs(self) -> int | None:
+        """How many are connected; None where nobody can know."""
+
+    def sources(self) -> Iterable[int]:
+        """File descriptors to wait on."""
+
+    def take(self, source: int) -> Iterable[Taken]:
+        """What has arrived there."""
+
+    def give(self, msg: can.Message, time_s: float, but: object) -> None:
+        """Deliver a frame to every program but `but`; `time_s` is the epoch time of the frame."""
+
+    def tell(self, adapter: Adapter) -> None:
+        """Tell the programs the adapter's state, where they can be told."""
+
+    def close(self) -> None: ...
