@@ -19,7 +19,8 @@ from statistics import median
 from shared.figures import line
 
 from harness.sim.episode import EpisodeSpec
-from harness.sim.executors import EXECUTORS, Executor, InProcess, LockStep, executor
+from harness.sim.executors import EXECUTORS, Executor, executor
+from harness.sim.executors.threads import InProcess, LockStep
 from harness.sim.grid import Grid
 from policies.loading import load_policy
 from registry.config import load_gates_yaml

@@ -51,6 +51,7 @@ from harness.sim.gym_env import TaskEnv
 from harness.sim.replay import Replayer
 from harness.sim.results import Row, row
 from harness.sim.simulation import Contestant
+from harness.simulations import simulation_of
 from policies import Policy
 from policies.contract import Contract
 from policies.loading import load_policy
@@ -187,7 +188,8 @@ def against_gymnasium(policy: Policy, repeats: int, threads: int) -> bool:
 def judged(folder: Path, gate: GridGate, nonce: str, threads: int, *, full: bool) -> SimResult:
     subject = Subject("box-grasp", 1, "sha256:" + "0" * 64)
     run = SimRun(Contestant(folder, subject), gate, nonce, full=full)
-    return run_sim_gate(run, executor=lambda job: InProcess.of(job, workers=threads))
+    simulation = simulation_of(gate, run.where, run.folders)
+    return run_sim_gate(run, simulation, executor=lambda job: InProcess.of(job, workers=threads))
 
 
 def seconds_of_a_gate(folder: Path, gates: Path, threads: int, repeats: int) -> bool:

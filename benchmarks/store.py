@@ -9,7 +9,7 @@ transfer fetches of a fine-tune where the base is held.
 Then processes that publish and fetch are killed (SIGKILL) at random moments; after each kill every
 blob in the store is hashed, and what came over the line is held against what was kept of it.
 
-    benchmarks/store.py [--megabytes N] [--repeats N] [--kills N]
+    benchmarks/store.py [--megabytes N] [--repeats N] [--kills N] [--seed N]
 """
 
 from __future__ import annotations
@@ -291,17 +291,18 @@ def kept(store: FolderBlobs, manifest: Manifest) -> int:
     return size
 
 
-def killed(folder: Path, kills: int) -> list[bool]:
-    chance = random.Random(kills)
+def killed(folder: Path, kills: int, seed: int) -> list[bool]:
+    """The same seed kills at the same moments: what is to be evidence of its own takes another."""
+    chance = random.Random(seed)
     publishers, fetchers = kills // 2, kills - kills // 2
     bad, lost = kill_publishers(folder, publishers, chance)
     worse, less, waste = kill_fetchers(folder, fetchers, chance)
-    about = f"{publishers} kills of publish and {fetchers} of fetch"
+    about = f"{publishers} kills of publish and {fetchers} of fetch, seed {seed}"
     return [
         check(f"blobs damaged by {about}", bad + worse, "blobs", 0),
         check(f"versions and pieces lost by {about}", lost + less, "", 0),
-        check(f"most bytes fetched in vain by one of {fetchers} kills", waste / (1 << 20), "MiB",
-              WASTE / (1 << 20)),
+        check(f"most bytes fetched in vain by one of {fetchers} kills, seed {seed}",
+              waste / (1 << 20), "MiB", WASTE / (1 << 20)),
     ]  # fmt: skip
 
 
@@ -310,13 +311,14 @@ def main() -> int:
     options.add_argument("--megabytes", type=float, default=2000)
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--kills", type=int, default=40)
+    options.add_argument("--seed", type=int, default=1, help="of the moments of kills")
     options.add_argument("--only", choices=("speed", "updates", "kills"))
     given = options.parse_args()
     met: list[bool] = []
     parts = {
         "speed": lambda place: speeds(place, given.megabytes, given.repeats),
         "updates": lambda place: updates(place, min(given.megabytes, 500)),
-        "kills": lambda place: killed(place, given.kills),
+        "kills": lambda place: killed(place, given.kills, given.seed),
     }
     for name, part in parts.items():
         if given.only in (None, name):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import mmap
 import os
 import shutil
 import subprocess
@@ -114,6 +115,13 @@ class Ours:
         return returned, durable
 
 
+def touch_memory(size: int) -> None:
+    """Uses so many bytes once and gives them back, so that who writes next finds them at hand."""
+    with mmap.mmap(-1, size) as memory:
+        for begin in range(0, size, mmap.PAGESIZE):
+            memory[begin] = 1
+
+
 def main() -> int:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--megabytes", type=float, default=1000)
@@ -134,6 +142,7 @@ def main() -> int:
                 side = sides[name]
                 side.run("fresh")
                 for verb in VERBS:
+                    touch_memory(2 * size)
                     taken[name, verb].append(side.run(verb))
                 side.run("fresh")  # nobody's files fill the page cache of the next
         for peer in peers.values():

@@ -44,6 +44,7 @@ from harness.sim.experts import expert_of
 from harness.sim.gym_env import contract_for
 from harness.tasks.box_grasp import BOX_GRASP
 from harness.tasks.task import Truth
+from harness.twin.bus import TwinBus
 from harness.twin.monitor import FrameMonitor
 from harness.twin.physics import TwinConfig, TwinWorld
 from harness.twin.registers import CLASSIC_CODE, FD_CODE
@@ -85,7 +86,7 @@ class Grasp(NamedTuple):
 class Play:
     """A new world with an enabled arm in front of the box."""
 
-    def __init__(self, bus: Callable[[TwinWorld], can.BusABC] = TwinWorld.bus, **more: int) -> None:
+    def __init__(self, bus: Callable[[TwinWorld], can.BusABC] = TwinBus, **more: int) -> None:
         self.world = TwinWorld(TwinConfig(seed=SEED, **more))
         self.world.place_box(*BOX)
         self.bus = bus(self.world)
@@ -112,7 +113,7 @@ def record() -> Grasp:
         if not frame.is_rx:
             heard.append(frame)
 
-    play = Play(lambda world: FrameTap(world.bus(), see))
+    play = Play(lambda world: FrameTap(TwinBus(world), see))
     world, servo, kinematics = play.world, play.servo, ArmKinematics.load("right")
     contract = contract_for(BOX_GRASP.name, BOX_GRASP.robot_class)
     expert = expert_of(contract)

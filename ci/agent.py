@@ -3,7 +3,8 @@
 It keeps all it must not lose in one folder (`--state`, by default `<home>/agents/<robot>`): the
 attempts (spool.db), the versions it holds, its key and the keyring that it believes
 (`fleet.agent.identity`), and on twins what the frame monitor saw (monitor.json).
-One SIGTERM or ctrl-C: the running attempt is finished, then it ends. A second one: protective stop.
+One SIGTERM or ctrl-C: the running attempt is finished, then it ends; where none is opened yet, the
+arm stops where it is. A second one: protective stop, whatever the arm does.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from ci.cli.output import narrate, print_error
+from ci.cli.finite import FiniteRange
+from ci.known_errors import bug, known_error
+from ci.output import narrate, print_error
 from ci.threads import one_per_call
-from registry.errors import PolicyctlError, UsageError
-from registry.storage import write_whole
+from registry.errors import Corrupt, Interrupted, PolicyctlError, UsageError
+from registry.storage import disk_errors, write_whole
 
 if TYPE_CHECKING:
     from ci.rig import Rig
+    from fleet.agent.admission import Admission
+    from fleet.agent.identity import Identity
     from fleet.agent.spool import Result
     from fleet.agent.updater import Ready
     from fleet.robot import RobotConfig
@@ -48,7 +54,7 @@ TASK = "box-grasp"
     "--poll",
     default=0.5,
     show_default=True,
-    type=click.FloatRange(min=0.02),
+    type=FiniteRange(min=0.02),
     help="Seconds between two looks at the assignment.",
 )
 @click.option(
@@ -83,46 +89,76 @@ def command(
     place = find_home(home)
     folder = state or place.root / "agents" / config.robot
     task = task_of(config)
-    with stop_on_signals() as stop:
-        spool = Spool(folder / "spool.db", config.robot)
-        registry = Registry.open(place, Actor(config.robot, "robot"))
+    with (
+        stop_on_signals() as stop,
+        Spool(folder / "spool.db", config.robot) as spool,
+        Registry.open(place, Actor(config.robot, "robot")) as registry,
+        build_rig(config) as rig,
+        _let_down(rig, folder),
+    ):
         link = LocalLink(registry)
-        with build_rig(config) as rig:
-            attempts = Attempts(rig, task)
-            work = Work(
-                robot=config.robot,
-                task=task,
-                judge=attempts.judge.version,
-                stratum=task,
-                on_rollout_only=config.work == "on_rollout",
-                max_attempts=max_attempts,
-                poll_s=poll,
-            )
-            admission = Admission(folder / "trust", link)
-            identity = Identity(folder, lambda: admission.file("keyring.json"))
-            if trust_root is not None:
-                admission.believe(trust_root.read_bytes(), identity.forget)
-            updater = Updater(
-                folder / "versions", link, config.class_, load=host_for(config), admission=admission
-            )
-            supervisor = Supervisor(
-                work, link, spool, updater, attempts.run, extra=attempts.status, identity=identity
-            )
-            gc.collect()
-            gc.freeze()  # what lives now lives as long as the agent
-            narrate(f"{config.robot}: ready, {len(spool.recovered)} attempt(s) recovered")
-            try:
-                supervisor.loop(stop)
-            finally:
-                try:
-                    rig.servo.protective_stop("agent_stopped")
-                finally:
-                    write_whole(
-                        folder / "monitor.json", json.dumps(rig.frames(), indent=2).encode()
-                    )
-                    spool.close_file()
-                    registry.close()
+        attempts = Attempts(rig, task)
+        work = Work(
+            robot=config.robot,
+            task=task,
+            judge=attempts.judge.version,
+            stratum=task,
+            on_rollout_only=config.work == "on_rollout",
+            max_attempts=max_attempts,
+            poll_s=poll,
+        )
+        admission = Admission(folder / "trust", link)
+        identity = Identity(folder, lambda: admission.file("keyring.json"))
+        identity.require_usable()
+        if trust_root is not None:
+            _believe(trust_root, admission, identity)
+        updater = Updater(
+            folder / "versions", link, config.class_, load=host_for(config), admission=admission
+        )
+        supervisor = Supervisor(
+            work, link, spool, updater, attempts.run, extra=attempts.status, identity=identity
+        )
+        gc.collect()
+        gc.freeze()  # what lives now lives as long as the agent
+        narrate(f"{config.robot}: ready, {len(spool.recovered)} attempt(s) recovered")
+        supervisor.loop(stop)
     narrate(f"{config.robot}: stopped after {supervisor.attempts} attempt(s)")
+
+
+@contextmanager
+def _let_down(rig: Rig, folder: Path) -> Iterator[None]:
+    """Whatever ends the block, the arm rests and what the monitors saw is kept. Where that fails,
+    too, the block's own error is the one that is raised.
+    """
+    try:
+        yield
+    except BaseException:
+        try:
+            _rest(rig, folder)
+        except (PolicyctlError, OSError) as second:
+            narrate(f"and then: {second}")
+        raise
+    _rest(rig, folder)
+
+
+def _rest(rig: Rig, folder: Path) -> None:
+    try:
+        rig.servo.protective_stop("agent_stopped")
+    finally:
+        seen = json.dumps(rig.frames(), indent=2)
+        with disk_errors(folder):
+            write_whole(folder / "monitor.json", seen.encode())
+
+
+def _believe(root: Path, admission: Admission, identity: Identity) -> None:
+    try:
+        admission.believe(root.read_bytes(), identity.forget)
+    except Corrupt as wrong:
+        raise UsageError(
+            "that is no root of approvals",
+            evidence=f"{root}: {wrong.evidence}",
+            hint="take the file that `policyctl trust status` names at the home",
+        ) from wrong
 
 
 def task_of(config: RobotConfig) -> str:
@@ -189,9 +225,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         command.main(arguments, prog_name="policyctl-agent", standalone_mode=False)
     except PolicyctlError as error:
-        print_error(error, as_json=False)
-        sys.exit(error.exit_status)
+        _fail(error)
     except click.ClickException as error:
-        wrong = UsageError(error.format_message(), hint="see `policyctl-agent --help`")
-        print_error(wrong, as_json=False)
-        sys.exit(wrong.exit_status)
+        _fail(UsageError(error.format_message(), hint="see `policyctl-agent --help`"))
+    except (KeyboardInterrupt, click.Abort):
+        _fail(Interrupted("interrupted before the robot was ready", hint="start it again"))
+    except Exception as error:  # noqa: BLE001 - as in `policyctl`
+        _fail(known_error(error) or bug(error))
+
+
+def _fail(error: PolicyctlError) -> NoReturn:
+    print_error(error, as_json=False)
+    sys.exit(error.exit_status)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ci.cli.output import settings
+from ci.output import settings
 
 if TYPE_CHECKING:
     from registry.service import Registry

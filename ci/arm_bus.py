@@ -6,6 +6,7 @@ when the command ends.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,10 +49,11 @@ def opened(where: Where) -> Iterator[ArmBus]:
     """The bus, closed after. Motors keep their last command. Raises UsageError, ServiceFailed."""
     config, fd = _config(where)
     if config["interface"] == "twin":
+        from harness.twin.bus import TwinBus
         from harness.twin.physics import TwinConfig, TwinWorld
 
         world = TwinWorld(TwinConfig(seed=where.seed, arms=(where.side,)))
-        bus: can.BusABC = world.bus(where.side)
+        bus: can.BusABC = TwinBus(world, where.side)
     else:
         bus = open_bus(config)
     try:
@@ -64,6 +66,11 @@ def opened(where: Where) -> Iterator[ArmBus]:
         ) from error
     finally:
         bus.shutdown()
+
+
+def number_or_text(value: str) -> int | str:
+    """What a bus's option says: a whole number where it is written as one."""
+    return int(value) if re.fullmatch("-?[0-9]{1,18}", value) else value
 
 
 def _config(where: Where) -> tuple[dict[str, object], bool]:
@@ -92,5 +99,5 @@ def _config(where: Where) -> tuple[dict[str, object], bool]:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise UsageError(f"--option {pair!r} is not NAME=VALUE", hint="for example port=43311")
-        config[name] = int(value) if value.lstrip("-").isdigit() else value
+        config[name] = number_or_text(value)
     return config, where.fd

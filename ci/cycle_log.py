@@ -38,6 +38,13 @@ class CycleLog:
         )
         self._said()
 
+    def check(self) -> None:
+        """Raises ServiceFailed where the writer has ended by itself; `close` then tells no more."""
+        if self._process.poll() is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._said()
+
     def close(self) -> None:
         """Raises ServiceFailed where the log is not whole."""
         if self._process.stdin is None or self._process.stdin.closed:
@@ -62,8 +69,9 @@ class CycleLog:
         assert self._process.stdout is not None
         said = self._process.stdout.readline().decode().strip()
         if not said or said.startswith("["):
-            what, evidence, hint = json.loads(said) if said else ("it ended", "", "")
-            self._process.wait(END_S)
+            status = self._process.wait(END_S)
+            told = json.loads(said) if said else ("its writer died", f"exit status {status}", "")
+            what, evidence, hint = told
             raise ServiceFailed(f"the cycle log ended: {what}", evidence=evidence, hint=hint)
         return said
 
@@ -71,7 +79,8 @@ class CycleLog:
 def main() -> None:
     from harness.episodes.stream import CycleWriter
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # only its stdin's end tells it to end
+        signal.signal(number, signal.SIG_IGN)
     told = json.loads(sys.argv[1])
     try:
         ring = Ring.attach(told["ring"])

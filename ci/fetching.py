@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ci.cli.bytes import BytesLine
+from ci.bytes import BytesLine
 
 if TYPE_CHECKING:
     from registry.service import Registry

@@ -8,7 +8,8 @@
                  where a GITHUB_TOKEN is given and the event is a pull request, posted: the comment
                  that carries the mark is changed, so a pull request has one and not one per run
 
-A file that the environment does not name is not written, so `--github` is harmless anywhere. Values
+A file that the environment does not name is not written, so `--github` is harmless anywhere; one
+that it names and that cannot be written ends a command that did well with exit status 9. Values
 come from evidence and from users' files: they are escaped before they meet a workflow command, an
 output or markdown. A comment that cannot be posted (a fork's token may only read) is a warning: the
 verdict stands without it.
@@ -25,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from registry.errors import ConfigError, Inconclusive, PolicyctlError
+from registry.errors import ConfigError, Inconclusive, PolicyctlError, ServiceFailed
 
 OUTPUTS = (
     "policy",
@@ -69,7 +70,7 @@ def publish(
         out.write(annotation(level, str(data.get("reason", "")), title=_title(data)) + "\n")
     body = MARK.format(name=data.get("policy", "")) + "\n" + text
     if folder := environ.get("RUNNER_TEMP"):
-        Path(folder, COMMENT).write_text(body, encoding="utf-8")
+        _write(Path(folder, COMMENT), body, "w")
     if problem := _comment(body, environ):
         out.write(annotation("warning", problem, title="policyctl: no comment") + "\n")
 
@@ -203,8 +204,20 @@ def _output(environ: Mapping[str, str], name: str, value: object) -> None:
 
 def _append(path: str | None, text: str) -> None:
     if path:
-        with Path(path).open("a", encoding="utf-8") as file:
+        _write(Path(path), text, "a")
+
+
+def _write(path: Path, text: str, mode: str) -> None:
+    """A step that comes later reads it: what it lacks is said."""
+    try:
+        with path.open(mode, encoding="utf-8") as file:
             file.write(text)
+    except OSError as error:
+        raise ServiceFailed(
+            "GitHub is not told: its file cannot be written",
+            evidence=f"{path}: {error.strerror or error}",
+            hint="see to GITHUB_OUTPUT, GITHUB_STEP_SUMMARY and RUNNER_TEMP, or leave --github out",
+        ) from error
 
 
 def _place(error: PolicyctlError, environ: Mapping[str, str]) -> tuple[str | None, str | None]:
@@ -227,7 +240,10 @@ def _comment(body: str, environ: Mapping[str, str]) -> str | None:
     event = environ.get("GITHUB_EVENT_PATH")
     if not (token and repository and event and Path(event).is_file()):
         return None
-    pull = json.loads(Path(event).read_text(encoding="utf-8")).get("pull_request")
+    try:
+        pull = json.loads(Path(event).read_text(encoding="utf-8")).get("pull_request")
+    except (OSError, ValueError, AttributeError) as error:
+        return f"the comment was not posted: {event}: {error}"
     if not pull:
         return None
     api = environ.get("GITHUB_API_URL", "https://api.github.com")

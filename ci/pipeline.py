@@ -8,6 +8,7 @@ from; a run that was interrupted records nothing.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -28,13 +29,15 @@ class PolicyGates:
 
     gates: Gates
     path: Path
+    option: str = ""
+    """What names them on the next command line too; "" where they are the policy's own."""
 
 
 def find_gates(policy: str, given: Path | None = None) -> PolicyGates:
     """The gates of `policy`: the file or folder `given`, else where the module docstring says."""
     if given is not None:
         path = given / GATES_FILE if given.is_dir() else given
-        return PolicyGates(load_gates_yaml(path), path)
+        return PolicyGates(load_gates_yaml(path), path, f" --gates {shlex.quote(str(given))}")
     try:
         config = find_policy(Path.cwd(), policy)
     except NotFound:
@@ -75,6 +78,8 @@ class GateRun:
     recorded: bool = True
     hil: bool = True
     """Whether these gates ask for hardware in the loop."""
+    option: str = ""
+    """That of its `PolicyGates`."""
 
     @property
     def drop(self) -> float | None:
@@ -109,14 +114,15 @@ class GateRun:
 
     def next_command(self) -> str:
         """What somebody who got this verdict would do next."""
+        ref = f"v{self.version.number} --policy {self.version.policy}"
         if suite_of(self.verdict.gate) is not None:
-            return f"policyctl gate run sim v{self.version.number} --policy {self.version.policy}"
+            return command_of("sim", f"{ref}{self.option}")
         if self.verdict.outcome is Outcome.FAIL:
             return f"policyctl report --policy {self.version.policy}"
         above = {"sim": "hil" if self.hil else "canary", "hil": "canary"}
         passed = self.verdict.outcome is Outcome.PASS
         gate = above[self.verdict.gate] if passed else self.verdict.gate
-        return command_of(gate, f"v{self.version.number} --policy {self.version.policy}")
+        return command_of(gate, f"{ref}{self.option}")
 
 
 def applicable(gates: PolicyGates, name: str, version: VersionRecord) -> Gate:
@@ -126,7 +132,7 @@ def applicable(gates: PolicyGates, name: str, version: VersionRecord) -> Gate:
         raise Refused(
             f"{name} is not applicable to {version}",
             evidence=f"{gates.path}: {gates.gates.not_applicable[name]}",
-            hint=command_of("canary", f"'{version}'"),
+            hint=command_of("canary", f"'{version}'{gates.option}"),
         )
     return gate
 

@@ -35,6 +35,7 @@ from fleet.servo_client import RemoteArm, ServoClient
 from fleet.servo_setup import BusSetup, LimitValues, ServoSetup
 from harness.tasks import find_robot_task
 from harness.tasks.box_grasp import BOX_GRASP, JointJudge
+from harness.twin.bus import TwinBus
 from harness.twin.monitor import FrameMonitor
 from harness.twin.physics import TwinConfig, TwinWorld
 from harness.twin.remote import RemoteTwin
@@ -193,7 +194,7 @@ def _inline(
             if world is not None:
                 monitor = FrameMonitor(settings.name)
                 monitors.append(monitor)
-                bus = FrameTap(world.bus(settings.name), monitor)
+                bus = FrameTap(TwinBus(world, settings.name), monitor)
             else:
                 bus = open_bus(settings.bus.to_can())
             undo.callback(bus.shutdown)
@@ -249,12 +250,13 @@ def _told(servo: Servo, witnesses: tuple[FrameMonitor, ...]) -> Callable[[bool],
 def _log_cycles(rig: Rig, servo: Servo, path: Path) -> None:
     name = f"policyctl-{rig.config.robot}-inline-{time.monotonic_ns()}-cycles"
     ring = rig.ring = Ring.create(name, JOINTS * len(rig.arms))
-    rig.cycles = CycleLog(path, name, rig.config.class_.joints)
+    log = rig.cycles = CycleLog(path, name, rig.config.class_.joints)
     ring.hide()
     lock_step = rig.world is not None
 
     def append(servo: Servo) -> None:
         while lock_step and ring.unread > ROWS // 2:  # simulated time waits for its log
+            log.check()
             time.sleep(0.01)
         ring.append(
             servo.now(), servo.stopped, servo.counts,

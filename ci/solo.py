@@ -7,7 +7,8 @@ the record does not change.
 - Every attempt is in `<home>/runs/<robot>.jsonl`: a line before the first motion, on the disk, and
   one when it is over. A line without its end is an attempt whose program died.
 - A station's arm moves only under its lease; a twin that is built in this process needs none.
-- ctrl-C stops the arm, and the attempt is a failure like any that an operator stops.
+- ctrl-C stops the arm at once, whatever it does: before the attempt is opened there is none (void),
+  and under the policy it is a failure like any that an operator stops.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from registry.storage import disk_errors, sync_folder
 
 if TYPE_CHECKING:
     from ci.rig import Rig
-    from fleet.attempt import Episode, Scene
+    from fleet.attempt import Array, Episode, Judge, Scene
     from fleet.robot import RobotConfig
     from registry.service import Registry, VersionRecord
 
@@ -165,13 +166,10 @@ def run_solo(
                     log.opened({"version": str(version), "task": task, "scene": dict(facts)})
                     began.append(rig.servo.now())
 
-                def each_step() -> str | None:
-                    watch(rig, rig.servo.now() - began[0])
-                    return "operator_stop" if stop.requested else None
-
+                judge = _Watched(rig.judge(task), lambda: watch(rig, rig.servo.now() - began[0]))
                 episode = rig.runtime.run_attempt(
-                    policy, goal, rig.judge(task), open_attempt, _scene(rig, ready),
-                    should_stop=each_step,
+                    policy, goal, judge, open_attempt, _scene(rig, ready),
+                    should_stop=lambda: "operator_stop" if stop.requested else None,
                 )  # fmt: skip
                 if episode.opened:
                     log.closed(_told(episode))
@@ -180,6 +178,31 @@ def run_solo(
                 )
         finally:
             policy.close()
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """The task's judge; somebody looks on whenever it does, which is at every policy step."""
+
+    judge: Judge
+    look: Callable[[], None]
+
+    @property
+    def version(self) -> str:
+        return self.judge.version
+
+    def reset(self) -> None:
+        self.judge.reset()
+
+    def update(self, q: Array, dq: Array, tau: Array, dt: float) -> None:
+        self.look()
+        self.judge.update(q, dq, tau, dt)
+
+    def outcome(self) -> str | None:
+        return self.judge.outcome()
+
+    def failure_mode(self) -> str:
+        return self.judge.failure_mode()
 
 
 def _told(episode: Episode) -> dict[str, Any]:

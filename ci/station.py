@@ -109,7 +109,7 @@ def run_hil(
     modes = Counter(a.mode for a in result.attempts if a.outcome == "failure")
     return GateRun(
         version, gate, result.evidence, result.verdict, time.monotonic() - began,
-        dict(modes), artifacts, cached,
+        dict(modes), artifacts, cached, option=gates.option,
     )  # fmt: skip
 
 
@@ -156,7 +156,8 @@ def _run(
     tell = narrator(say, listen)
     pauses = 0
     while True:
-        with open_bench(config, journal.with_suffix(".frames.json")) as robot:
+        frames = journal.with_suffix(".frames.json")
+        with open_bench(config, frames, lambda: stop.requested) as robot:
             clock, broker = people(prompts, robot, subject, stop)
             try:
                 return run_suite(
@@ -174,21 +175,30 @@ def _run(
 
 
 @contextmanager
-def open_bench(config: RobotConfig, frames: Path | None = None) -> Iterator[RuntimeRobot]:
+def open_bench(
+    config: RobotConfig,
+    frames: Path | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Iterator[RuntimeRobot]:
     """The station's arm, powered and holding, as trials see it.
 
-    `frames` is where a twin's monitor leaves what it read of the bus.
+    `frames` is where a twin's monitor leaves what it read of the bus. `stop_requested` stops the
+    arm in the middle of any motion.
     """
     from ci.rig import build_rig
     from harness.hil.bench import RuntimeRobot, TwinRobot
+    from harness.hil.model import OPERATOR_STOP
+
+    def should_stop() -> str | None:
+        return OPERATOR_STOP if stop_requested() else None
 
     with build_rig(config) as rig:
         common = (config.robot, config.robot_class, engine_of(config), rig.runtime, rig.poses)
         if rig.world is None:
-            yield RuntimeRobot(*common)
+            yield RuntimeRobot(*common, should_stop=should_stop)
             return
         try:
-            yield TwinRobot(*common, rig.world)
+            yield TwinRobot(*common, rig.world, should_stop=should_stop)
         finally:
             if frames is not None:
                 frames.write_text(json.dumps(rig.frames(), indent=2))

@@ -18,11 +18,14 @@ from typing import Any
 import can
 import numpy as np
 
+from ci.arm_bus import number_or_text
 from fleet.can.bus import FrameTap
 from harness.tasks import find_robot_task
-from harness.twin.adapter import FaultyBus
+from harness.twin.bus import TwinBus
 from harness.twin.control import ControlServer
-from harness.twin.doors import INTERFACES, Door, open_door, run_folder
+from harness.twin.door import Door
+from harness.twin.doors import INTERFACES, open_door, run_folder
+from harness.twin.faulty_bus import FaultyBus
 from harness.twin.live import Line, LiveTwin
 from harness.twin.physics import TwinConfig, TwinWorld
 from harness.twin.registers import CLASSIC_CODE, FD_CODE
@@ -66,7 +69,7 @@ def parse_door(text: str) -> tuple[str | None, Where]:
                 f"{part!r} in {text!r} is not NAME=VALUE",
                 hint="for example udp_multicast,channel=239.74.163.91,port=43311",
             )
-        where[name] = int(value) if value.lstrip("-").isdigit() else value
+        where[name] = number_or_text(value)
     return arm if equals else None, where
 
 
@@ -160,7 +163,7 @@ def _line(
     if settings.wire is not None:
         bus = wire = WireBus(world, arm, settings.wire, observer)
     else:
-        bus = world.bus(arm) if observer is None else FrameTap(world.bus(arm), observer)
+        bus = TwinBus(world, arm) if observer is None else FrameTap(TwinBus(world, arm), observer)
     return Line(arm, FaultyBus(bus, world.adapter(arm)), doors, wire)
 
 

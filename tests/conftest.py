@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from stores import Seaweed
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 # program that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine is no failure: no example of a property has a deadline.
+settings.register_profile("policyctl", settings.default, deadline=None)
+settings.load_profile("policyctl")
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,9 @@ from fleet.kinematics import load_arms
 from fleet.limits import SafetyLimits
 from fleet.servo import Servo
 from harness.tasks.box_grasp import BOX_GRASP
-from harness.twin.adapter import FaultyBus
+from harness.twin.bus import TwinBus
 from harness.twin.faults import FAULTS, clear, inject
+from harness.twin.faulty_bus import FaultyBus
 from harness.twin.monitor import FrameMonitor
 from harness.twin.physics import TwinConfig, TwinWorld
 
@@ -51,7 +52,7 @@ class Bench:
         self._home = self.servo.command.copy()
 
     def _open(self) -> FrameTap:
-        return FrameTap(FaultyBus(self.world.bus(), sent=self.sent), self.monitor)
+        return FrameTap(FaultyBus(TwinBus(self.world), sent=self.sent), self.monitor)
 
     def _tell(self, stopped: bool) -> None:
         if stopped:

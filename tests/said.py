@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,3 +20,7 @@ class Said:
         found: dict[str, Any] = json.loads(self.out)
         assert found["schema"] == "policyctl/1"
         return found
+
+
+Run = Callable[..., Said]
+"""Types a command: its words to what it said."""

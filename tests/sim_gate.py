@@ -16,6 +16,7 @@ from harness.sim.executors import Job
 from harness.sim.executors.threads import LockStep
 from harness.sim.gate import SimResult, SimRun, run_sim_gate
 from harness.sim.simulation import Contestant
+from harness.simulations import simulation_of
 from registry.evidence import Subject
 from registry.gates import GridGate
 
@@ -93,4 +94,6 @@ def try_gate(
         assert isinstance(job, LockStep)
         return by_digest[job.digest]
 
-    return run_sim_gate(run, executor=executor, **told)
+    return run_sim_gate(
+        run, simulation_of(run.gate, run.where, run.folders), executor=executor, **told
+    )

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from registry.home import Home
-from registry.trust.files import SignerEntry, TrustFolder
+from registry.trust.files import TrustFolder
 from registry.trust.home_approvals import FOLDER
 from registry.trust.keyring import ROLES, Keyring, PublicKey
 from registry.trust.keys import Signer, new_key, signer
-from registry.trust.places import KEYS
+from registry.trust.places import KEYS, SignerEntry
+from registry.trust.role_signers import RoleSigners
 from registry.trust.sealing import public_of
 
 
@@ -19,6 +20,7 @@ class Keys:
 
     def __init__(self, home: Home, roles: Iterable[str] = ROLES, since: str = "") -> None:
         self.folder = TrustFolder(home.root / FOLDER)
+        self.signers = RoleSigners(self.folder)
         self.public: dict[str, PublicKey] = {}
         keyring = Keyring(since=since)
         entries = {}
@@ -27,7 +29,7 @@ class Keys:
             keyring = keyring.with_key(role, key)
             entries[role] = SignerEntry(f"file:{self.own(role)}", key.keyid)
         self.folder.write_keyring(keyring)
-        self.folder.write_signers(entries)
+        self.signers.write(entries)
         self._robots = home.root / "robots"
 
     def own(self, name: str) -> Path:
@@ -53,7 +55,7 @@ class Keys:
         keyring = self.keyring.with_key(role, key)
         self.folder.write_keyring(keyring.without(old) if stolen else keyring.retire(role, old))
         entry = SignerEntry(f"file:{self.own(name)}", key.keyid)
-        self.folder.write_signers({**self.folder.signers(), role: entry})
+        self.signers.write({**self.signers.all(), role: entry})
         return key
 
     def of_robot(self, name: str) -> PublicKey:

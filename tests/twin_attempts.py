@@ -11,6 +11,7 @@ from fleet.runtime import Runtime
 from fleet.servo import Servo
 from harness.sim.mirror import MIRROR
 from harness.tasks.box_grasp import BOX_GRASP
+from harness.twin.bus import TwinBus
 from harness.twin.physics import TwinConfig, TwinWorld
 from policies.contract import ROBOT_CLASSES, parse_contract
 
@@ -104,7 +105,7 @@ class Rig:
     def __init__(self, robot_class="openarm-v2-right", **limits):
         arms = tuple(arm.name for arm in ROBOT_CLASSES[robot_class].arms)
         self.world = TwinWorld(TwinConfig(seed=5, arms=arms))
-        self.buses = [self.world.bus(name) for name in arms]
+        self.buses = [TwinBus(self.world, name) for name in arms]
         self.arms = [Arm(bus, name=name) for bus, name in zip(self.buses, arms, strict=True)]
         for arm in self.arms:
             arm.connect()

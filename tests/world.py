@@ -172,8 +172,8 @@ class Robot:
     """A scripted robot: a real agent whose runtime tosses a coin instead of moving an arm.
 
     `kill_at` names the instant at which the next attempt's agent dies: "scene" (before the attempt
-    is opened), "open" (after), "end" (moved, not yet closed). `during` is called once in the middle
-    of each attempt.
+    is opened), "open" (after), "end" (moved, not yet closed). `before` is called on the way to each
+    attempt, `during` in the middle of it.
     """
 
     def __init__(
@@ -193,6 +193,7 @@ class Robot:
         self.weather = Weather(random=random.Random(seed))
         self.link = SpoiledLink(link, self.weather)
         self.kill_at = ""
+        self.before: Callable[[], None] | None = None
         self.during: Callable[[], None] | None = None
         self.ran: list[Ran] = []
         self._folder = folder / name
@@ -243,10 +244,14 @@ class Robot:
         ready: Ready,
         open_attempt: Callable[[Mapping[str, Any]], None],
         should_stop: Callable[[], str | None],
-    ) -> Result:
+    ) -> Result | None:
         policy = ready.policy
         assert isinstance(policy, ScriptedPolicy)
         self._die_if("scene")
+        if self.before is not None:
+            self.before()
+        if should_stop():
+            return None
         open_attempt({"coin": True})
         outcome = "success" if self._coin.random() < policy.rate else "failure"
         lost = self.kill_at in ("open", "end")

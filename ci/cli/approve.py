@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from ci.app import open_registry
-from ci.cli.output import emit, narrate
 from ci.cli.refs import confirm, policy_option, version_json, version_ref, yes_option
 from ci.cli.waiting import open_approvals
+from ci.output import emit, narrate
 from registry.errors import Pending
 
 
@@ -32,7 +32,8 @@ def command(version: str, policy: str | None, places: tuple[str, ...], yes: bool
             narrate(line)
         confirm("Sign this?", yes)
         missing = approvals.sign(record.ref)
-        own = [one for one in missing if one.role == approvals.place_of(record.ref)]
+        own = [one for one in missing if one.role == approvals.bin_of(record.ref)]
+        registry.settle_keyring()  # a robot's key that waited beside it is the home's now
         registry.note_trust("approve", str(record), {"left": sum(o.left for o in own)})
     promote = f"policyctl promote '{record}' --stage canary"
     data = {**version_json(record), "approved": not own, "missing": sum(o.left for o in own)}

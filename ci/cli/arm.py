@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci.cli.arm_run import command as run
-from ci.cli.output import emit, narrate, wants_json
+from ci.cli.finite import FiniteRange
 from ci.cli.tables import table
+from ci.output import emit, narrate, wants_json
 from registry.errors import Refused, ServiceFailed, UsageError
+from registry.storage import disk_errors
 
 if TYPE_CHECKING:
     from ci.arm_bus import Where
@@ -70,7 +72,7 @@ def _where(function: Callable[..., None]) -> Callable[..., None]:
             click.option("--side", type=click.Choice(["right", "left"]), default="right"),
             click.option("--gripper", type=click.Choice(["v1", "v2"]), default="v2"),
             click.option("--option", multiple=True, metavar="NAME=VALUE", help="Of the interface."),
-            click.option("--seed", default=0, help="Of a twin."),
+            click.option("--seed", default=0, type=click.IntRange(min=0), help="Of a twin."),
         )
     ):
         wrapped = decorate(wrapped)
@@ -135,8 +137,8 @@ def scan_command(where: Where) -> None:
 
 @command.command("monitor")
 @_where
-@click.option("--hz", default=20.0, type=click.FloatRange(1, 200), show_default=True)
-@click.option("--seconds", type=click.FloatRange(0), help="Stop after so long; else by ctrl-C.")
+@click.option("--hz", default=20.0, type=FiniteRange(1, 200), show_default=True)
+@click.option("--seconds", type=FiniteRange(0), help="Stop after so long; else by ctrl-C.")
 def monitor(where: Where, hz: float, seconds: float | None) -> None:
     """Watch position, speed, torque, temperatures and age of each motor, live."""
     last: list[dict[str, Any]] = []
@@ -178,7 +180,7 @@ def zero(where: Where, joints: tuple[str, ...], yes: bool) -> None:
 
 @command.command("limits")
 @_where
-@click.option("--seconds", type=click.FloatRange(0), help="Stop after so long; else by ctrl-C.")
+@click.option("--seconds", type=FiniteRange(0), help="Stop after so long; else by ctrl-C.")
 @click.option(
     "--save", type=click.Path(dir_okay=False, path_type=Path), help="Write a calibration."
 )
@@ -197,6 +199,8 @@ def limits(where: Where, seconds: float | None, save: Path | None, lerobot: Path
 
     if save is not None and save.exists():
         raise Refused("the calibration exists already", evidence=str(save), hint="name another")
+    if save is not None and not save.parent.is_dir():  # before a person moves the whole arm
+        raise UsageError("there is no such folder", evidence=str(save.parent), hint="make it first")
     own = joint_limits(where.side, where.gripper)
     if lerobot is not None:
         found = import_lerobot(lerobot, where.side, where.gripper)
@@ -223,7 +227,8 @@ def limits(where: Where, seconds: float | None, save: Path | None, lerobot: Path
     for note in found.notes:
         narrate(note)
     if save is not None:
-        found.save(save)
+        with disk_errors(save):
+            found.save(save)
     rows = _range_rows(found.low, found.high, own)
     emit(
         {"arm": where.side, "saved": None if save is None else str(save), **found.to_json()},

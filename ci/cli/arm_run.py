@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ci.app import home_option, open_registry
-from ci.cli.output import console, emit, narrate
 from ci.cli.refs import confirm, policy_option, version_ref, yes_option
+from ci.output import console, emit, narrate
 from registry.errors import GateFailed, Interrupted, PolicyctlError, ServiceFailed, UsageError
 from registry.home import find_home
 
@@ -196,7 +196,8 @@ def _error(done: SoloRun) -> PolicyctlError | None:
     if episode.outcome == "success":
         return None
     if episode.failure_mode == "operator_stop":
-        return Interrupted("stopped by you; the arm holds", evidence=str(done.log))
+        where = str(done.log) if episode.opened else "no attempt was opened"
+        return Interrupted("stopped by you; the arm holds", evidence=where)
     if episode.outcome == "void":
         return ServiceFailed(
             f"{done.robot} did not get to try",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ci.app import open_registry
-from ci.cli.output import emit
+from ci.output import emit
 
 
 @click.group("audit")
@@ -27,7 +27,7 @@ def verify(expect: str | None) -> None:
     """
     from registry.record.audit import Head
 
-    known = Head.parse(expect) if expect else None
+    known = Head.parse(expect) if expect is not None else None
     with open_registry() as registry:
         head = registry.verify_audit(known)
     since = f", event {known.seq} is the one you know" if known else ""

@@ -10,9 +10,10 @@ from rich.console import Group
 from rich.table import Table
 
 from ci.app import open_registry
-from ci.cli.output import emit
+from ci.cli.finite import FiniteRange
 from ci.cli.refs import policy_option, version_ref
 from ci.cli.sim_options import hands_options
+from ci.output import emit
 
 
 @click.command("compare")
@@ -20,7 +21,7 @@ from ci.cli.sim_options import hands_options
 @policy_option
 @click.option("--gates", type=click.Path(exists=True, path_type=Path), help="gates.yaml to use.")
 @click.option("--episodes", type=click.IntRange(min=20), default=500, show_default=True)
-@click.option("--alpha", type=click.FloatRange(0.0001, 0.5), default=0.05, show_default=True)
+@click.option("--alpha", type=FiniteRange(0.0001, 0.5), default=0.05, show_default=True)
 @hands_options
 def command(
     versions: tuple[str, ...],

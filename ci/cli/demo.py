@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ci.cli.output import console, settings
+from ci.output import console, settings
 from registry.errors import UsageError
 
 STEPS = (

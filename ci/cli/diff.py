@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci.app import open_registry
-from ci.cli.bytes import amount
-from ci.cli.output import emit
+from ci.bytes import amount
 from ci.cli.refs import plain, policy_option, version_json, version_ref
+from ci.output import emit
 
 if TYPE_CHECKING:
     from registry.difference import Amount, Difference

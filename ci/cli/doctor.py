@@ -25,7 +25,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from ci.cli.output import emit
+from ci.output import emit
 from fleet.realtime import Granted, lock_memory, take_priority
 from harness.sim import gl
 from registry.errors import ServiceFailed

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ci.app import open_registry
-from ci.cli.bytes import BytesLine, amount
-from ci.cli.output import emit
+from ci.bytes import BytesLine, amount
 from ci.cli.refs import policy_option, version_json, version_ref
+from ci.output import emit
 from registry.errors import PolicyctlError, UsageError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from ci.app import open_registry
-from ci.cli.output import emit
 from ci.cli.refs import ago, plain, when
+from ci.output import emit
 
 
 @click.group("fleet")

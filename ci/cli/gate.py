@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci.app import open_registry
-from ci.cli.output import emit, narrate, settings, with_home
+from ci.cli.finite import FiniteRange
 from ci.cli.refs import policy_option, version_ref
 from ci.cli.sim_options import hands_options
+from ci.cli.verbs import with_home
+from ci.output import emit, narrate, settings
 from registry.errors import GateFailed, Inconclusive
 from registry.gates import suite_of
 from registry.verdicts import Outcome
@@ -77,7 +79,7 @@ gates_option = click.option(
     help="Films of failures in the report, where this machine renders.",
 )
 @click.option("--no-record", is_flag=True, help="Only try: no verdict is recorded, no stage moves.")
-@click.option("--cost-per-core-hour", "price", type=float, help="Show what the run cost.")
+@click.option("--cost-per-core-hour", "price", type=FiniteRange(), help="Show what the run cost.")
 @hands_options
 def sim(
     version: str,

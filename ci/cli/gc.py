@@ -5,15 +5,16 @@ from __future__ import annotations
 import click
 
 from ci.app import open_registry
-from ci.cli.bytes import amount
-from ci.cli.output import emit
+from ci.bytes import amount
+from ci.cli.finite import FiniteRange
 from ci.cli.refs import confirm, dry_run_option, yes_option
+from ci.output import emit
 
 
 @click.command("gc")
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=24.0,
     show_default=True,
     metavar="HOURS",
@@ -21,7 +22,7 @@ from ci.cli.refs import confirm, dry_run_option, yes_option
 )
 @click.option(
     "--release",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     metavar="DAYS",
     help="Give up the files of versions that were rejected, rolled back or retired before then.",
 )

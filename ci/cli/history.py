@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci.app import open_registry
-from ci.cli.output import emit
 from ci.cli.refs import plain, when
+from ci.output import emit
 from registry.errors import UsageError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _table(events: list[AuditEvent]) -> RenderableType:
         elif event.action == "verdict":
             what = f"{moved['gate']} {moved['outcome']}"
         table.add_row(when(event.at), event.actor, what, event.subject, plain(event.reason))
-    return table if events else "nothing has been changed yet"
+    return table if events else "nothing was changed"
 
 
 def _json(event: AuditEvent) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from ci.app import home_option, open_registry
-from ci.cli.bytes import BytesLine, amount
-from ci.cli.output import emit
+from ci.bytes import BytesLine, amount
 from ci.cli.refs import version_json
 from ci.cli.register import check_checkpoint
+from ci.output import emit
 from registry.errors import Refused
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 def command(file: Path, trusted: tuple[Path, ...]) -> None:
     """Register the version in FILE. It keeps its digest and gets this registry's next number.
 
-    Its files pass the same checks as any checkpoint's. Verdicts do not travel: this site's gates
-    judge for themselves. Where trust is set up a publisher of this site, or --signed-by, must have
-    signed it.
+    Files that are a version here already, in the manifest's older schema or the newer, stay that
+    version. Its files pass the same checks as any checkpoint's. Verdicts do not travel: this site's
+    gates judge for themselves. Where trust is set up a publisher of this site, or --signed-by, must
+    have signed it.
     """
     from registry.bundle import open_bundle
     from registry.home import find_home
@@ -86,13 +87,15 @@ def _register(registry: Registry, content: Content, folder: Path) -> Registratio
             evidence=f"it is an adapter of {manifest.base}",
             hint="import the base first",
         )
+    first, more = content.provenance[:1], content.provenance[1:]
     done = registry.register(
         folder,
         manifest.policy,
+        *first,  # recorded with the version, or neither is
         environment=manifest.environment,
         check=lambda found: check_checkpoint(found, None),
         expect=manifest,
     )
-    for origin in content.provenance:
+    for origin in more:
         registry.add_provenance(done.version.ref, origin)
     return done

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ci.app import home_option, open_registry
-from ci.cli.output import emit
+from ci.output import emit
 from registry.errors import UsageError
 
 

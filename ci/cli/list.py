@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from ci.app import open_registry
-from ci.cli.output import emit
 from ci.cli.refs import version_json, when
+from ci.output import emit
 from registry.errors import UsageError
 
 NEWEST = 50
@@ -54,7 +54,7 @@ def _text(
 ) -> str:
     shown = len(lines) - 1
     if not shown:
-        asked = stage or any(terms.values())
+        asked = stage or any(term is not None for term in terms.values())
         return "no version is like that" if asked else "no versions yet; `policyctl register DIR`"
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = [

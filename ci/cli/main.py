@@ -1,4 +1,4 @@
-"""The `policyctl` command. A table of strings names the verbs; a verb's module is imported on use.
+"""The `policyctl` command. A verb's module is imported on use.
 
 `policyctl --help` therefore imports neither numpy nor the libraries of simulation, training or
 robots. Every command takes `--home` and `--output`, whether written before or after the verb.
@@ -7,77 +7,23 @@ robots. Every command takes `--home` and `--output`, whether written before or a
 from __future__ import annotations
 
 import difflib
-import errno
 import importlib
 import itertools
 import os
 import signal
 import sys
-import traceback
+import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
-from ci.cli.output import print_error, with_home
+from ci.cli.verbs import ROOT, with_home
+from ci.known_errors import bug, known_error
+from ci.output import print_error
 from ci.threads import one_per_call
-from registry.errors import Interrupted, PolicyctlError, ServiceFailed, UsageError
-
-ROOT: dict[str, tuple[str, str]] = {
-    "init": ("ci.cli.init", "Make a registry home here."),
-    "register": ("ci.cli.register", "Give a checkpoint a version."),
-    "list": ("ci.cli.list", "Versions and how far each has climbed."),
-    "show": ("ci.cli.show", "One version: files, contract, provenance, verdicts."),
-    "diff": ("ci.cli.diff", "What changed from one version to another."),
-    "tag": ("ci.cli.tag", "Give a version a name of your own."),
-    "verify": ("ci.cli.verify", "Re-hash files, heal them, recompute verdicts."),
-    "export": ("ci.cli.export", "One version in one file, for a site without network."),
-    "import": ("ci.cli.import_", "Register the version in such a file."),
-    "gc": ("ci.cli.gc", "Remove stored files that nothing needs."),
-    "gate": ("ci.cli.gate", "Try a version: in simulation, then on the lab's robot."),
-    "promote": ("ci.cli.promote", "Take a version one rung up."),
-    "approve": ("ci.cli.approve", "Sign that robots may run a version."),
-    "status": ("ci.cli.status", "What runs where and what is under way."),
-    "pause": ("ci.cli.pause", "Expose no further robots to the candidate."),
-    "resume": ("ci.cli.resume", "Go on with a paused rollout."),
-    "abort": ("ci.cli.abort", "End a rollout; every robot returns to the baseline."),
-    "rollback": ("ci.cli.rollback", "Return every robot to the previous version."),
-    "history": ("ci.cli.history", "Who changed what, when and why."),
-    "trust": ("ci.cli.trust", "Whose signatures robots believe: set up, harden, rotate, recover."),
-    "audit": ("ci.cli.audit", "Whether the record of who changed what is whole."),
-    "report": ("ci.cli.report", "A self-contained HTML report of a policy's versions."),
-    "compare": ("ci.cli.compare", "Compare versions in simulation on the same scenes."),
-    "replay": ("ci.cli.replay", "Play a simulated episode again, bit for bit."),
-    "train": ("ci.cli.train", "Train a checkpoint from a recipe."),
-    "sysid": ("ci.cli.sysid", "Fit the scene to a logged motion of a real arm."),
-    "arm": ("ci.cli.arm", "Commission an arm, or try a version on it once."),
-    "twin": ("ci.cli.twin", "Run an emulated arm as a process, and break it on purpose."),
-    "fleet": ("ci.cli.fleet", "The robots and what each runs."),
-    "robot": ("ci.cli.robot", "Enrol a robot."),
-    "station": ("ci.cli.station", "Check a lab station, or lease it."),
-    "server": ("ci.cli.server", "Run the controller of this home's rollouts."),
-    "doctor": ("ci.cli.doctor", "What this machine can and cannot do, and why."),
-    "demo": ("ci.cli.demo", "Watch four policies travel the whole road on this machine."),
-    "completion": ("ci.cli.completion", "Print the shell completion script."),
-}
-
-EXTRAS = {
-    "mujoco": "sim",
-    "openarm_mujoco": "sim",
-    "matplotlib": "sim",
-    "PIL": "sim",
-    "can": "robot",
-    "torch": "train",
-    "mcap": "sim",
-    "av": "sim",
-    "gymnasium": "sim",
-    "ray": "ray",
-    "boto3": "s3",
-    "botocore": "s3",
-    "huggingface_hub": "hf",
-}
-"""Which extra brings a module that a command may miss."""
+from registry.errors import Interrupted, PolicyctlError, UsageError
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -164,34 +110,25 @@ def cli(context: click.Context) -> None:
 
 INTERRUPTED = Interrupted("interrupted", hint="what was recorded stays; run it again to go on")
 
-
-def _missing_extra(error: Exception) -> UsageError | None:
-    """What a module that was not installed means to the user; None where no extra brings it."""
-    name = (getattr(error, "name", None) or "").partition(".")[0]
-    if not isinstance(error, ModuleNotFoundError) or name not in EXTRAS:
-        return None
-    return UsageError(
-        f"this needs the extra '{EXTRAS[name]}'",
-        evidence=f"{name} is not installed",
-        hint=f"pip install 'policyctl[{EXTRAS[name]}]'",
-    )
+AGAIN_S = 1.0
+"""A SIGTERM so soon after another signal is the same wish [s]: `timeout` tells its command and then
+the whole group. It does not cut short what the first one has undone."""
 
 
-_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+def _end_at_once() -> None:
+    """A worker that was forked has nothing to undo."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _refused_by_system(error: Exception) -> ServiceFailed | None:
-    """A file that may not be read, a disk that is full: no bug, whoever came upon it."""
-    if not isinstance(error, OSError) or error.errno not in _REFUSALS | _FULL:
-        return None
-    said = os.strerror(error.errno)
-    return ServiceFailed(
-        "the system refuses a file" if error.filename else "the output cannot be written",
-        evidence=f"{error.filename}: {said}" if error.filename else said,
-        hint="free space, then run the same command again" if error.errno in _FULL
-        else "check whose it is and its permissions, then run the same command again",
-    )  # fmt: skip
+def _refuse_other_bytes(arguments: Sequence[str]) -> None:
+    """What is no UTF-8 can neither be recorded nor said: Python keeps such bytes as surrogates."""
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                "an argument is not UTF-8", evidence=repr(word), hint="type it in UTF-8"
+            ) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -207,14 +144,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         next((word[7:] for word in arguments if word.startswith("--home=")), ""),
     )
 
-    interrupts: list[int] = []
+    interrupts: list[float] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        interrupts.append(number)
+        now, last = time.monotonic(), interrupts[-1] if interrupts else -AGAIN_S
+        if number == signal.SIGTERM and now - last < AGAIN_S:
+            return
+        interrupts.append(now)
         signal.default_int_handler(number, frame)
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, interrupt)  # what was begun is undone, an arm is let down
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_end_at_once)
 
     def fail(error: PolicyctlError) -> NoReturn:
         error.hint = with_home(error.hint, home)
@@ -222,10 +166,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "--github" in arguments and not error.told:
             from ci.github import publish_error
 
-            publish_error(error)
+            try:
+                publish_error(error)
+            except PolicyctlError as untold:  # the first error is what counts
+                print_error(untold, as_json=False)
         sys.exit(error.exit_status)
 
     try:
+        _refuse_other_bytes(arguments)
         sys.exit(cli.main(arguments, prog_name="policyctl", standalone_mode=False) or 0)
     except PolicyctlError as error:
         fail(error)
@@ -241,12 +189,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:  # noqa: BLE001 - the one place that turns a bug into exit status 1
         if interrupts:  # a library that was being loaded turned ctrl-C into an error of its own
             fail(INTERRUPTED)
-        if known := _missing_extra(error) or _refused_by_system(error):
-            fail(known)
-        traceback.print_exc()
-        fail(
-            PolicyctlError(
-                f"this is a bug in policyctl: {type(error).__name__}: {error}",
-                hint="please report it with the lines above",
-            )
-        )
+        fail(known_error(error) or bug(error))

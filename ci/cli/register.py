@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ci.app import home_option, open_registry
-from ci.cli.bytes import BytesLine, amount
-from ci.cli.output import emit
+from ci.bytes import BytesLine, amount
 from ci.cli.refs import version_json, version_ref
+from ci.output import emit
 from registry.errors import ConfigError, NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -107,8 +107,9 @@ def _note(note: str | None, excluded: tuple[str, ...]) -> str | None:
 def _cache() -> Path:
     """Where what is fetched waits until it is registered."""
     from registry.home import find_home
+    from registry.scratch import SOURCES
 
-    return find_home(home_option(), must_exist=False).cache / "sources"
+    return find_home(home_option(), must_exist=False).cache / SOURCES
 
 
 def _config(directory: Path, policy: str | None) -> PolicyConfig | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ci.app import open_registry
-from ci.cli.output import emit
+from ci.output import emit
 from registry.errors import NotFound
 
 

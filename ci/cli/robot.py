@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ci.app import home_option, open_registry
-from ci.cli.output import emit, narrate
+from ci.output import emit, narrate
 from registry.errors import Refused, UsageError
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from ci.app import open_registry
-from ci.cli.output import emit
 from ci.cli.refs import confirm, dry_run_option, plain, policy_name, version_ref, yes_option
 from ci.cli.stops import now_option, reason_option
+from ci.output import emit
 from registry.errors import UsageError
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ci.app import open_registry
-from ci.cli.bytes import amount
-from ci.cli.output import emit
+from ci.bytes import amount
 from ci.cli.refs import plain, policy_option, version_json, version_ref, when
+from ci.output import emit
 from registry.links import links_of
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ import click
 from rich.table import Table
 
 from ci.app import home_option, open_registry
-from ci.cli.output import emit
+from ci.cli.finite import FiniteRange
+from ci.output import emit
 from registry.errors import NotFound, PolicyctlError, Refused, ServiceFailed
 from registry.home import find_home
 
@@ -163,7 +164,9 @@ def _tell(config: RobotConfig, rows: list[Row]) -> None:
 
 @command.command("lease")
 @station_file
-@click.option("--take", type=float, metavar="SECONDS", help="Reserve the station for yourself.")
+@click.option(
+    "--take", type=FiniteRange(), metavar="SECONDS", help="Reserve the station for yourself."
+)
 @click.option("--give", is_flag=True, help="Give your lease back.")
 def lease(file: Path, take: float | None, give: bool) -> None:
     """Who may move the station's arm; nobody else may while a lease lasts."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ci.app import open_registry
-from ci.cli.output import console, emit, wants_json
 from ci.cli.refs import plain
+from ci.output import console, emit, wants_json
 
 if TYPE_CHECKING:
     from registry.service import Registry, RolloutRecord

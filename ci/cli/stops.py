@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ci.cli.output import emit
 from ci.cli.refs import plain
+from ci.output import emit
 
 if TYPE_CHECKING:
     from registry.service import RolloutRecord

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ci.cli.output import emit
+from ci.output import emit
 from registry.errors import Refused, UsageError
 
 if TYPE_CHECKING:

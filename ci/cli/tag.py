@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from ci.app import open_registry
-from ci.cli.output import emit
 from ci.cli.refs import policy_option, version_json, version_ref
+from ci.output import emit
 
 
 @click.command("tag")

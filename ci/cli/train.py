@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import time
+import uuid
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ci.cli.output import emit, narrate
+from ci.output import emit, narrate
 from registry.errors import Refused
+from registry.storage import disk_errors
 
 if TYPE_CHECKING:
     from policies import Policy
@@ -49,15 +50,21 @@ def command(recipe: Path, out: Path, threads: int, episodes: int) -> None:
         )
     plan = load_yaml(recipe, Recipe)
     began = time.perf_counter()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.exists():  # one that cannot give way is told now, and not after hours of training
+            out.rmdir()
+            out.mkdir()
+    scratch = out.parent / f".{out.name}-{uuid.uuid4().hex}"
     try:
+        with disk_errors(out):
+            scratch.mkdir()
         policy = _train(plan, scratch, threads)
         success = _try(policy, episodes, threads) if episodes else None
-        if out.exists():
-            out.rmdir()
-        scratch.chmod(0o755)
-        scratch.rename(out)
+        with disk_errors(out):
+            if out.exists():
+                out.rmdir()
+            scratch.rename(out)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     seconds = round(time.perf_counter() - began, 1)
@@ -82,7 +89,6 @@ def _train(plan: Recipe, folder: Path, threads: int) -> Policy:
     from policies.training.imitation import contract_of, train
 
     trained = train(plan, SimClassroom(plan, threads=threads), narrate)
-    save(folder, contract_of(plan), trained.network)
     made: dict[str, Any] = {
         "schema": "policyctl.recipe/1",
         "recipe": plan.model_dump(mode="json"),
@@ -92,7 +98,9 @@ def _train(plan: Recipe, folder: Path, threads: int) -> Policy:
         },
     }
     text = json.dumps(made, indent=2, sort_keys=True)
-    (folder / "recipe.json").write_text(text + "\n", encoding="utf-8")
+    with disk_errors(folder):
+        save(folder, contract_of(plan), trained.network)
+        (folder / "recipe.json").write_text(text + "\n", encoding="utf-8")
     return load(folder)
 
 

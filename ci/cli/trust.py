@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from ci.app import open_registry
-from ci.cli.output import emit, narrate
 from ci.cli.refs import confirm, when, yes_option
 from ci.cli.trust_keys import recover, rotate
 from ci.cli.trust_roles import grant, revoke, roles
-from ci.cli.waiting import file_type, key_option, open_approvals, told
-from registry.errors import Refused, UsageError
+from ci.cli.waiting import file_type, key_option, open_approvals, require_trust, told
+from ci.output import emit, narrate
+from registry.errors import Corrupt, Refused, UsageError
 
 if TYPE_CHECKING:
     from registry.service import Registry
@@ -43,7 +43,7 @@ def init(place: str | None, public: Path | None, anew: bool, yes: bool) -> None:
     root by hand, and what the lost keys signed is signed again before it climbs.
     """
     from registry.trust import ceremony
-    from registry.trust.approvals import target_file
+    from registry.trust.approvals import target_files
     from registry.trust.keys import public_key, signer
 
     with open_registry() as registry:
@@ -55,27 +55,27 @@ def init(place: str | None, public: Path | None, anew: bool, yes: bool) -> None:
         key = None
         if place is not None:
             key = public_key(public) if public else signer(place).public_key
-        infos = [target_file(ref, *signed) for ref, signed in running.items()]
-        begun = ceremony.begun(registry.trust_folder, approvals.repository, anew=anew)
+        begun = ceremony.cut_off_init(registry.trust_folder, approvals.repository, anew=anew)
         if begun is not None:
             place = _place_of(approvals, begun, key, place)
-        made = begun or ceremony.init(approvals.repository, key, infos)
+        made = begun or ceremony.init(approvals.repository, key, target_files(running).values())
         if place is not None:
             approvals.repository.signers.remember(made, place)
         about = {"approved": list(map(str, running))} | ({"anew": True} if anew else {})
         registry.note_trust("trust_init", made.keyid, about)
         waiting = _begin_keyring(registry, made, place)
-        anchor = approvals.repository.folder / "metadata" / "1.root.json"
+        anchor = approvals.repository.published.anchor
     emit(
         {
             "key": made.keyid,
             "approved": [str(ref) for ref in running],
             "anchor": str(anchor),
             "robots_without_key": waiting,
-            "next": "policyctl trust harden",
+            "next": "policyctl trust harden --help",
         },
         f"trust is set up with one key ({made.keyid[:12]}…), {len(running)} running versions are "
-        f"approved\n  robots are given  {anchor}\n  next              policyctl trust harden",
+        f"approved\n  robots are given  {anchor}\n"
+        "  next              policyctl trust harden --help",
     )
 
 
@@ -96,10 +96,12 @@ def _begin_keyring(registry: Registry, key: Key, place: str | None) -> list[str]
     """One key may publish, judge, direct and approve; robots whose agents live here get keys of
     their own. Answers the others: each is enrolled again with a key that is made on it."""
     from fleet.agent.identity import Identity
-    from registry.trust.files import SignerEntry
     from registry.trust.keyring import first_keyring
+    from registry.trust.places import HOME, SignerEntry
+    from registry.trust.role_signers import RoleSigners
     from registry.trust.roles import WORKING
     from registry.trust.sealing import public_of
+    from registry.trust.signers import FIRST
 
     agents = registry.approvals.folder.parent / "agents"
     keyring, waiting = first_keyring(public_of(key), str(registry.audit_head())), []
@@ -108,9 +110,9 @@ def _begin_keyring(registry: Registry, key: Key, place: str | None) -> list[str]
             keyring = keyring.with_robot(robot.name, Identity(agents / robot.name).make_key())
         else:
             waiting.append(robot.name)
-    entry = SignerEntry(place or "home:home.pem", key.keyid)
+    entry = SignerEntry(place or HOME + FIRST, key.keyid)
     folder = registry.trust_folder
-    folder.write_signers(dict.fromkeys(WORKING, entry))
+    RoleSigners(folder).write(dict.fromkeys(WORKING, entry))
     folder.write_keyring(keyring)  # last: with it trust has begun, and `init` is done
     registry.settle_keyring()
     for name in waiting:
@@ -121,14 +123,17 @@ def _begin_keyring(registry: Registry, key: Key, place: str | None) -> list[str]
 @command.command("key")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def key(file: Path) -> None:
-    """Make a key: FILE for you alone, FILE.pub for `harden` and `rotate`. Needs no registry."""
-    from registry.storage import disk_errors
-    from registry.trust.keys import new_key, public_pem
+    """Make a key: FILE for you alone, FILE.pub for `harden` and `rotate`. Needs no registry.
 
-    made = new_key(file)
+    A FILE that is there is never overwritten; where its FILE.pub is lost that is written again.
+    """
+    from registry.storage import disk_errors, write_whole
+    from registry.trust.keys import is_key, new_key, public_key, public_pem
+
     public = file.with_name(file.name + ".pub")
+    made = public_key(file) if is_key(file) and not public.exists() else new_key(file)
     with disk_errors(public):
-        public.write_bytes(public_pem(made))
+        write_whole(public, public_pem(made))
     emit(
         {"key": made.keyid, "private": str(file), "public": str(public)},
         f"{made.keyid}\n  yours alone  {file}\n  give away    {public}",
@@ -137,12 +142,17 @@ def key(file: Path) -> None:
 
 @command.command("status")
 def status() -> None:
-    """Who signs what, until when, what waits for signatures, and what should be better."""
+    """Who signs what, until when, what waits for signatures, and what should be better.
+
+    Exit status 9 where robots refuse what is published, with the command that puts it right.
+    """
+    from rich.markup import escape
+
     with open_registry() as registry:
-        approvals = open_approvals(registry)
+        approvals = open_approvals(registry, mending=True)
         state = approvals.status()
         changes = approvals.changes()
-        anchor = approvals.repository.folder / "metadata" / "1.root.json"
+        anchor = approvals.repository.published.anchor
     roles = [
         {
             "role": one.role,
@@ -157,13 +167,22 @@ def status() -> None:
         for one in state.pending
     ]
     text = [
-        f"{one.role:<9} {one.threshold} of {len(one.keys)}, until {when(one.expires)}: "
+        f"{one.role:<9} {one.threshold} of {len(one.keys)}, "
+        f"{f'until {when(one.expires)}' if one.expires else '[red]FORGED[/]'}: "
         + ", ".join(k.keyid[:12] + ("… (here)" if k.here else "…") for k in one.keys)
         for one in state.roles
     ]
     text.append(f"approved  {len(state.approved)} versions; robots are given {anchor}")
     text += [f"waits     {line}" for line in changes]
     text += [f"[yellow]![/] {nag}" for nag in state.nags]
+    text += [f"[red]forged[/]    {role}: {escape(why)}" for role, why in state.forged.items()]
+    refused = None
+    if state.forged:
+        refused = Corrupt(
+            f"robots refuse what is published here: {', '.join(state.forged)}",
+            evidence="; ".join(f"{role}: {why}" for role, why in state.forged.items()),
+            hint=state.remedy,
+        )
     emit(
         {
             "hardened": state.hardened,
@@ -172,9 +191,11 @@ def status() -> None:
             "pending": pending,
             "changes": changes,
             "nags": list(state.nags),
+            "forged": dict(state.forged),
             "anchor": str(anchor),
         },
         "\n".join(text),
+        error=refused,
     )
 
 
@@ -206,20 +227,15 @@ def harden(
         approvals = open_approvals(registry)
         rooting = [public_key(file) for file in roots]
         approving = [public_key(file) for file in approvers]
-        keyring = None
-        if registry.trust is not None:  # what it refuses is refused before any draft
-            keyring = hardened(registry.trust.newest, [public_of(key) for key in approving])
-            require_no_role(keyring, [key.keyid for key in rooting])
+        trust = require_trust(registry)
+        # what the keyring refuses is refused before any draft
+        keyring = hardened(trust.newest, [public_of(key) for key in approving])
+        require_no_role(keyring, [key.keyid for key in rooting])
         done = ceremony.harden(
-            approvals.repository,
-            rooting,
-            root_threshold,
-            approving,
-            threshold,
+            approvals.repository, rooting, root_threshold, approving, threshold, keyring
         )
         registry.note_trust("trust_harden", "trust", {"published": done})
-        if registry.trust is not None and keyring is not None:
-            registry.trust.propose(keyring)
+        trust.propose(keyring)
         told(approvals, {"published": done}, "the new keys decide")
 
 
@@ -237,23 +253,24 @@ def sign(files: tuple[Path, ...], places: tuple[str, ...], yes: bool) -> None:
         return
     with open_registry() as registry:
         registry.actor.require("trust")
-        approvals = open_approvals(registry, places)
+        approvals = open_approvals(registry, places, mending=True)
         changes = approvals.changes()
         if not changes:
+            registry.settle_keyring()  # what was published by a command that was killed then
             emit({"missing": {}}, "nothing waits for a signature")
             return
         for line in changes:
             narrate(line)
         confirm("Sign this?", yes)
-        approvals.sign()
-        registry.settle_keyring()
+        if not approvals.sign():
+            registry.settle_keyring()
         registry.note_trust("trust_sign", "trust")
         told(approvals, {}, "signed and published")
 
 
 def _sign_carried(files: tuple[Path, ...], places: tuple[str, ...], yes: bool) -> None:
-    from registry.trust.approvals import contents
     from registry.trust.carried import read_draft, sign_draft
+    from registry.trust.changes import contents
     from registry.trust.keys import signer
 
     if not places:
@@ -285,9 +302,10 @@ def add(files: tuple[Path, ...]) -> None:
     drafts = {file.stem: read_draft(file) for file in files}
     with open_registry() as registry:
         registry.actor.require("trust")
-        approvals = open_approvals(registry)
+        approvals = open_approvals(registry, mending=True)
         taken = approvals.add(drafts)
-        registry.settle_keyring()
+        if not approvals.repository.missing():
+            registry.settle_keyring()
         registry.note_trust("trust_sign", "trust", {"drafts": list(drafts), "taken": taken})
         told(approvals, {"taken": taken}, f"{taken} signatures taken over")
 
@@ -298,9 +316,12 @@ def drop(yes: bool) -> None:
     """Drop whatever waits for signatures. What is published stays as it is."""
     with open_registry() as registry:
         registry.actor.require("trust")
-        approvals = open_approvals(registry)
-        for line in approvals.changes():
-            narrate(line)
+        approvals = open_approvals(registry, mending=True)
+        try:
+            for line in approvals.changes():
+                narrate(line)
+        except Corrupt as unread:
+            narrate(f"{unread.what}: {unread.evidence}")
         confirm("Drop this?", yes)
         with approvals.repository.changing():
             dropped = approvals.repository.drop_drafts()
@@ -316,13 +337,10 @@ def freshen(places: tuple[str, ...]) -> None:
 
     A timestamp that was lost is made anew with it.
     """
-    from registry.trust.files import was_published
-
     with open_registry() as registry:
-        set_up = was_published(registry.approvals.folder)
-        approvals = open_approvals(registry, places, new=set_up)
+        approvals = open_approvals(registry, places, mending=True)
         approvals.repository.freshen(now=True)
-        ends = approvals.repository.timestamp().signed.expires
+        ends = approvals.repository.published.timestamp().signed.expires
     emit({"expires": ends.isoformat()}, f"fresh until {ends.isoformat()}")
 
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ci.cli.output import emit, narrate, wants_json
+from ci.cli.finite import FiniteRange
 from ci.cli.tables import table
+from ci.output import emit, narrate, wants_json
 from registry.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ _control = click.option(
     metavar="[ARM=]INTERFACE[,NAME=VALUE…]",
     help="One more way in, for an arm or for each.",
 )
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--task", default="box-grasp", show_default=True, help="Whose table and box.")
 @click.option("--physics-hz", default=1000, show_default=True, type=click.IntRange(min=1000))
 @click.option(
@@ -70,10 +71,10 @@ _control = click.option(
     "--bit-rate", type=click.Choice(["1M", "5M"]), help="Of the motors: classic, or CAN FD."
 )
 @click.option("--wire", is_flag=True, help="Frames take the time they take on a bus.")
-@click.option("--loss", default=0.0, type=click.FloatRange(0, 1, max_open=True), help="Of frames.")
+@click.option("--loss", default=0.0, type=FiniteRange(0, 1, max_open=True), help="Of frames.")
 @click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="A candump log.")
 @click.option("--script", type=click.Path(dir_okay=False, path_type=Path), help="Troubles to come.")
-@click.option("--seconds", type=click.FloatRange(min=0), help="End after so long.")
+@click.option("--seconds", type=FiniteRange(min=0), help="End after so long.")
 @click.option("--live", is_flag=True, help="Show the motors while it runs.")
 @_control
 def run(
@@ -227,6 +228,8 @@ def _detail(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"--detail {text!r} is not NAME=VALUE", hint="for example coil=105")
+    if name == "data":  # hexadecimal, also where it looks like a decimal number
+        return name, value
     for kind in (int, float):
         try:
             return name, kind(value)

@@ -5,22 +5,26 @@ from __future__ import annotations
 import click
 
 from ci.app import open_registry
-from ci.cli.bytes import BytesLine, amount
-from ci.cli.output import emit, narrate
+from ci.bytes import BytesLine, amount
 from ci.cli.refs import policy_option, version_ref
+from ci.output import emit, narrate
 from registry.errors import Corrupt, UsageError
 
 
 @click.command("verify")
 @click.argument("version", required=False)
 @policy_option
-@click.option("--all", "everything", is_flag=True, help="Every version; so without VERSION.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Every version and stored file; so without VERSION."
+)
 def command(version: str | None, policy: str | None, everything: bool) -> None:
-    """Re-hash a version's files and recompute its verdicts; without VERSION, of every version.
+    """Re-hash a version's files and recompute its verdicts; without VERSION, of every version, with
+    every stored file that no version names yet.
 
     What is missing or damaged is healed from the mirror, where `registry.yaml` names one; else a
     damaged file is set aside, and registering the same files again heals it. Where trust is set up
-    it also looks who signed, and counts canaries again from the attempts that robots signed.
+    it also looks who signed, and counts canaries again from the attempts that robots signed. Stages
+    and numbers have to be those of the audit, of every version.
 
     Exit status 9 when anything is not what was recorded.
     """
@@ -33,7 +37,8 @@ def command(version: str | None, policy: str | None, everything: bool) -> None:
             records = registry.list_versions(policy)
         refs = [record.ref for record in records]
         with BytesLine("hashed") as line:
-            health = registry.check_files(refs, line.add)
+            everything = version is None and policy is None
+            health = registry.check_files(refs, line.add, everything=everything)
         problems = list(health.problems)
         for record in records:
             problems += [f"{record}: {problem}" for problem in registry.doubts(record.ref)]
@@ -42,6 +47,7 @@ def command(version: str | None, policy: str | None, everything: bool) -> None:
         verdicts = sum(len(registry.verdicts(ref)) for ref in refs)
         signed = sum(len(registry.statements(ref)) for ref in refs)
         events = registry.verify_audit().seq
+        problems += registry.audit_doubts()
     for one in health.healed:
         narrate(f"healed {one}")
     if problems:

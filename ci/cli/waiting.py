@@ -1,5 +1,5 @@
-"""What the acts of `policyctl trust` share: the home's approvals with keys at hand, and the end of
-an act that may wait for signatures (exit status 8)."""
+"""What the acts of `policyctl trust` share: the home's trust, its approvals with keys at hand, and
+the end of an act that may wait for signatures (exit status 8)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ci.cli.output import emit
-from registry.errors import Pending
+from ci.output import emit
+from registry.errors import NotFound, Pending
 
 if TYPE_CHECKING:
     from registry.service import Registry
     from registry.trust.approvals import Approvals
+    from registry.trust.authority import Trust
 
 key_option = click.option(
     "--key",
@@ -26,20 +27,32 @@ file_type = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def open_approvals(
-    registry: Registry, places: tuple[str, ...] = (), *, new: bool = False
+    registry: Registry,
+    places: tuple[str, ...] = (),
+    *,
+    new: bool = False,
+    mending: bool = False,
 ) -> Approvals:
-    """The home's approvals with these keys at hand; `new`: also where robots cannot read them yet.
+    """The home's approvals with these keys at hand; `new`: also where robots cannot read them yet;
+    `mending`: also where they cannot any more.
 
     Raises NotFound where trust is not set up, Corrupt where it is lost.
     """
     from registry.trust.home_approvals import HomeApprovals
 
     home = registry.approvals
-    if not new:
+    if not new and not (mending and home.begun):
         if registry.trust is not None and not home.on:
             registry.trust.require()  # lost is not the same as never had
         home.require()
     return HomeApprovals(home.folder.parent, home.clock, places).open()
+
+
+def require_trust(registry: Registry) -> Trust:
+    """Raises NotFound where trust is not set up."""
+    if registry.trust is None:
+        raise NotFound("this home has no trust set up", hint="run `policyctl trust init`")
+    return registry.trust
 
 
 def told(approvals: Approvals, data: dict[str, Any], text: str) -> None:

@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,16 +61,21 @@ class Commands:
         line = "policyctl " + shlex.join(words)
         self.say(f"$ {line}")
         start = time.monotonic()
-        process = subprocess.Popen(
-            [console_script("policyctl"), *words, "--home", str(self.home), "--output", "json"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        typed = [console_script("policyctl"), *words, "--home", str(self.home)]
+        process: subprocess.Popen[str] | None = None
         try:
+            with _signals_wait():
+                process = subprocess.Popen(
+                    [*typed, "--output", "json"],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    start_new_session=True,  # told by us, once, not by a terminal's ctrl-C as well
+                )
             out, err = process.communicate()
         except KeyboardInterrupt:
-            process.wait()
+            if process is not None:
+                _end([process])
             raise
         seconds = time.monotonic() - start
         with (self.logs / "demo.log").open("a") as log:
@@ -86,7 +92,7 @@ class Commands:
         """Starts a long-running process, its output in `<home>/logs/<name>.log`."""
         if name in self.running:
             return
-        with (self.logs / f"{name}.log").open("ab") as log:
+        with (self.logs / f"{name}.log").open("ab") as log, _signals_wait():
             self.running[name] = subprocess.Popen(
                 [console_script(program), *words, "--home", str(self.home)],
                 stdout=log,
@@ -108,14 +114,35 @@ class Commands:
 
     def stop(self) -> None:
         """Stops every process: SIGTERM, then SIGKILL for one that does not end in time."""
-        for process in self.running.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + STOP_SECONDS
-        for process in self.running.values():
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        _end(list(self.running.values()))
         self.running.clear()
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Ctrl-C and SIGTERM count at its end: a process that begins is known by then, and ended."""
+    came: list[int] = []
+    old = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+    for told in came:
+        signal.raise_signal(told)
+
+
+def _end(processes: Sequence[subprocess.Popen[Any]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -17,7 +17,8 @@ from typing import Any
 from ci.pipeline import PolicyGates
 from ci.sim.contest import Hands, bench, sim_gate
 from harness.sim.population import Population
-from harness.sim.simulation import drawer, simulation_of
+from harness.sim.simulation import drawer
+from harness.simulations import simulation_of
 from registry.errors import Interrupted, Refused, UsageError
 from registry.service import Registry
 from registry.statistics.compare import Comparison, compare_all

@@ -9,7 +9,7 @@ from typing import Any
 from ci.pipeline import PolicyGates
 from ci.sim.contest import baseline_of, bench, located, sim_gate
 from harness.sim.plan import AxisReport, keep_alive, refuse_dead
-from harness.sim.simulation import simulation_of
+from harness.simulations import simulation_of
 from registry.errors import NotAllowed
 from registry.service import Registry
 from registry.statistics.grid import more_draws

@@ -16,7 +16,8 @@ from harness.sim.population import Population
 from harness.sim.recorder import Recorder
 from harness.sim.replay import Replay, Replayer, compared
 from harness.sim.results import Row
-from harness.sim.simulation import Contestant, RobotSimulation, Simulation, drawer_at, simulation_of
+from harness.sim.simulation import Contestant, RobotSimulation, Simulation, drawer_at
+from harness.simulations import simulation_of
 from policies import Policy
 from policies.loading import load_policy
 from registry.errors import Corrupt, NotFound, PolicyctlError, UsageError

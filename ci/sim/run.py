@@ -23,7 +23,7 @@ from ci.sim.contest import Bench, Hands, baseline_of, bench, located, sim_gate
 from harness.sim import gl
 from harness.sim.gate import Progress, SimResult, SimRun, run_sim_gate
 from harness.sim.results import Row, to_csv, unpack
-from harness.sim.simulation import simulation_of
+from harness.simulations import simulation_of
 from policies.loading import load_policy
 from registry.evidence import GridEvidence
 from registry.gates import GridGate, suite_of
@@ -75,7 +75,10 @@ def run_sim(
             budget_s=effort.budget_s,
             where=str(gates.path),
         )
-        result = run_sim_gate(run, executor=hands.of, progress=progress, keeper=registry)
+        simulation = simulation_of(gate, run.where, run.folders)
+        result = run_sim_gate(
+            run, simulation, executor=hands.of, progress=progress, keeper=registry
+        )
         describe_it = partial(describe, registry, version, gate, result, hands=hands, effort=effort)
         artifacts, said = _kept(registry, version, result), ""
         if artifacts is None and effort.record:
@@ -93,7 +96,7 @@ def run_sim(
         after, gate, result.evidence, result.verdict, result.seconds,
         result.failure_modes, artifacts or {}, result.cached, said, result.played,
         nominal_rate(registry, version, gates) if effort.suite else None,
-        recorded=effort.record, hil=gates.gates.hil is not None,
+        recorded=effort.record, hil=gates.gates.hil is not None, option=gates.option,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from fleet.can import frames
 from fleet.can.motors import Register
 from harness.twin.bus import TwinBridge
 from harness.twin.physics import TwinConfig, TwinWorld
+from registry.errors import PolicyctlError, UsageError
 
 
 def typed(*words: str, stdin: str | None = None) -> Said:
@@ -116,3 +117,22 @@ def test_limits_are_what_the_joints_were_moved_through(served: TwinWorld, tmp_pa
 def test_one_bus_has_to_be_named(words: tuple[str, ...]) -> None:
     with pytest.raises(Exception, match="name one bus"):
         typed("arm", "scan", *words)
+
+
+def test_limits_look_for_the_folder_before_anybody_moves_the_arm(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "right.json"
+    with pytest.raises(UsageError, match="no such folder"):
+        typed("arm", "limits", "--interface", "twin", "--save", str(path), "--seconds", "0.1")
+
+
+@pytest.mark.parametrize("port", ["--5", "\u00b2"])
+def test_an_option_that_is_no_number_is_told(port: str) -> None:
+    with pytest.raises(PolicyctlError):
+        typed("arm", "scan", "--interface", "udp_multicast", "--option", f"port={port}")
+
+
+@pytest.mark.parametrize("words", [("arm", "scan", "--interface", "twin"), ("twin", "run")])
+def test_a_seed_below_0_is_a_usage_error(words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli, [*words, "--seed", "-1"])
+    assert result.exit_code == UsageError.exit_status
+    assert "--seed" in result.output

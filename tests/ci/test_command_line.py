@@ -1,17 +1,22 @@
 """The command line as a stranger meets it: light to start, clear when wrong, alone in its names."""
 
 import json
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
 
 import ci.demo.steps
+from ci.agent import command as agent
 from ci.cli.main import ROOT, cli, main
+from ci.cli.verbs import with_home
 from registry.config import load_gates_yaml
 from registry.gates import Gates, gate_from_json
 
@@ -58,6 +63,31 @@ def test_an_unknown_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixt
         main(["promot"])
     assert ended.value.code == 2
     assert "did you mean `policyctl promote`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("register", ".", "--policy", "box-grasp", "--commit", "\udcff"),
+        ("rollback", "box-grasp", "--reason", "\udcff\udcfe"),
+        ("show", "v1", "--home", "\udcff"),
+    ],
+)
+def test_an_argument_that_is_no_text_is_refused_before_anything_else(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+) -> None:
+    """Python hands on bytes that are not UTF-8 as surrogates, which nothing here can write."""
+    monkeypatch.chdir(tmp_path)
+    for form in ("text", "json"):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, "--output", form])
+        assert ended.value.code == 2
+        said = capsys.readouterr()
+        assert "not UTF-8" in said.out + said.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_errors_are_json_when_asked(
@@ -122,6 +152,8 @@ def test_the_commands_of_a_hint_speak_of_the_home_that_was_named(
     with pytest.raises(SystemExit):
         main(["promote", "--home", str(home)])
     assert "see `policyctl promote --help`" in capsys.readouterr().err
+    prose = "upgrade policyctl on this machine"
+    assert with_home(prose, str(home)) == prose
 
 
 def test_a_value_of_the_wrong_shape_is_told_in_the_words_of_the_file(
@@ -193,3 +225,101 @@ def test_a_file_that_may_not_be_read_is_no_bug(
     assert ended.value.code == 9
     assert "ck/policy.yaml: Permission denied" in said
     assert "bug" not in said
+
+
+def commands(command: click.Command) -> Iterator[click.Command]:
+    yield command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            yield from commands(child)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_no_command_takes_what_is_no_number(number: str) -> None:
+    found = 0
+    for command in (*commands(cli), agent):
+        for option in command.params:
+            if isinstance(option.type, click.types.FloatParamType):
+                found += 1
+                with pytest.raises(click.BadParameter):
+                    option.type.convert(number, option, None)
+    assert found > 5
+
+
+def test_a_folder_in_a_files_place_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("lab.yaml").write_text(
+        "{robot: lab-01, role: lab, class: openarm-v2-right, twin: {seed: 7},"
+        " arms: [{name: right, bus: {interface: twin}}]}"
+    )
+    stock = tmp_path / ".policyctl" / "hil" / "lab-01" / "stock.json"
+    with pytest.raises(SystemExit):
+        main(["init"])
+    stock.mkdir(parents=True)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["station", "stock", "lab.yaml", "cube"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 9
+    assert "Traceback" not in said
+    assert str(stock) in said
+
+
+UNDOING = """
+import signal, sys, types
+import click
+from ci.cli.main import ROOT, main
+class Tried(types.ModuleType):
+    @click.command()
+    def command():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+            print("undone")
+sys.modules["tried"] = Tried("tried")
+ROOT["try"] = ("tried", "A command that is ended.")
+main(["try"])
+"""
+
+
+def test_a_sigterm_that_comes_twice_cuts_short_nothing_that_is_being_undone() -> None:
+    """`timeout` tells its command, and then the group that the command is in."""
+    done = subprocess.run(
+        [sys.executable, "-c", UNDOING], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stdout == "undone\n"
+    assert "Traceback" not in done.stderr
+
+
+ENDED_EARLY = """
+import signal, sys
+from ci.cli.main import main
+class Told:
+    def find_spec(self, name, path=None, target=None):
+        if name == "fleet.controller":
+            signal.raise_signal({number})
+sys.meta_path.insert(0, Told())
+main(["server", "--home", sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_told_to_end_before_it_began_ends_well(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """What supervises it takes any other status for a failure."""
+    with pytest.raises(SystemExit):
+        main(["init", "--home", str(tmp_path)])
+    done = subprocess.run(
+        [sys.executable, "-c", ENDED_EARLY.format(number=int(number)), tmp_path],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "stopped\n"

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from ci.cli.main import cli
+from ci.cli.main import cli, main
 from ci.github import annotation, publish, publish_error, summary
-from registry.errors import ConfigError, GateFailed, Inconclusive, PolicyctlError
+from registry.errors import ConfigError, GateFailed, Inconclusive, PolicyctlError, ServiceFailed
 
 FAILED: dict[str, Any] = {
     "policy": "box-grasp",
@@ -242,3 +242,55 @@ def test_every_command_takes_github(runner_env: dict[str, str], tmp_path: Path) 
     done = CliRunner().invoke(cli, ["doctor", "--github"], env=runner_env)
     assert done.exit_code == 0, done.output
     assert (tmp_path / "summary").read_text().startswith("### policyctl")
+
+
+@pytest.mark.parametrize("name", ["GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "RUNNER_TEMP"])
+def test_a_file_that_cannot_be_written_is_named(
+    runner_env: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "in the way").mkdir()
+    (tmp_path / "file").touch()
+    place = tmp_path / ("file" if name == "RUNNER_TEMP" else "in the way")
+    with pytest.raises(ServiceFailed) as caught:
+        publish(FAILED, {**runner_env, name: str(place)}, io.StringIO())
+    assert str(place) in caught.value.evidence
+    assert name in caught.value.hint
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize(("words", "status"), [(["doctor"], 9), (["show", "v7"], 6)])
+def test_what_github_is_not_told_ends_no_command_in_a_traceback(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    words: list[str],
+    status: int,
+    form: str,
+) -> None:
+    """A command that did well ends with 9, one that failed as it did."""
+    monkeypatch.delenv("POLICYCTL_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["init"])
+    assert ended.value.code == 0
+    capfd.readouterr()
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--github", "--output", form])
+    assert ended.value.code == status
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err
+    assert said.err.count("GitHub is not told") == 1
+    if form == "json":
+        assert json.loads(said.out)["schema"] == "policyctl/1"
+
+
+def test_an_event_that_cannot_be_read_is_a_warning(
+    runner_env: dict[str, str], issues: Any, tmp_path: Path
+) -> None:
+    env = on_pull_request(runner_env, issues, tmp_path)
+    Path(env["GITHUB_EVENT_PATH"]).write_text("{")
+    out = io.StringIO()
+    publish(FAILED, env, out)
+    assert "::warning" in out.getvalue()
+    assert "event.json" in out.getvalue()

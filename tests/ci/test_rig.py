@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from fleet.robot import RobotConfig
 from harness.episodes.log import read_log
 from harness.sim.expert import Expert, ExpertConfig
 from harness.tasks.box_grasp import BOX_GRASP
+from harness.twin.bus import TwinBus
 from harness.twin.physics import TwinWorld
 from policies.contract import ROBOT_CLASSES, Contract, parse_contract
 from policies.observation import Measurement
@@ -269,20 +272,18 @@ def test_an_arm_that_does_not_connect_leaves_no_bus_of_the_other_open(
 
     def world(*args: Any) -> TwinWorld:
         found = make(*args)
-        make_bus = found.bus
-
-        def bus(name: str) -> can.BusABC:
-            made = make_bus(name)
-            opened.append(name)
-            made.shutdown = lambda: closed.append(name)
-            return made
-
-        monkeypatch.setattr(found, "bus", bus)
         for slot in range(8):
             found.bank("left").mute(slot)
         return found
 
+    def bus(world: TwinWorld, name: str) -> can.BusABC:
+        made = TwinBus(world, name)
+        opened.append(name)
+        made.shutdown = lambda: closed.append(name)
+        return made
+
     monkeypatch.setattr(ci.rig, "_world", world)
+    monkeypatch.setattr(ci.rig, "TwinBus", bus)
     with pytest.raises(ArmFault, match="left arm: dead bus") as caught:
         build_rig(both)
     assert caught.tb, "while it is told, nothing is closed by being forgotten"
@@ -322,3 +323,15 @@ def test_every_cycle_of_a_lock_step_twin_is_logged_however_fast_it_runs(tmp_path
     motion = read_log(log)
     assert len(motion.time) >= ticks
     assert np.diff(motion.time) == pytest.approx(0.005)
+
+
+def test_simulated_time_does_not_wait_for_a_log_whose_writer_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ci.rig, "ROWS", 8)
+    with build_rig(twin(), log=tmp_path / "cycles.mcap") as robot:
+        assert robot.cycles is not None
+        os.kill(robot.cycles._process.pid, signal.SIGKILL)
+        with pytest.raises(ServiceFailed, match="the cycle log ended") as failed:
+            robot.servo.hold(20)
+    assert failed.value.evidence == f"exit status {-signal.SIGKILL}"

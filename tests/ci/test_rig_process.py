@@ -112,7 +112,7 @@ def attempt(
             rig.judge("box-grasp"),
             opened.append,
             Ready(),
-            should_stop=should_stop,
+            should_stop=lambda: should_stop() if opened else None,
         )
     finally:
         prefer(0, os.SCHED_OTHER, 0)
@@ -150,7 +150,9 @@ def test_a_policy_process_that_is_stopped_fails_late_and_the_arm_stays(
     try:
         with build_rig(config_of(twin), poses=Standing()) as rig:
             episode = attempt(rig, policy)
-            assert (episode.outcome, episode.failure_mode) == ("failure", "late"), episode.detail
+            assert (episode.outcome, episode.failure_mode) == ("failure", "policy_late"), (
+                episode.detail
+            )
             assert not rig.servo.stopped
     finally:
         policy.close()

@@ -16,6 +16,7 @@ from ci.cli.main import main
 from policies.contract import parse_contract
 from policies.formats.native import Network, save
 from registry.bundle import SIGNATURES
+from registry.trust.keys import public_key
 
 Run = Callable[..., Said]
 
@@ -118,4 +119,31 @@ def test_a_signature_that_does_not_fit_is_refused(run: Run, how: str) -> None:
     altered("signed.tar", "forged.tar", forgeries()[how])
     said = taken(run, "forged.tar", "--signed-by", "release.pub")
     assert said.status == 9, said.out
+    assert said.data["error"]["code"] == "forged"
+
+
+@pytest.mark.parametrize("broken", ["release", "other"])
+@pytest.mark.parametrize("first", ["release", "other"])
+def test_of_several_signatures_one_that_fits_is_enough(run: Run, first: str, broken: str) -> None:
+    """Where the broken one stands makes no difference, and it counts for nothing."""
+    second = "other" if first == "release" else "release"
+    keys = ("--key", f"file:{first}", "--key", f"file:{second}")
+    assert run("export", "v1", "both.tar", *keys).status == 0
+    for known in ("release", "other"):
+        assert taken(run, "both.tar", "--signed-by", f"{known}.pub").status == 0
+    name = public_key(Path(f"{broken}.pub")).keyid
+
+    def spoil(raw: bytes) -> bytes:
+        envelope = json.loads(raw)
+        (mine,) = (one for one in envelope["signatures"] if one["keyid"] == name)
+        mine["sig"] = envelope["signatures"][mine is envelope["signatures"][0]]["sig"]
+        return json.dumps(envelope).encode()
+
+    altered("both.tar", "broken.tar", spoil)
+    both = ("--signed-by", "release.pub", "--signed-by", "other.pub")
+    assert taken(run, "broken.tar", *both).status == 0
+    other = "other" if broken == "release" else "release"
+    assert taken(run, "broken.tar", "--signed-by", f"{other}.pub").status == 0
+    said = taken(run, "broken.tar", "--signed-by", f"{broken}.pub")
+    assert said.status == 9
     assert said.data["error"]["code"] == "forged"

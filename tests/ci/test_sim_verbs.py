@@ -117,8 +117,8 @@ def test_a_failure_is_reported_and_replayed_to_the_bit(
         "gate", "run", "sim", "v2", "--gates", gates, "--full", "--report", out, "--clips", "1"
     )  # fmt: skip
     assert (failed.status, failed.data["outcome"]) == (3, "fail")
-    files = {path.name for path in out.iterdir()}
-    assert files == {"report.html", "report.json", "episodes.csv", "junit.xml", "summary.md"}
+    written = {path.name for path in out.iterdir()}
+    assert written == {"report.html", "report.json", "episodes.csv", "junit.xml", "summary.md"}
     lines = list(csv.DictReader((out / "episodes.csv").read_text().splitlines()))
     assert len(lines) == 40
     lost = [line for line in lines if line["outcome"] == "failure"]
@@ -129,9 +129,9 @@ def test_a_failure_is_reported_and_replayed_to_the_bit(
     assert "data:image/webp;base64," in page
     assert any(line["key"] in page for line in lost)
 
-    log, video = tmp_path / "one.mcap", tmp_path / "one.mp4"
+    log = tmp_path / "one.mcap"
     for line in lost[:3]:
-        again = run("replay", line["key"], "--version", "v2", "--mcap", log, "--video", video)
+        again = run("replay", line["key"], "--version", "v2", "--mcap", log)
         assert again.status == 0, again.err
         told = again.data
         assert (told["identical"], told["log_identical"]) == (True, True)
@@ -139,16 +139,17 @@ def test_a_failure_is_reported_and_replayed_to_the_bit(
     kept = read_log(log)
     assert kept.metadata["key"] == lost[2]["key"]
     assert kept.actions.shape == (int(lost[2]["steps"]), 8)
-    assert video.read_bytes()[4:8] == b"ftyp"
 
     def never(self: NativePolicy, observation: object) -> None:
         raise AssertionError("the policy was asked")
 
     monkeypatch.setattr("harness.sim.simulation.fingerprint", lambda images: "another engine")
     monkeypatch.setattr(NativePolicy, "act", never)
+    video = tmp_path / "one.mp4"
     again = run("replay", lost[2]["key"], "--version", "v2", "--mcap", log, "--video", video)
     assert (again.data["by"], again.data["digest"]) == ("actions", lost[2]["digest"])
     np.testing.assert_array_equal(read_log(log).actions, kept.actions)
+    assert video.read_bytes()[4:8] == b"ftyp"
     with av.open(str(video)) as film:
         frames = sum(1 for _ in film.decode(video=0))
     assert frames == (len(kept.actions) + 1) // 2 + 1
@@ -178,6 +179,7 @@ def test_a_suite_reports_its_drop_and_moves_no_stage(place: Path, run: Run) -> N
     gates = place / "gates.yaml"
     judged = run("gate", "run", "sim", "v1", "--gates", gates)
     assert (judged.status, judged.data["stage"]) == (0, "sim")
+    assert f"--gates {gates}" in judged.data["next"], "judged by others, it could not go on"
     suite = run("gate", "run", "sim", "v1", "--gates", gates, "--suite", "held-out")
     assert (suite.status, suite.data["gate"], suite.data["stage"]) == (0, "sim:held-out", "sim")
     assert suite.data["numbers"]["drawn"] == 8

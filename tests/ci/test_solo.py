@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from ci.cli.arm_run import _error
+from ci.rig import Conveyor
 from ci.solo import RunLog, SoloRun, run_solo, twin_of
+from fleet.attempt import SceneCheck
 from fleet.robot import RobotConfig, load_robot
-from registry.errors import ConfigError, Refused, UsageError
+from registry.errors import ConfigError, Interrupted, Refused, UsageError
 from registry.home import Home
 from registry.service import Actor, Registry
 from registry.versions import VersionRef
@@ -71,6 +74,25 @@ def test_ctrl_c_in_the_middle_is_a_failure_and_the_arm_has_stopped(bench: Bench)
     assert (done.episode.outcome, done.episode.failure_mode) == ("failure", "operator_stop")
     assert done.episode.duration_s < 1.0
     assert bench.lines()[-1]["failure_mode"] == "operator_stop"
+
+
+def test_ctrl_c_before_the_attempt_is_opened_leaves_no_attempt(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = Conveyor.prepare
+
+    def pressed(conveyor: Conveyor) -> SceneCheck:
+        os.kill(os.getpid(), signal.SIGINT)
+        return prepare(conveyor)
+
+    monkeypatch.setattr(Conveyor, "prepare", pressed)
+    done = bench.run()
+    told = done.episode
+    assert (told.outcome, told.failure_mode, told.opened) == ("void", "operator_stop", False)
+    assert bench.lines() == []
+    error = _error(done)
+    assert isinstance(error, Interrupted)
+    assert "no attempt" in error.evidence
 
 
 def test_an_attempt_whose_program_died_is_told_and_its_number_is_not_used_again(

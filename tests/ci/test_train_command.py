@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from click.testing import CliRunner
 
 from ci.cli.main import cli
 from policies.loading import load_policy
-from registry.errors import ConfigError, Refused
+from registry.errors import ConfigError, Refused, ServiceFailed
 
 RECIPE = Path(__file__).parents[2] / "ci" / "demo" / "recipes" / "v1.yaml"
 
@@ -81,3 +84,41 @@ def test_a_bad_recipe_is_named_and_leaves_nothing(
     with pytest.raises(ConfigError, match=named):
         run(write(tmp_path, **changes), "--out", tmp_path / "out" / "v1")
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_an_output_folder_that_cannot_be_is_no_bug(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ServiceFailed) as caught:
+        run(write(tmp_path), "--out", tmp_path / "file" / "v1")
+    assert str(tmp_path / "file" / "v1") in caught.value.evidence
+
+
+def test_a_folder_that_cannot_give_way_is_told_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write(tmp_path)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr("ci.cli.train._train", pytest.fail)
+    with pytest.raises(ServiceFailed):
+        run(recipe, "--out", ".")
+    assert [one.name for one in sorted(tmp_path.iterdir())] == ["here", "tiny.yaml"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_training_that_is_ended_leaves_nothing(tmp_path: Path, number: int) -> None:
+    policyctl = Path(sys.executable).with_name("policyctl")
+    out = tmp_path / "out" / "v1"
+    process = subprocess.Popen(
+        [policyctl, "train", RECIPE, "--out", out], stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        while not list(tmp_path.glob("out/.v1-*")):
+            assert process.poll() is None, process.communicate()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert list(out.parent.iterdir()) == []

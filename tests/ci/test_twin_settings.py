@@ -28,6 +28,8 @@ def served(folder: Path, *doors: str, **more: Any) -> None:
         ("policyctl2", "not served on"),
         ("udp_multicast,port=abc", "no port"),
         ("udp_multicast,port=99999", "no port"),
+        ("udp_multicast,port=--5", "no port"),
+        ("udp_multicast,port=\u00b2", "no port"),
         ("udp_multicast,channel=300.1.1.1", "multicast group"),
         ("udp_multicast,channel=192.168.1.2", "multicast group"),
         ("udp_multicast,hop_limit=1", "on the network"),

@@ -13,7 +13,8 @@ from contract_data import contract_json
 from hub import Hub, Repository, running
 from said import Said
 
-from ci.cli.bytes import BytesLine, amount
+from ci.app import open_registry
+from ci.bytes import BytesLine, amount
 from ci.cli.main import main
 from ci.fetching import checkpoint_of
 from policies.contract import parse_contract
@@ -112,6 +113,9 @@ def test_a_version_travels_to_another_home(run: Run, tmp_path: Path) -> None:
     assert (there["digest"], there["created"], there["signed"]) == (made["digest"], True, False)
     shown = data(run("show", "v1", "--home", "site", "--output", "json"))
     assert [one["commit"] for one in shown["provenance"]] == ["abc"]
+    with open_registry(tmp_path / "site") as site:
+        (event,) = site.audit_log()
+    assert event.detail["provenance"]["commit"] == "abc", "in one transaction with the version"
     again = run("import", "bundle.tar", "--home", "site")
     assert "is already box-grasp v1" in again.out
 
@@ -159,6 +163,18 @@ def test_verify_all_heals_from_the_mirror(bare: Run, tmp_path: Path) -> None:
     assert len(data(said)["healed"]) == 1
     assert "healed box-grasp v1" in said.err
     assert data(bare("verify", "v1", "--output", "json"))["healed"] == []
+
+
+def test_verify_of_everything_looks_at_what_no_version_names(run: Run, tmp_path: Path) -> None:
+    register(run, write_native(tmp_path / "a", 1))
+    blobs = FolderBlobs(tmp_path / ".policyctl" / "blobs")
+    path = blobs.path(blobs.put(b"left by a killed registration"))
+    path.chmod(0o644)
+    path.write_bytes(b"left and rotten")
+    for words in (["v1"], ["--policy", "box-grasp"]):
+        assert data(run("verify", *words, "--output", "json"))["healed"] == []
+    assert len(data(run("verify", "--output", "json"))["healed"]) == 1
+    assert not path.exists()
 
 
 def test_verify_without_a_mirror_names_the_damage_and_registering_repairs(
@@ -278,7 +294,7 @@ class Screen:
 
 
 def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ci.cli.bytes.EVERY_S", 0.0)
+    monkeypatch.setattr("ci.bytes.EVERY_S", 0.0)
     for live in (True, False):
         screen = Screen(live)
         with BytesLine("hashed", 2_000_000, screen) as line:  # type: ignore[arg-type]
@@ -298,7 +314,7 @@ def test_a_checkpoint_that_comes_from_elsewhere_says_how_far_it_is(
             return target
 
     screen = Screen(True)
-    monkeypatch.setattr("ci.cli.bytes.EVERY_S", 0.0)
+    monkeypatch.setattr("ci.bytes.EVERY_S", 0.0)
     monkeypatch.setattr("sys.stderr", screen)
     there = checkpoint_of(Elsewhere(), VersionRef("box-grasp", 1), tmp_path)  # type: ignore[arg-type]
     assert there == tmp_path

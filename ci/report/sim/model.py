@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
-from ci.cli.output import SCHEMA
+from ci.output import SCHEMA
 from harness.failures import Names
 from harness.sim.results import Row
 from registry.errors import GateFailed, Inconclusive

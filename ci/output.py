@@ -7,8 +7,6 @@ may change, the JSON form is a promise.
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -63,7 +61,12 @@ def emit(
     if settings().get("github"):
         from ci.github import publish
 
-        publish(data, report=report)
+        try:
+            publish(data, report=report)
+        except PolicyctlError as untold:
+            if error or wants_json():  # else it is told when it is raised
+                print_error(untold, as_json=False)
+            error = error or untold
     if error:
         error.told = True
         raise error
@@ -72,14 +75,6 @@ def emit(
 def narrate(text: str) -> None:
     """One line on stderr about what is going on."""
     click.echo(text, err=True)
-
-
-def with_home(text: str, home: str) -> str:
-    """A hint whose commands speak of the home that was named on this command line."""
-    if not home:
-        return text
-    named = f"policyctl --home {shlex.quote(home)} "
-    return re.sub(r"\bpolicyctl (?=[a-z])(?![a-z ]*--help)", lambda _: named, text)
 
 
 def print_error(error: PolicyctlError, *, as_json: bool) -> None:
