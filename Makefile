@@ -35,10 +35,10 @@ demo: $(VENV)/.run  ## four policies travel the whole road, on this machine
 	$(BIN)/policyctl demo $(ARGS)
 
 test: $(VENV)/.dev  ## everything
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -rs
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -rsR
 
 quick: $(VENV)/.dev  ## the unit tier
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m 'not slow' -rs
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m 'not slow' -rsR
 
 check: $(VENV)/.dev  ## static checks: format, lint, types, rooms, workflows
 	$(BIN)/ruff format --check .

@@ -4,6 +4,8 @@ Rules
 - The servo beats once a tick: `Heartbeat` publishes what the motors were last told. The guardian
   only looks. A beat older than `DEAD_AFTER_S` (twelve ticks at 200 Hz) is a dead servo, whatever
   the reason: killed, stopped, stuck in a call.
+- A look that itself came `LATE_S` late says that the whole computer stood still, and the servo with
+  it: the beat before it is given `RECOVERY_S` from that look to be followed by another, once.
 - Then it first repeats the last command, speed 0, so that motors whose host watchdog is on stay up
   (`holding`); after `hold_s` it lets the stiffness go over `lower_s` while damping stays, so that
   the arm sinks (`lowering`), and goes on damping (`lowered`). It never switches motors off and
@@ -51,6 +53,7 @@ BEAT = 1 + 7 * JOINTS
 WORD = 1
 """The guardian's own block, written at each step: 1 once it has taken over, 0 before."""
 DEAD_AFTER_S = 0.06
+LATE_S, RECOVERY_S = 0.015, 0.015
 HOLD_S, LOWER_S = 1.0, 3.0
 LOWERING_KD = 2.0
 PERIOD_S = 0.005
@@ -126,6 +129,9 @@ class Guardian:
         self._farewell = False
         self._began = self._link.now()
         self._heard_at = self._taken_at = 0.0
+        self._looked_at = self._began
+        self._beat = 0
+        self._waits_until: float | None = None
         self._say()
 
     def step(self) -> Phase:
@@ -184,14 +190,21 @@ class Guardian:
         old.bus.shutdown()
 
     def _look(self, now: float) -> None:
+        late, self._looked_at = now - self._looked_at - PERIOD_S, now
         reading = self._block.read()
         if isinstance(reading, Reading):
             if reading.values[0] == 0.0:
                 self._last, self._farewell = None, True
                 return
+            if reading.sequence != self._beat:
+                self._beat, self._waits_until = reading.sequence, None
             self._last = reading.values
             self._heard_at = now - reading.age_s
-        if self._last is not None and now - self._heard_at > DEAD_AFTER_S:
+        if late > LATE_S and self._waits_until is None:
+            self._waits_until = now + RECOVERY_S
+        if self._last is None or now - self._heard_at <= DEAD_AFTER_S:
+            return
+        if self._waits_until is None or now >= self._waits_until:
             rows = self._last[1:].reshape(7, JOINTS)
             self._link.set_ranges([Ranges(*map(float, scale)) for scale in rows[4:].T])
             self._taken_at = now

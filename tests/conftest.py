@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import machine
 import pytest
 from hypothesis import settings
 
@@ -20,6 +21,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # A busy machine is no failure: no example of a property has a deadline.
 settings.register_profile("policyctl", settings.default, deadline=None)
 settings.load_profile("policyctl")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker(machine.real_time.name):
+        machine.begin()
 
 
 @pytest.fixture(scope="session")

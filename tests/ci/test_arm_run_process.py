@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from machine import real_time
 from twin_process import COMMAND, TwinProcess, Witness, end_guardians, state_of
 
 from fleet.shared_memory import memory_folder
 from registry.home import Home
 from registry.service import Actor, Registry
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, real_time]
 ROOT = Path(__file__).parents[2]
 ROBOT = f"run-{os.getpid()}"
 

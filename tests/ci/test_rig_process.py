@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import process_policies
 import pytest
+from machine import real_time
 from twin_process import TwinProcess, Witness, end_guardians
 
 from ci.rig import Rig, build_rig
@@ -27,7 +28,7 @@ from policies.chunks import Blend, Chunk
 from policies.isolated import SubprocessPolicy
 from registry.errors import ConfigError, Refused
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, real_time]
 ROBOT = f"cell-{os.getpid()}"
 V1 = Path(__file__).parents[2] / "ci" / "demo" / "checkpoints" / "v1"
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from machine import real_time
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, real_time]
 
 CHECKPOINT = Path(__file__).parents[2] / "ci" / "demo" / "checkpoints" / "v1"
 STATION = """\

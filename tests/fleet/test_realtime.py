@@ -8,6 +8,7 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from machine import real_time
 from realtime_claim import report
 
 from fleet.realtime import Loop
@@ -26,6 +27,7 @@ class Time:
         self.at += seconds
 
 
+@real_time
 @pytest.mark.slow
 def test_what_is_said_to_be_granted_is_in_force() -> None:
     context = multiprocessing.get_context("spawn")

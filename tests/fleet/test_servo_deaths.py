@@ -14,6 +14,7 @@ from pathlib import Path
 import can
 import numpy as np
 import pytest
+from machine import real_time
 from servo_rig import frames_after, locks, rests, setup_of, swing
 from twin_process import TwinProcess, Witness, closing_bus, eventually, joined, make
 
@@ -23,7 +24,7 @@ from fleet.servo_client import ServoClient
 from fleet.shared_memory import memory_folder
 from registry.errors import ServiceFailed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, real_time]
 
 
 def test_without_its_guardian_no_motion_begins(servo: ServoClient) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from machine import real_time
 from servo_rig import locks, setup_of
 from twin_process import TwinProcess, column
 
@@ -23,7 +24,7 @@ from fleet.servo_setup import BusSetup, LimitValues, ServoSetup
 from fleet.shared_memory import memory_folder
 from harness.twin.control import ask
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, real_time]
 BOTH = ("right", "left")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from machine import real_time
 from servo_rig import rests, setup_of, swing
 from twin_process import TwinProcess, Witness, eventually
 
@@ -21,7 +22,7 @@ from fleet.cycle_log import Ring
 from fleet.servo_client import ServoClient
 from registry.errors import Refused, ServiceFailed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, real_time]
 
 
 def test_it_follows_holds_moves_stops_and_resumes_as_the_servo_in_process_does(
@@ -72,7 +73,7 @@ def test_a_policy_that_is_late_finds_the_arm_braked_and_is_told_so(servo: ServoC
     assert np.array_equal(servo.command, rests)
     ticks = servo.ticks
     swing(servo, 1)
-    assert set(servo.events) == {"late"}
+    assert "late" in servo.events
     assert servo.ticks >= ticks + 3, "the servo ticks whatever the policy does"
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from can.io.canutils import CanutilsLogReader
+from machine import real_time
 from twin_process import (
     PATIENT_S,
     ZERO,
@@ -47,7 +48,7 @@ from harness.twin.monitor import FrameMonitor
 from harness.twin.physics import TwinConfig, TwinWorld
 from harness.twin.wire import Recorder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, real_time]
 GROUP = "239.74.163.91"
 BOTH = ("--arm", "right", "--arm", "left")
 

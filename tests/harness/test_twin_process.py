@@ -17,6 +17,7 @@ import can
 import numpy as np
 import pytest
 from can.io.canutils import CanutilsLogReader
+from machine import real_time
 from twin_process import (
     COMMAND,
     PATIENT_S,
@@ -42,7 +43,7 @@ from fleet.can.motors import Register
 from harness.twin.control import ask
 from registry.errors import ServiceFailed, UsageError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, real_time]
 
 
 @pytest.fixture

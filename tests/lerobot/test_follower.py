@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import peers
 import pytest
+from machine import real_time
 from twin_process import TwinProcess, column, free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, real_time]
 
 GROUP = "239.74.163.91"
 STEP_DEG = [12.0, 12.0, 12.0, 20.0, 12.0, 12.0, 12.0, -20.0]

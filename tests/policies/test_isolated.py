@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import process_policies
 import pytest
+from machine import real_time
 
 import ci.demo.steps
 from policies.isolated import SubprocessPolicy
 from policies.loading import load_policy
 from policies.process import PolicyFailedError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, real_time]
 FOLDER = Path("v1")
 
 
