@@ -9,19 +9,20 @@
 
 A document of a higher generation replaces one of a lower; never the other way round. `stop` says
 how a running episode of a version that is no longer named ends: "" lets it end, "now" stops it.
-`issued_at` is seconds since the epoch by the registry's clock.
+`issued_at` is seconds since the epoch by the registry's clock; no robot goes by it.
 
-Where trust is set up the director signs it (`envelope`), and signs it again with a later
-`issued_at` while a candidate is to go on: the permission to run one ends `max_offline_s` after
-that. Everything but `issued_at` are its *terms*. Robots name their digest in what they report, so
-that nobody can tell later of another draw, another ratio or other versions than they ran under.
+Where trust is set up the director signs it (`envelope`), and signs it again while a candidate is to
+go on, each time with the robot's newest challenge in `answers`: the permission to run a candidate
+ends `max_offline_s` after the robot first said that challenge. Everything but `issued_at` and
+`answers` are its *terms*. Robots name their digest in what they report, so that nobody can tell
+later of another draw, another ratio or other versions than they ran under.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -40,6 +41,7 @@ class Assignment:
     segment: int
     digests: Mapping[int, str] = field(default_factory=dict)  # version number -> manifest digest
     issued_at: float = 0.0
+    answers: str = ""
     interleave: str = "attempt"
     stop: str = ""
     max_offline_attempts: int = 8  # a candidate ends after so many attempts out of contact,
@@ -68,6 +70,7 @@ class Assignment:
             "segment": self.segment,
             "digests": {str(number): digest for number, digest in self.digests.items()},
             "issued_at": self.issued_at,
+            "answers": self.answers,
             "interleave": self.interleave,
             "stop": self.stop,
             "max_offline_attempts": self.max_offline_attempts,
@@ -83,6 +86,8 @@ class Assignment:
         found = Assignment(**fields)
         if not (math.isfinite(found.issued_at) and math.isfinite(found.max_offline_s)):
             raise ValueError(f"times are numbers: {found.issued_at}, {found.max_offline_s}")
+        if not isinstance(found.answers, str):
+            raise ValueError(f"an answer is text: {found.answers!r}")
         return found
 
     @property
@@ -94,11 +99,8 @@ class Assignment:
         """The digest of what it says, whenever it was said."""
         return terms_of(self.to_json())
 
-    def renews(self, other: Assignment) -> bool:
-        """The same terms, issued later."""
-        return self.issued_at > other.issued_at and self == replace(other, issued_at=self.issued_at)
-
 
 def terms_of(document: Mapping[str, Any]) -> str:
     """The terms of a document as it was written, also by an older program."""
-    return digest_of({key: value for key, value in document.items() if key != "issued_at"})
+    said = document.keys() - {"issued_at", "answers"}
+    return digest_of({key: document[key] for key in said})

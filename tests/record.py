@@ -175,6 +175,10 @@ class Record:
             return report
         return seal_attempt(report, self.keys.robot(report.robot))
 
+    def ask(self, robot: str, challenge: object) -> None:
+        """A heartbeat that wants its order signed once more."""
+        self.registry.heartbeat(robot, None, 0, {"challenge": challenge})
+
     def attempt(self, robot: str, outcome: str, **changes: Any) -> AttemptReport | None:
         """Runs and reports the next attempt."""
         told = self.registry.assignment(robot)

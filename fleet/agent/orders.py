@@ -3,22 +3,24 @@
 Rules:
 - Generations only rise, also across restarts: the newest accepted document is in the spool. An
   older one, a different one of the same generation, and one for another robot are refused, and the
-  refusal is reported with every heartbeat. The same terms issued later renew a document.
+  refusal is reported with every heartbeat. The same terms signed once more renew a document.
 - A candidate runs only in contact. Contact is lost `max_offline_attempts` attempts or
   `max_offline_s` seconds (monotonic) after the registry was last heard, whichever comes first; an
   agent that has just started has not heard it yet. The baseline never expires. No document can
   make that longer than `MOST_OFFLINE_S`: a stolen director's key permits nothing for ever.
 - A robot that has a keyring obeys what a director's key signed, and nothing else; that holds for
-  the document in its spool, too. Contact is then counted from when the newest document was signed,
-  not from when one was heard: who repeats an old one, or holds new ones back, keeps no candidate
-  running. No clock of the robot's is believed: its time is the latest signing it has seen and what
-  has passed since, and goes on from what the spool says when the agent starts anew.
-- Generations and time are counted for each director's key. When the keyring drops a stolen one,
-  what it signed binds no longer, however high it counted.
+  the document in its spool, too. Contact is then counted from when the robot first said the
+  challenge that the newest document answers, not from when one was heard: who repeats an old one,
+  or holds new ones back, keeps no candidate running. A challenge is random and known to one agent's
+  life only, and both ends of the permission are on its monotonic time: no clock is believed, the
+  robot's as little as the registry's.
+- Generations are counted for each director's key. When the keyring drops a stolen one, what it
+  signed binds no longer, however high it counted.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -31,10 +33,9 @@ from registry.trust.keyring import Keyring
 _KEY = "assignment"
 _ENVELOPE = "assignment_envelope"
 _FLOORS = "generations"
-_TIMES = "director_times"
 REFUSALS_KEPT = 5
-MOST_OFFLINE_S = 3600.0
-"""[s] the registry's documents say 600."""
+OFFLINE_S, MOST_OFFLINE_S = 600.0, 3600.0
+"""[s] what the registry's documents say, and what none can exceed."""
 
 
 class Orders:
@@ -59,12 +60,9 @@ class Orders:
         self._alone = 0
         self.refused: list[str] = []
         self._floors: dict[str, int] = spool.recall(_FLOORS) or {}
-        times: dict[str, float] = spool.recall(_TIMES) or {}
-        self._clocks = {keyid: (time, monotonic()) for keyid, time in times.items()}
+        self._asked: dict[str, float] = {}  # challenge -> when it was first said
         self._checked_by: Keyring | None = None  # the keyring under which `_held` was found good
-        stored = spool.recall(_KEY)
-        held = Assignment.from_json(stored) if stored else None
-        self._held = held and replace(held, envelope=spool.recall(_ENVELOPE))
+        self._held = self._kept()
 
     @property
     def newest(self) -> Assignment | None:
@@ -83,6 +81,18 @@ class Orders:
     def generation(self) -> int:
         newest = self.newest
         return newest.generation if newest else 0
+
+    def challenge(self) -> str:
+        """What the next heartbeat says: a new one where the last has used up a third of the time
+        that its answer permits."""
+        now, newest = self._monotonic(), self.newest
+        last = next(reversed(self._asked), "")
+        offline_s = OFFLINE_S if newest is None else _offline_s(newest)
+        if not last or now - self._asked[last] >= offline_s / 3:
+            last = secrets.token_hex(16)
+            young = {one: at for one, at in self._asked.items() if now - at < MOST_OFFLINE_S}
+            self._asked = {**young, last: now}
+        return last
 
     def heard(self, document: Assignment | None) -> None:
         """The registry answered; a newer document is accepted durably."""
@@ -111,8 +121,6 @@ class Orders:
     def attempt_begins(self) -> None:
         if self._silent:
             self._alone += 1
-        if self._keyring() is not None:
-            self._spool.remember(_TIMES, self._times())
 
     @property
     def in_contact(self) -> bool:
@@ -129,19 +137,23 @@ class Orders:
 
     # -- inside ----------------------------------------------------------------------------------
 
+    def _kept(self) -> Assignment | None:
+        """The document in the spool; what is none there is told, and asked for again."""
+        stored = self._spool.recall(_KEY)
+        try:
+            held = Assignment.from_json(stored) if stored else None
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            self._refuse(f"the order in the spool is none: {error}")
+            return None
+        return held and replace(held, envelope=self._spool.recall(_ENVELOPE))
+
     def _permitted_s(self, document: Assignment) -> float:
         """How long the document still lets its candidate run."""
-        return document.issued_at + _offline_s(document) - self._director_time()
+        return self._asked_at(document) + _offline_s(document) - self._monotonic()
 
-    def _director_time(self) -> float:
-        """The director's clock as far as it can be known here; never ahead of it."""
-        times = self._times()
-        return max((times[keyid] for keyid in self._directors() if keyid in times), default=0.0)
-
-    def _times(self) -> dict[str, float]:
-        """By key: the latest signing that was seen, and what has passed since."""
-        now = self._monotonic()
-        return {keyid: time + now - seen for keyid, (time, seen) in self._clocks.items()}
+    def _asked_at(self, document: Assignment) -> float:
+        """When what it answers was first said; before all time where that was another agent."""
+        return self._asked.get(document.answers, float("-inf"))
 
     def _directors(self) -> list[str]:
         keyring = self._keyring()
@@ -152,12 +164,9 @@ class Orders:
 
         said: dict[str, Any] = {_KEY: document.to_json(), _ENVELOPE: document.envelope}
         if keyring is not None:
-            times = self._times()
             keyid = check_assignment(document, keyring)  # not whoever else the envelope names
             self._floors[keyid] = max(self._floors.get(keyid, 0), document.generation)
-            seen = max(times.get(keyid, 0.0), document.issued_at)
-            self._clocks[keyid] = (seen, self._monotonic())
-            said |= {_TIMES: self._times(), _FLOORS: self._floors}
+            said[_FLOORS] = self._floors
         self._spool.remember_all(said)
         self._held, self._checked_by = document, keyring
 
@@ -167,11 +176,11 @@ class Orders:
             return f"generation {document.generation} is for {document.robot}"
         if document.generation < floor:
             return f"generation {document.generation} is older than {floor}"
-        same = newest is not None and document.generation == newest.generation
-        if same and newest is not None and document != newest and not document.renews(newest):
-            if newest.renews(document):
-                return f"generation {document.generation} was issued before the one that holds"
-            return f"generation {document.generation} came twice with different content"
+        if newest is not None and document.generation == newest.generation:
+            if document.terms != newest.terms:
+                return f"generation {document.generation} came twice with different content"
+            if self._asked_at(document) < self._asked_at(newest):
+                return f"generation {document.generation} was signed before the one that holds"
         if not all(version in document.digests for version in document.versions):
             return f"generation {document.generation} names a version without its digest"
         return ""

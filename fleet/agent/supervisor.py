@@ -372,9 +372,9 @@ class Supervisor:
             held = choice.ready if choice else (prepared.baseline if prepared else None)
             running = held.version if held else None
         generation = document.generation if document else 0
-        said = (
-            generation, state, self._problem, self._report_refused, tuple(self.orders.refused)
-        )  # fmt: skip
+        challenge = self.orders.challenge()
+        refused = tuple(self.orders.refused)
+        said = (generation, state, self._problem, self._report_refused, refused, challenge)
         due = self._monotonic() - self._said_at >= self._work.heartbeat_s
         if said == self._said and not due and not self._open and state != "stopped":
             return
@@ -384,6 +384,7 @@ class Supervisor:
             "candidate": document.candidate if document else None,
             "baseline": document.baseline if document else None,
             "in_contact": self.orders.in_contact,
+            "challenge": challenge,
             "problem": self._problem,
             "report_refused": self._report_refused,
             "refused": list(self.orders.refused),

@@ -2,8 +2,8 @@
 
 - Stopping and going back wait for no key, and no writer for a slow one. `sign_new` follows each
   change at once; what it cannot sign, `renew` does.
-- `renew` also signs anew, with a later `issued_at`, what names a candidate: unrenewed, its
-  permission ends.
+- `renew` also signs anew what names a candidate and does not answer the challenge that the robot
+  last said: unanswered, its permission ends. No clock decides that.
 - A signature is kept only where the order that it is of is still the newest of its robot, and its
   key a director's.
 """
@@ -14,17 +14,18 @@ import contextlib
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, and_, insert, null, update
+from sqlalchemy import Connection, Row, and_, insert, null, update
 
 from registry.assignments import Assignment
 from registry.errors import PolicyctlError
-from registry.ledger.tables import assignments, renewals
+from registry.ledger.tables import assignments, heartbeats, renewals
 from registry.record.assignments import document_of, newest_generations, with_renewal
 from registry.record.desk import Desk
 from registry.trust.authority import Trust
 from registry.trust.keyring import Keyring
 
 LOOKS = 3  # how often orders that were overtaken while they were signed are looked at again
+CHALLENGE_LENGTH = 64  # characters; what is longer is no robot's of ours
 TOGETHER = 50  # orders that are written in one transaction
 _BARE = assignments.c.envelope.is_(null()) & renewals.c.robot.is_(None)  # never signed
 
@@ -38,8 +39,8 @@ class Renewals:
         """Signs what robots were last told and what needs it; how many documents.
 
         Those are documents without a signature of a key that is a director's now, and those that
-        name a candidate and have used up a third of its permission. Raises NotAllowed without the
-        director's key; without trust there is nothing to do.
+        name a candidate and answer another challenge than the robot's newest. Raises NotAllowed
+        without the director's key; without trust there is nothing to do.
         """
         self._desk.actor.require("advance")
         if self._desk.trust is None:
@@ -69,8 +70,7 @@ class Renewals:
         done = 0
         for _ in range(LOOKS):
             with self._desk.ledger.read() as connection:
-                documents = [document_of(row) for row in connection.execute(told)]
-            due = [one for one in documents if self._is_due(one)]
+                due = [asked for row in connection.execute(told) if (asked := self._due(row))]
             if not due:
                 return done, True
             for first in range(0, len(due), TOGETHER):
@@ -82,8 +82,7 @@ class Renewals:
         now, signed = self._desk.clock.now(), list[Assignment]()
         try:
             for one in due:
-                order = replace(one, issued_at=max(now, one.issued_at))
-                signed.append(trust.seal_assignment(order))
+                signed.append(trust.seal_assignment(replace(one, issued_at=now)))
         finally:
             with self._desk.ledger.write() as connection:
                 kept = sum(self._put(connection, one) for one in signed)
@@ -94,10 +93,8 @@ class Renewals:
         director's no longer."""
         assert signed.envelope is not None
         held = connection.execute(_newest().where(assignments.c.robot == signed.robot)).first()
-        newest = None if held is None else document_of(held)
-        if newest is None or newest.generation != signed.generation or self._is_due(signed):
-            return False
-        if newest.issued_at > signed.issued_at:
+        newest = None if held is None else self._due(held)
+        if newest is None or newest.generation != signed.generation or self._lacks_seal(signed):
             return False
         values = {
             "generation": signed.generation,
@@ -109,22 +106,36 @@ class Renewals:
             connection.execute(insert(renewals).values(robot=signed.robot, **values))
         return True
 
-    def _is_due(self, document: Assignment) -> bool:
+    def _due(self, row: Row[Any]) -> Assignment | None:
+        """What is to be signed for the robot of a row of `_newest`; None where nothing is."""
+        said = document_of(row)
+        asked = replace(said, answers=_challenge(row.status))
+        if self._lacks_seal(said) or (said.candidate is not None and asked != said):
+            return asked
+        return None
+
+    def _lacks_seal(self, document: Assignment) -> bool:
+        """No key that is a director's now has signed it, and one should."""
         if self._desk.trust is None:
             return False
         directors = {key.keyid for key in self._desk.trust.keyring.of_role("director")}
         seals = (document.envelope or {}).get("signatures", ())
-        if not directors & {one["keyid"] for one in seals}:
-            return True
-        age = self._desk.clock.now() - document.issued_at
-        return document.candidate is not None and age >= document.max_offline_s / 3
+        return not directors & {one["keyid"] for one in seals}
+
+
+def _challenge(status: Any) -> str:
+    """What the robot's newest heartbeat asks to be answered; "" where it says none."""
+    said = status.get("challenge") if isinstance(status, dict) else None
+    return said if isinstance(said, str) and len(said) <= CHALLENGE_LENGTH else ""
 
 
 def _newest() -> Any:
-    """The newest assignment of each robot, beside its renewal."""
+    """The newest assignment of each robot, beside its renewal and what the robot said last."""
     last = newest_generations()
     return (
         with_renewal()
+        .add_columns(heartbeats.c.status)
+        .outerjoin(heartbeats, heartbeats.c.robot == assignments.c.robot)
         .join(
             last,
             and_(

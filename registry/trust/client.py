@@ -31,7 +31,7 @@ from tuf.ngclient import Updater, UpdaterConfig
 from registry.errors import Corrupt, NotFound, PolicyctlError, Refused, ServiceFailed
 from registry.ports import Clock, SystemClock
 from registry.trust.fetcher import MetadataFetcher, Source, download
-from registry.trust.online import ISSUED
+from registry.trust.online import issued
 
 METADATA, TARGETS = "metadata/", "targets/"
 
@@ -82,22 +82,14 @@ class TrustClient:
 
     def refresh(self) -> None:
         """Brings root, timestamp, snapshot and targets up to date, or raises why not."""
-        self._updater = None
-        with _understood(self._clock.now()):
-            self.metadata.mkdir(parents=True, exist_ok=True)
-            self._heal()
-            now = self._time()  # by the newest root: an Updater begins with the anchor again
-            updater = Updater(
-                str(self.metadata),
-                self._metadata_url,
-                fetcher=MetadataFetcher(self._source),
-                config=UpdaterConfig(prefix_targets_with_hash=True),
-                bootstrap=self._root,
-            )
-            # ngclient takes the machine's clock and offers no other way to give it one.
-            updater._trusted_set.reference_time = now
-            updater.refresh()
-        self._updater = updater
+        floor = self.issued
+        try:
+            self._refresh(floor)
+        except Stale:
+            lower = self.issued
+            if lower >= floor:
+                raise
+            self._refresh(lower)  # a root has come that does not stand behind the time seen before
 
     def find(self, name: str) -> TargetFile | None:
         """The approved target of that name, by what was last refreshed; None where there is none.
@@ -135,19 +127,47 @@ class TrustClient:
             root = Metadata[Root].from_file(str(self.metadata / "root.json")).signed
             found = Metadata[Timestamp].from_file(str(self.metadata / "timestamp.json"))
             root.verify_delegate(Timestamp.type, found.signed_bytes, found.signatures)
-            said = float(found.signed.unrecognized_fields.get(ISSUED, 0))
-            return said if 0 <= said <= found.signed.expires.timestamp() else 0.0
-        except (
-            StorageError,
-            exceptions.RepositoryError,
-            DeserializationError,
-            ValueError,
-            TypeError,
-            OverflowError,
-        ):
+            return issued(found.signed)
+        except (StorageError, exceptions.RepositoryError, DeserializationError, ValueError):
             return 0.0
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _refresh(self, floor: float) -> None:
+        self._updater = None
+        with _understood(self._clock.now()):
+            self.metadata.mkdir(parents=True, exist_ok=True)
+            self._heal()
+            now = max(self._clock.now(), self._not_before, floor)
+            updater = Updater(
+                str(self.metadata),
+                self._metadata_url,
+                fetcher=MetadataFetcher(self._source),
+                config=UpdaterConfig(prefix_targets_with_hash=True),
+                bootstrap=self._root,
+            )
+            # ngclient takes the machine's clock and offers no other way to give it one.
+            updater._trusted_set.reference_time = datetime.fromtimestamp(now, UTC)
+            updater.refresh()
+        self._updater = updater
+
+    def _refresh(self, floor: float) -> None:
+        self._updater = None
+        with _understood(self._clock.now()):
+            self.metadata.mkdir(parents=True, exist_ok=True)
+            self._heal()
+            now = max(self._clock.now(), self._not_before, floor)
+            updater = Updater(
+                str(self.metadata),
+                self._metadata_url,
+                fetcher=MetadataFetcher(self._source),
+                config=UpdaterConfig(prefix_targets_with_hash=True),
+                bootstrap=self._root,
+            )
+            # ngclient takes the machine's clock and offers no other way to give it one.
+            updater._trusted_set.reference_time = datetime.fromtimestamp(now, UTC)
+            updater.refresh()
+        self._updater = updater
 
     def _time(self) -> datetime:
         now = max(self._clock.now(), self._not_before, self.issued)

@@ -2,7 +2,9 @@
 
 The snapshot names version, length and sha256 of targets and every bin, the timestamp those of the
 snapshot. A timestamp also says when it was made (`ISSUED`, seconds since the epoch): robots take it
-as a floor under their clocks.
+as a floor under their clocks. So a key's time never goes back: where this machine's clock was ahead
+and was put right, the key goes on from its last timestamp, or robots would take what it signs for
+expired. Another key (`rotate`) begins with the clock again.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
 from registry.errors import Corrupt, NotFound
 from registry.ports import Clock
-from registry.trust.published import Published, expiry
+from registry.trust.published import LIFE_S, Published, expiry
 from registry.trust.signers import Signers
 
 ISSUED = "x-policyctl-issued"
@@ -31,6 +34,9 @@ def online_signed(
 
     Raises NotFound where the online key is not at hand.
     """
+    now, made = clock.now(), made_at(published, root)
+    if now < made < now + LIFE_S[Targets.type]:  # later than that all approvals have expired anyway
+        now = made
     top = ready[Targets.type] if Targets.type in ready else published.targets()
     meta = {}
     for role in (Targets.type, *published.succinct(top.signed).get_roles()):
@@ -40,7 +46,7 @@ def online_signed(
     snapshot = Metadata(
         Snapshot(
             version=published.version(Snapshot.type, 0) + 1,
-            expires=expiry(Snapshot.type, clock.now()),
+            expires=expiry(Snapshot.type, now),
             meta=meta,
         )
     )
@@ -49,13 +55,32 @@ def online_signed(
     timestamp = Metadata(
         Timestamp(
             version=_next_timestamp(published, snapshot.signed.version),
-            expires=expiry(Timestamp.type, clock.now()),
+            expires=expiry(Timestamp.type, now),
             snapshot_meta=about,
-            unrecognized_fields={ISSUED: int(clock.now())},
+            unrecognized_fields={ISSUED: int(now)},
         )
     )
     _sign(signers, root, Timestamp.type, timestamp)
     return {Snapshot.type: snapshot, Timestamp.type: timestamp}
+
+
+def made_at(published: Published, root: Root) -> float:
+    """When the timestamp says it was made; 0 where it is lost or no key of this root signed it."""
+    try:
+        newest = published.timestamp()
+        root.verify_delegate(Timestamp.type, newest.signed_bytes, newest.signatures)
+        return issued(newest.signed)
+    except (NotFound, Corrupt, UnsignedMetadataError):
+        return 0.0
+
+
+def issued(timestamp: Timestamp) -> float:
+    """When it was made, as it says itself; 0 where it says none, or one after its own end."""
+    try:
+        said = float(timestamp.unrecognized_fields.get(ISSUED, 0))
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return said if 0 <= said <= timestamp.expires.timestamp() else 0.0
 
 
 def _next_timestamp(published: Published, snapshot: int) -> int:

@@ -3,7 +3,7 @@ what is forged or gone, with the command that puts it right."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,11 +12,13 @@ from tuf.api.metadata import Root, TargetFile
 
 from registry.errors import Corrupt, NotFound
 from registry.trust.forged import ONLINE, what_is_forged
+from registry.trust.online import made_at
 from registry.trust.published import BIN, DAY, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, Published
 from registry.trust.remains import KEYRING
 from registry.trust.repository import Missing, Repository
 
 WARNING_S = 30 * DAY
+AHEAD_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ def standing(repository: Repository) -> Status:
         hardened=is_hardened(root),
         approved=tuple(sorted(everything_approved(published))),
         pending=tuple(missing),
-        nags=tuple(_nags(root, roles, missing, repository.now())),
+        nags=(
+            *_nags(root, roles, missing, repository.now()),
+            *_clock_nags(published, root, repository.now()),
+        ),
         forged=forged,
         remedy=_remedy(repository, forged) if forged else "",
     )
@@ -162,6 +167,18 @@ def _nags(
             said.append(f"what {state.role} signed {how} ({told}): `policyctl trust {again}`")
     said += [f"{line}: `policyctl trust sign --key KEY`" for line in lacking_lines(missing)]
     return said
+
+
+def _clock_nags(published: Published, root: Root, now: float) -> Iterator[str]:
+    made = made_at(published, root)
+    if made > now + AHEAD_S:
+        told = datetime.fromtimestamp(made, UTC).isoformat(timespec="minutes")
+        online = root.roles[TIMESTAMP].keyids[0][:12]
+        yield (
+            f"what online signed was made at {told}, which this clock has not reached: robots "
+            "notice frozen metadata that much later; put the wrong clock right, then "
+            f"`policyctl trust rotate {online}`"
+        )
 
 
 def _remedy(repository: Repository, forged: Mapping[str, str]) -> str:

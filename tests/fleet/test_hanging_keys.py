@@ -109,7 +109,8 @@ def test_a_failing_canary_is_rolled_back_while_no_key_answers(
     """Its orders are due, its verdict and orders are to be signed, and its approval is taken back:
     each of that asks a service that hangs."""
     identity = until_due(record, 0.0)
-    record.clock.time += 201.0
+    for robot in record.registry.robots():
+        record.ask(robot.name, "due")
     service.hang()
     lines: list[str] = []
     asked = service.asked

@@ -42,25 +42,58 @@ def test_an_assignment_that_was_edited_into_nonsense_is_corrupt(
     assert robot in found.value.evidence
 
 
-def test_a_candidates_permission_is_renewed_while_its_rollout_runs(record: Record) -> None:
+def test_a_candidates_permission_is_renewed_for_each_challenge_of_its_robot(record: Record) -> None:
     opened = record.promote(record.ready())
-    robot = opened.rollout.cohort[0]
+    robot, other = opened.rollout.cohort[:2]
     first = record.registry.assignment(robot)
     assert first is not None
     assert record.registry.renew_assignments() == 0
-    record.clock.time += 201.0
-    assert record.registry.renew_assignments() == len(opened.rollout.cohort)
-    later = record.registry.assignment(robot)
-    assert later is not None
-    assert later.renews(first)
-    assert later.terms == first.terms
+    for challenge in ("now", "and now"):
+        record.ask(robot, challenge)
+        assert record.registry.renew_assignments() == 1
+        assert record.registry.renew_assignments() == 0
+        later = record.registry.assignment(robot)
+        assert later is not None
+        assert check_assignment(later, keys_of(record).keyring)
+        assert (later.answers, later.terms) == (challenge, first.terms)
+    record.ask(other, "now")
     record.attempt(robot, "success")
     record.registry.abort(POLICY, "enough")
-    record.clock.time += 201.0
+    record.ask(robot, "once more")
     assert record.registry.renew_assignments() == 0  # nobody has a candidate now
-    after = record.registry.assignment(robot)
-    assert after is not None
-    assert after.generation > later.generation
+
+
+def test_a_clock_that_was_wrong_and_is_put_right_renews_and_orders_as_always(
+    record: Record,
+) -> None:
+    ref = record.ready()
+    record.clock.time += 86400.0
+    robot = record.promote(ref).rollout.cohort[0]
+    record.ask(robot, "ahead")
+    assert record.registry.renew_assignments() == 1
+    record.clock.time -= 86400.0
+    record.ask(robot, "put right")
+    assert record.registry.renew_assignments() == 1
+    told = record.registry.assignment(robot)
+    assert told is not None
+    assert (told.answers, told.issued_at) == ("put right", record.clock.time)
+
+
+@pytest.mark.parametrize("challenge", [None, 7, ["x"], "x" * 65])
+def test_what_is_no_challenge_is_not_answered(record: Record, challenge: object) -> None:
+    robot = record.promote(record.ready()).rollout.cohort[0]
+    record.ask(robot, challenge)
+    assert record.registry.renew_assignments() == 0
+
+
+def test_the_first_order_of_a_rollout_answers_what_its_robot_asked_before(record: Record) -> None:
+    ref = record.ready()
+    for one in record.registry.robots():
+        record.ask(one.name, f"{one.name} asks")
+    robot = record.promote(ref).rollout.cohort[0]
+    told = record.registry.assignment(robot)
+    assert told is not None
+    assert told.answers == f"{robot} asks"
 
 
 def test_without_the_directors_key_what_is_told_waits_for_the_server(

@@ -175,8 +175,8 @@ def test_what_was_signed_before_a_key_fails_is_kept(
 
 def test_nobody_waits_while_the_server_renews(record: Record, meanwhile: Meanwhile) -> None:
     ref = record.ready()
-    record.promote(ref)
-    record.clock.time += 201.0
+    for robot in record.promote(ref).rollout.cohort:
+        record.ask(robot, "due")
     running = meanwhile(
         record.registry.renew_assignments, lambda other: other.pause(POLICY, "a look")
     )

@@ -226,6 +226,45 @@ def test_a_clock_ten_years_behind_makes_nothing_fresh(
         client.refresh()
 
 
+def test_a_servers_clock_that_was_ahead_and_was_put_right_keeps_nothing_from_robots(
+    vault: Vault, client: TrustClient
+) -> None:
+    def nags() -> str:
+        return "\n".join(one for one in vault.approvals.status().nags if "this clock" in one)
+
+    assert nags() == ""
+    vault.clock.passes(30 * 86400)
+    vault.repository.freshen(now=True)
+    assert sees(client, 1)
+    vault.clock.passes(-30 * 86400)
+    vault.approve(2, "dora", "emil")
+    assert sees(client, 2), "what is new has expired for whoever saw the clock that was ahead"
+    online = vault.repository.published.root().signed.roles["timestamp"].keyids[0]
+    assert f"`policyctl trust rotate {online[:12]}`" in nags()
+    fresh = vault.repository.signers.make_next()
+    ceremony.rotate(vault.repository, [Replacement("online", online, fresh)])
+    vault.with_keys("anna", "cleo").sign()
+    assert nags() == ""
+    assert sees(client, 2)
+    vault.clock.passes(2 * 86400)
+    with pytest.raises(Stale):  # frozen metadata is noticed within a day again
+        client.refresh()
+
+
+@pytest.mark.parametrize("years", [2, 8000])
+def test_a_servers_clock_that_was_absurd_is_told_and_ends_nothing(vault: Vault, years: int) -> None:
+    online = vault.repository.published.root().signed.roles["timestamp"].keyids[0]
+    vault.clock.passes(min(years * 31_557_600, 250_000_000_000 - vault.clock.now()))
+    vault.repository.freshen(now=True)
+    vault.clock.passes(1_800_000_000 - vault.clock.now())
+    vault.repository.freshen(now=True)
+    made = vault.repository.published.timestamp().signed.expires.timestamp()
+    assert 0 < made - vault.clock.now() < 2 * 86400
+    fresh = vault.repository.signers.make_next()
+    ceremony.rotate(vault.repository, [Replacement("online", online, fresh)])
+    vault.with_keys("anna", "cleo").sign()
+
+
 def test_no_clock_is_before_the_program(vault: Vault, tmp_path: Path, line: Line) -> None:
     behind = Clock(vault.clock.now() - DECADE)
     year_later = vault.clock.now() + 400 * 86400
