@@ -151,24 +151,6 @@ class TrustClient:
             updater.refresh()
         self._updater = updater
 
-    def _refresh(self, floor: float) -> None:
-        self._updater = None
-        with _understood(self._clock.now()):
-            self.metadata.mkdir(parents=True, exist_ok=True)
-            self._heal()
-            now = max(self._clock.now(), self._not_before, floor)
-            updater = Updater(
-                str(self.metadata),
-                self._metadata_url,
-                fetcher=MetadataFetcher(self._source),
-                config=UpdaterConfig(prefix_targets_with_hash=True),
-                bootstrap=self._root,
-            )
-            # ngclient takes the machine's clock and offers no other way to give it one.
-            updater._trusted_set.reference_time = datetime.fromtimestamp(now, UTC)
-            updater.refresh()
-        self._updater = updater
-
     def _time(self) -> datetime:
         now = max(self._clock.now(), self._not_before, self.issued)
         return datetime.fromtimestamp(now, UTC)
