@@ -81,14 +81,19 @@ class Updater:
         self.bytes_fetched = 0
         folder.mkdir(parents=True, exist_ok=True)
 
-    def prepare(self, policy: str, version: int, digest: str, task: str) -> Ready:
+    def prepare(
+        self, policy: str, version: int, digest: str, task: str, *, held_only: bool = False
+    ) -> Ready:
         """A version ready to run, fetched only if it is not here.
 
+        `held_only` fetches nothing and takes only a baseline to go back to: else NotFound.
         Raises Corrupt (bytes do not fit the digest), ConfigError (contract), Refused (it breaks) or
         what the link raises (OutOfContact, NotFound). A failure changes nothing that runs.
         """
+        here, baseline = self.holds(digest), digest in self._baselines()
+        if held_only and not (here and baseline):
+            raise _not_held(policy, version, digest)
         if self._admission is not None:
-            here, baseline = self.holds(digest), digest in self._baselines()
             self._admission.admit(policy, version, digest, here=here, baseline=baseline)
         held = self._ready.get((policy, version))
         if held is not None and held.digest == digest:
@@ -96,6 +101,8 @@ class Updater:
         folder = self._path(digest)
         manifest = self._verified(folder, digest) if folder.exists() else None
         if manifest is None:
+            if held_only:
+                raise _not_held(policy, version, digest)
             manifest = self._fetch(folder, digest)
         if manifest.policy != policy:
             raise Corrupt(
@@ -231,6 +238,10 @@ class Updater:
                 raise Corrupt("more bytes than announced", evidence=f"{digest}: over {size} bytes")
         self._count(Span(digest, 0, len(data)))
         return bytes(data)
+
+
+def _not_held(policy: str, version: int, digest: str) -> NotFound:
+    return NotFound(f"no whole baseline {policy} v{version} is on this robot", evidence=digest)
 
 
 def _manifest(raw: bytes, digest: str) -> Manifest:
