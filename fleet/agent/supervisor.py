@@ -220,16 +220,16 @@ class Supervisor:
             if baseline is not None:
                 self._prepared = Prepared(newest, None, baseline)
             self._prepared = Prepared(newest, self._ready(newest, newest.candidate), baseline)
+            self._updater.settle(
+                newest.digests[newest.baseline] if newest.baseline is not None else None,
+                [newest.digests[version] for version in newest.versions],
+            )
         except PolicyctlError as error:
             self._failed, self._problem = newest, f"{error.what} ({error.evidence})"
             self._retry_at = self._monotonic() + self._retry_s
             self._retry_s = min(2 * self._retry_s, RETRY_LAST_S)
             return
         self._failed, self._problem = None, ""
-        self._updater.settle(
-            newest.digests[newest.baseline] if newest.baseline is not None else None,
-            [newest.digests[version] for version in newest.versions],
-        )
 
     def _prepare_untrusted(self) -> None:
         """On a damaged keyring: the baseline of the document in the spool, and nothing fetched."""

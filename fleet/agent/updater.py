@@ -131,20 +131,31 @@ class Updater:
         return ready
 
     def settle(self, baseline: str | None, needed: Collection[str]) -> None:
-        """Remembers `baseline` as one to go back to, and prunes what nothing needs."""
-        kept = self._baselines()
-        if baseline is not None and kept[:1] != [baseline]:
-            kept = [baseline, *(digest for digest in kept if digest != baseline)][:BASELINES_KEPT]
-            write_whole(self._folder / "baselines.json", json.dumps(kept).encode())
+        """Prunes what nothing needs, then remembers `baseline` as one to go back to: a full disk
+        has room for that afterwards. Raises ServiceFailed where the disk says no all the same; what
+        is left is done when it is asked again.
+        """
+        held = self._baselines()
+        kept = held
+        if baseline is not None:
+            kept = [baseline, *(digest for digest in held if digest != baseline)][:BASELINES_KEPT]
         stay = {*kept, *needed}
-        names = {self._path(digest).name for digest in stay}
-        for folder in self._folder.iterdir():
-            if folder.is_dir() and folder.name.removeprefix(INCOMING) not in names:
-                shutil.rmtree(folder)
         for key in [key for key, ready in self._ready.items() if ready.digest not in stay]:
             close = getattr(self._ready.pop(key).policy, "close", None)
             if close is not None:
                 close()  # a policy in a process of its own takes that with it
+        try:
+            try:
+                self._prune({self._path(digest).name for digest in stay})
+            finally:
+                if kept != held:
+                    write_whole(self._folder / "baselines.json", json.dumps(kept).encode())
+        except OSError as failed:
+            raise ServiceFailed(
+                "the robot cannot tidy up its versions",
+                evidence=str(failed),
+                hint="it is tried again; free space in the agent's state directory",
+            ) from failed
 
     def holds(self, digest: str) -> bool:
         """The version's files are on this robot."""
@@ -156,6 +167,11 @@ class Updater:
         if not is_digest(digest):
             raise Corrupt("an assignment names something that is no digest", evidence=digest[:80])
         return self._folder / digest.removeprefix("sha256:")
+
+    def _prune(self, names: Collection[str]) -> None:
+        for folder in self._folder.iterdir():
+            if folder.is_dir() and folder.name.removeprefix(INCOMING) not in names:
+                shutil.rmtree(folder)
 
     def _baselines(self) -> list[str]:
         """Those to go back to; a file that was damaged names none."""

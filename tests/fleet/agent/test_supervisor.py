@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from contextlib import closing
 from fractions import Fraction
@@ -13,6 +15,7 @@ from control_plane import ControlPlane
 from scripted_policies import TASK, write_checkpoint
 from world import Clock, Fleet, Robot
 
+import fleet.agent.updater as updater_module
 from fleet.stopping import Stop
 from registry.interleave import side
 
@@ -144,6 +147,30 @@ def test_a_failed_fetch_is_not_repeated_every_round(scene: Scene) -> None:
     scene.assign(None, 2)
     scene.rounds(10)
     assert scene.plane.fetched == [scene.digests[2]]
+
+
+def test_a_full_disk_is_told_and_tried_again_while_the_baseline_runs(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version still fits; nothing does after it."""
+    write = updater_module.write_whole
+
+    def full(path: Path, content: bytes) -> None:
+        if path.name == "baselines.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, content)
+
+    scene.assign(None, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(updater_module, "write_whole", full)
+        scene.rounds(1)
+        scene.robot.restart()
+        assert all(scene.rounds(2))
+        assert "No space left" in scene.status["problem"]
+    scene.clock.passes(120.0)
+    assert all(scene.rounds(1))
+    assert scene.status["problem"] == ""
+    assert scene.robot.updater._baselines() == [scene.digests[1]]
 
 
 def test_a_version_stopped_at_once_does_not_begin_again_while_its_successor_is_fetched(
