@@ -11,13 +11,14 @@ Rules:
   this robot or found approved before.
 - What was approved and is not any longer goes on the refusal list, in a file, and so does what lies
   here and is found not to be approved: no staleness and no director's order makes it run again,
-  only a new approval.
+  only a new approval. What is loaded is looked up again whenever the metadata was refreshed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,12 @@ NOT_BEFORE = 1_795_000_000.0
 MAX_ROOT = 512_000  # bytes
 
 
+class TakenBack(Refused):
+    """The version is on this robot's refusal list."""
+
+    code = "taken_back"
+
+
 class Admission:
     """One robot's check. `folder` keeps its anchor, metadata and refusal list."""
 
@@ -43,6 +50,8 @@ class Admission:
         self._link = link
         self._clock = clock or SystemClock()
         self._client: TrustClient | None = None
+        self.refreshes = 0
+        """How often the metadata was brought up to date."""
 
     def believe(self, root: bytes, change: Callable[[], None] = lambda: None) -> None:
         """Makes these bytes the anchor. Another one than before makes all older metadata void;
@@ -78,7 +87,7 @@ class Admission:
             if here and (baseline or digest in known["admitted"] or self._anchor() is None):
                 return
             raise
-        if info is not None and info.hashes.get("sha256") == digest.removeprefix("sha256:"):
+        if _approves({} if info is None else info.hashes, digest):
             self._remember(digest, admitted=True)
             return
         if here or digest in self._known()["admitted"]:
@@ -91,6 +100,22 @@ class Admission:
             evidence=f"{digest[:19]}…: {found}",
             hint="promote it where the approvers' keys are; an assignment alone installs nothing",
         )
+
+    def recheck(self, policy: str, version: int, digest: str) -> None:
+        """Raises TakenBack for a loaded version that the metadata, as last refreshed, does not
+        approve. Where that cannot be known now, nothing is taken from the robot.
+        """
+        if self._client is None:
+            return
+        try:
+            info = self._client.find(f"{policy}/v{version}.json")
+        except PolicyctlError:
+            return
+        if _approves({} if info is None else info.hashes, digest):
+            return
+        with suppress(PolicyctlError):  # it ends now, also where a full disk forgets it
+            self._remember(digest, admitted=False)
+        raise self._refusal(policy, version, digest)
 
     def file(self, name: str) -> bytes | None:
         """A small approved file, such as the keyring; None while trust is off."""
@@ -110,6 +135,7 @@ class Admission:
             self.believe(root)
         client = self._client or self._open(root)
         client.refresh()
+        self.refreshes += 1
         return client
 
     def _open(self, root: bytes) -> TrustClient:
@@ -164,9 +190,13 @@ class Admission:
         with disk_errors(self._folder):
             write_whole(self._folder / "admitted.json", json.dumps(known).encode())
 
-    def _refusal(self, policy: str, version: int, digest: str) -> Refused:
-        return Refused(
+    def _refusal(self, policy: str, version: int, digest: str) -> TakenBack:
+        return TakenBack(
             f"{policy} v{version} was taken back: this robot runs it no more",
             evidence=f"{digest[:19]}… is on its refusal list",
             hint="a new approval is needed: promote it again with --override --reason WHY",
         )
+
+
+def _approves(hashes: Mapping[str, str], digest: str) -> bool:
+    return hashes.get("sha256") == digest.removeprefix("sha256:")

@@ -13,10 +13,10 @@ Rules:
   that nor a stop "now" costs one.
 - While a candidate cannot be prepared, or is out of contact, the baseline runs alone and outside
   the comparison (side "only", segment -1). Where not even the baseline can be prepared, the last
-  good one stays, unless it was stopped "now": then the robot stands still. A withdrawn candidate
-  never runs again, whatever else fails. A document whose signature is no longer trusted leaves the
-  baseline alone, too. An agent that starts on a damaged keyring trusts no document, and runs the
-  last one's baseline alone, if that lies here and was one before.
+  good one stays, unless it was stopped "now" or approvers took it back: then the robot stands
+  still. A withdrawn candidate never runs again, whatever else fails. A document whose signature is
+  no longer trusted leaves the baseline alone, too. An agent that starts on a damaged keyring trusts
+  no document, and runs the last one's baseline alone, if that lies here and was one before.
 - Closed attempts are handed over before the next is opened. While the registry refuses them (they
   differ from its record, or the robot lost its own) no attempt is opened: the robot stands still,
   says so (`report_refused`) and asks again every round. Out of contact is no refusal.
@@ -165,6 +165,7 @@ class Supervisor:
         self._learn_keys()
         self._poll()
         self._prepare()
+        self._let_go()
         self._report()
         choice = None if self._spent() or self._report_refused else self._choose()
         if choice is None:
@@ -250,6 +251,21 @@ class Supervisor:
             self._problem = f"{damage}; {error.what} ({error.evidence})"
         else:
             self._prepared = Prepared(last, None, baseline)
+
+    def _let_go(self) -> None:
+        """What approvers took back since it was loaded runs no more."""
+        prepared = self._prepared
+        if prepared is None:
+            return
+        gone = self._updater.taken_back(prepared.candidate, prepared.baseline)
+        if not gone:
+            return
+        self._problem = "; ".join(gone.values())
+        candidate, baseline = (
+            None if ready is None or ready.digest in gone else ready
+            for ready in (prepared.candidate, prepared.baseline)
+        )
+        self._prepared = Prepared(prepared.assignment, candidate, baseline)
 
     def _ready(
         self, document: Assignment, version: int | None, *, held_only: bool = False

@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.agent.admission import Admission
+from fleet.agent.admission import Admission, TakenBack
 from fleet.agent.assembly import FILES, MANIFEST, Assembly, LocalPieces
 from fleet.agent.link import Link
 from policies import Policy
@@ -76,6 +76,7 @@ class Updater:
         self._sandboxed = sandboxed  # `load` runs what it loads in a sandbox
         self._admission = admission
         self._ready: dict[tuple[str, int], Ready] = {}
+        self._rechecked = 0
         self.fetches = 0
         """Blobs asked of the link since this updater was made."""
         self.bytes_fetched = 0
@@ -129,6 +130,23 @@ class Updater:
             ) from error
         ready = self._ready[policy, version] = Ready(policy, version, digest, loaded)
         return ready
+
+    def taken_back(self, *loaded: Ready | None) -> dict[str, str]:
+        """Why loaded versions may run no more, by digest. Asked again only where the metadata was
+        refreshed since.
+        """
+        admission, found = self._admission, dict[str, str]()
+        if admission is None or admission.refreshes == self._rechecked:
+            return found
+        self._rechecked = admission.refreshes
+        for ready in loaded:
+            if ready is None:
+                continue
+            try:
+                admission.recheck(ready.policy_name, ready.version, ready.digest)
+            except TakenBack as error:
+                found[ready.digest] = f"{error.what} ({error.evidence})"
+        return found
 
     def settle(self, baseline: str | None, needed: Collection[str]) -> None:
         """Prunes what nothing needs, then remembers `baseline` as one to go back to: a full disk
