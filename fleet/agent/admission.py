@@ -1,9 +1,10 @@
 """Whether a version may come onto this robot, by what approvers signed.
 
 Rules:
-- The first root that the registry shows, or that a person hands over (`believe`), is the robot's
-  anchor. Until there is one, everything is as it was before trust; from then on a registry that
-  shows no trust is refused like one that shows a wrong one.
+- The first root that the registry shows, at the robot's enrolment where its state folder is there,
+  or that a person hands over (`believe`), is the robot's anchor. Until there is one, everything is
+  as it was before trust; from then on a registry that shows no trust is refused like one that shows
+  a wrong one.
 - A version is admitted when it is an approved target with exactly its digest, by metadata that is
   fresh now. So is one that comes again after a rollback: being here is no permission.
 - Where nothing fresh is to be had (out of contact, expired, forged), nothing new is installed, and
@@ -70,6 +71,19 @@ class Admission:
             write_whole(self._folder / "anchor.json", root)
         self._open(root).forget()
 
+    def adopt(self) -> bytes | None:
+        """The anchor: the first root that the registry shows where there was none, and None where
+        it shows none, either. Raises Corrupt for what is no root.
+        """
+        root = self._anchor()
+        if root is None:
+            try:
+                root = b"".join(self._bounded("metadata/1.root.json"))
+            except NotFound:
+                return None
+            self.believe(root)
+        return root
+
     def admit(self, policy: str, version: int, digest: str, *, here: bool, baseline: bool) -> None:
         """Returns when the version may be fetched and loaded, else raises why not.
 
@@ -126,13 +140,9 @@ class Admission:
 
     def _fresh(self) -> TrustClient | None:
         """A client that has just refreshed; None where there is no trust, and never was."""
-        root = self._anchor()
+        root = self.adopt()
         if root is None:
-            try:
-                root = b"".join(self._bounded("metadata/1.root.json"))
-            except NotFound:
-                return None
-            self.believe(root)
+            return None
         client = self._client or self._open(root)
         client.refresh()
         self.refreshes += 1
