@@ -17,9 +17,9 @@ Rules:
   still. A withdrawn candidate never runs again, whatever else fails. A document whose signature is
   no longer trusted leaves the baseline alone, too. An agent that starts on a damaged keyring trusts
   no document, and runs the last one's baseline alone, if that lies here and was one before.
-- Closed attempts are handed over before the next is opened. While the registry refuses them (they
-  differ from its record, or the robot lost its own) no attempt is opened: the robot stands still,
-  says so (`report_refused`) and asks again every round. Out of contact is no refusal.
+- Closed attempts are handed over before the next is opened. While they are refused (they differ
+  from the registry's record, or either side lost its own) no attempt is opened: the robot stands
+  still, says so (`report_refused`) and asks again every round. Out of contact is no refusal.
 - Nothing to run, `work: on_rollout` without a candidate, or the budget of attempts spent: the robot
   stands still and only answers.
 

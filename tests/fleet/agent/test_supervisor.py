@@ -299,6 +299,28 @@ def test_a_robot_whose_disk_was_lost_stands_still_instead_of_hiding_attempts(sce
     assert "reported 2 attempts" in scene.status["report_refused"]
 
 
+@pytest.mark.parametrize("restart", [True, False])
+def test_a_registry_that_lost_what_the_robot_no_longer_keeps_is_told_so(
+    scene: Scene, restart: bool
+) -> None:
+    """It was restored from a backup of long ago; a newer one brings the robot back to work."""
+    scene.robot.spool._keep = 2
+    scene.assign(None, 1)
+    scene.rounds(6)
+    whole = scene.plane.attempts[NAME]
+    scene.plane.attempts[NAME] = {number: whole[number] for number in (1, 2)}
+    if restart:
+        scene.robot.restart()
+    scene.rounds(1)
+    assert scene.rounds(3) == [False] * 3
+    assert "attempts that robot-01 no longer has" in scene.status["report_refused"]
+    assert "up to 2, the spool from 5 on" in scene.status["report_refused"]
+    scene.plane.attempts[NAME] = {number: whole[number] for number in (1, 2, 3, 4)}
+    assert all(scene.rounds(2))
+    assert scene.status["report_refused"] == ""
+    assert sorted(scene.plane.attempts[NAME]) == list(range(1, scene.robot.spool.last_number + 1))
+
+
 def test_while_a_report_is_refused_no_attempt_is_opened_and_then_it_goes_on(scene: Scene) -> None:
     scene.assign(None, 1)
     scene.rounds(2)
