@@ -35,7 +35,7 @@ def enrol(files: tuple[Path, ...], key: Path | None) -> None:
     """Make robots known; each is given what its fleet runs. Again is harmless.
 
     All files are read before the first robot is enrolled. Where trust is set up each robot gets a
-    key of its own, and the keyring that it believes from then on.
+    key of its own, the keyring that it believes from then on, and the root of approvals.
     """
     from fleet.robot import load_robot
 
@@ -57,6 +57,7 @@ def enrol(files: tuple[Path, ...], key: Path | None) -> None:
             robot = registry.enrol_robot(config.robot, config.robot_class, info, public)
             if registry.trust is not None and key is None:
                 _identity(config.robot).believe(registry.trust.keyring)
+                _lay_anchor(registry, config.robot)
             enrolled.append(
                 {
                     "robot": robot.name,
@@ -94,11 +95,26 @@ def _key_of(registry: Registry, robot: str, given: Path | None) -> PublicKey | N
     return _identity(robot).make_key()
 
 
+def _lay_anchor(registry: Registry, robot: str) -> None:
+    """No server can hide from the robot then that approvals are asked for. A root that it has
+    already stays: another one is given by hand, with `policyctl-agent --trust-root`."""
+    from fleet.agent.admission import Admission
+    from fleet.agent.link import LocalLink
+
+    Admission(_state(robot) / "trust", LocalLink(registry)).adopt()
+
+
 def _identity(robot: str) -> Identity:
     from fleet.agent.identity import Identity
+
+    return Identity(_state(robot))
+
+
+def _state(robot: str) -> Path:
+    """Where the robot's agent keeps what it must not lose, when it runs on this machine."""
     from registry.home import find_home
 
-    return Identity(find_home(home_option()).root / "agents" / robot)
+    return find_home(home_option()).root / "agents" / robot
 
 
 def _is_listed(registry: Registry, key: PublicKey) -> bool:

@@ -1,9 +1,10 @@
 """Whether a version may come onto this robot, by what approvers signed.
 
 Rules:
-- The first root that the registry shows, or that a person hands over (`believe`), is the robot's
-  anchor. Until there is one, everything is as it was before trust; from then on a registry that
-  shows no trust is refused like one that shows a wrong one.
+- The first root that the registry shows, at the robot's enrolment where its state folder is there,
+  or that a person hands over (`believe`), is the robot's anchor. Until there is one, everything is
+  as it was before trust; from then on a registry that shows no trust is refused like one that shows
+  a wrong one.
 - A version is admitted when it is an approved target with exactly its digest, by metadata that is
   fresh now. So is one that comes again after a rollback: being here is no permission.
 - Where nothing fresh is to be had (out of contact, expired, forged), nothing new is installed, and
@@ -11,13 +12,14 @@ Rules:
   this robot or found approved before.
 - What was approved and is not any longer goes on the refusal list, in a file, and so does what lies
   here and is found not to be approved: no staleness and no director's order makes it run again,
-  only a new approval.
+  only a new approval. What is loaded is looked up again whenever the metadata was refreshed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,12 @@ NOT_BEFORE = 1_795_000_000.0
 MAX_ROOT = 512_000  # bytes
 
 
+class TakenBack(Refused):
+    """The version is on this robot's refusal list."""
+
+    code = "taken_back"
+
+
 class Admission:
     """One robot's check. `folder` keeps its anchor, metadata and refusal list."""
 
@@ -43,6 +51,8 @@ class Admission:
         self._link = link
         self._clock = clock or SystemClock()
         self._client: TrustClient | None = None
+        self.refreshes = 0
+        """How often the metadata was brought up to date."""
 
     def believe(self, root: bytes, change: Callable[[], None] = lambda: None) -> None:
         """Makes these bytes the anchor. Another one than before makes all older metadata void;
@@ -61,6 +71,19 @@ class Admission:
             write_whole(self._folder / "anchor.json", root)
         self._open(root).forget()
 
+    def adopt(self) -> bytes | None:
+        """The anchor: the first root that the registry shows where there was none, and None where
+        it shows none, either. Raises Corrupt for what is no root.
+        """
+        root = self._anchor()
+        if root is None:
+            try:
+                root = b"".join(self._bounded("metadata/1.root.json"))
+            except NotFound:
+                return None
+            self.believe(root)
+        return root
+
     def admit(self, policy: str, version: int, digest: str, *, here: bool, baseline: bool) -> None:
         """Returns when the version may be fetched and loaded, else raises why not.
 
@@ -78,7 +101,7 @@ class Admission:
             if here and (baseline or digest in known["admitted"] or self._anchor() is None):
                 return
             raise
-        if info is not None and info.hashes.get("sha256") == digest.removeprefix("sha256:"):
+        if _approves({} if info is None else info.hashes, digest):
             self._remember(digest, admitted=True)
             return
         if here or digest in self._known()["admitted"]:
@@ -92,6 +115,22 @@ class Admission:
             hint="promote it where the approvers' keys are; an assignment alone installs nothing",
         )
 
+    def recheck(self, policy: str, version: int, digest: str) -> None:
+        """Raises TakenBack for a loaded version that the metadata, as last refreshed, does not
+        approve. Where that cannot be known now, nothing is taken from the robot.
+        """
+        if self._client is None:
+            return
+        try:
+            info = self._client.find(f"{policy}/v{version}.json")
+        except PolicyctlError:
+            return
+        if _approves({} if info is None else info.hashes, digest):
+            return
+        with suppress(PolicyctlError):  # it ends now, also where a full disk forgets it
+            self._remember(digest, admitted=False)
+        raise self._refusal(policy, version, digest)
+
     def file(self, name: str) -> bytes | None:
         """A small approved file, such as the keyring; None while trust is off."""
         client = self._fresh()
@@ -101,15 +140,12 @@ class Admission:
 
     def _fresh(self) -> TrustClient | None:
         """A client that has just refreshed; None where there is no trust, and never was."""
-        root = self._anchor()
+        root = self.adopt()
         if root is None:
-            try:
-                root = b"".join(self._bounded("metadata/1.root.json"))
-            except NotFound:
-                return None
-            self.believe(root)
+            return None
         client = self._client or self._open(root)
         client.refresh()
+        self.refreshes += 1
         return client
 
     def _open(self, root: bytes) -> TrustClient:
@@ -164,9 +200,13 @@ class Admission:
         with disk_errors(self._folder):
             write_whole(self._folder / "admitted.json", json.dumps(known).encode())
 
-    def _refusal(self, policy: str, version: int, digest: str) -> Refused:
-        return Refused(
+    def _refusal(self, policy: str, version: int, digest: str) -> TakenBack:
+        return TakenBack(
             f"{policy} v{version} was taken back: this robot runs it no more",
             evidence=f"{digest[:19]}… is on its refusal list",
             hint="a new approval is needed: promote it again with --override --reason WHY",
         )
+
+
+def _approves(hashes: Mapping[str, str], digest: str) -> bool:
+    return hashes.get("sha256") == digest.removeprefix("sha256:")

@@ -6,7 +6,9 @@
 
 Without a keyring the robot believes the registry, as before trust was set up; without a key its
 reports are not signed. A keyring of a lower number never replaces one of a higher. A robot that has
-none and is shown forged approvals, or kept from the keyring that they name, believes nobody.
+none and is shown forged approvals, or kept from the keyring that they name, believes nobody. Nor
+does one whose keyring is damaged, until approvers or its enrolment give it a good one: the damaged
+file stays where it is until then, since without any file the next agent would need no signatures.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class Identity:
         self._source = source
         self._seen: tuple[int, int] | None = None
         self._keyring: Keyring | None = None
+        self._damage: Corrupt | None = None
         self._deceived = False
         self._signer: Signer | None = None
 
@@ -46,25 +49,47 @@ class Identity:
         found = self._read()
         return NOBODY if found is None and self._deceived else found
 
+    def believed(self) -> Keyring | None:
+        """As `keyring`, where nobody stands for one that was never readable."""
+        try:
+            return self.keyring()
+        except Corrupt:
+            return NOBODY
+
+    @property
+    def damage(self) -> str:
+        """Why nobody is believed, where the keyring cannot be read; else ""."""
+        try:
+            self._read()
+        except Corrupt as damaged:
+            return f"this robot's keyring is damaged: it believes nobody ({damaged.evidence})"
+        return ""
+
     def _read(self) -> Keyring | None:
         path = self._folder / KEYRING
         try:
             status = path.stat()
+            seen = (status.st_mtime_ns, status.st_ino)
+            if seen != self._seen:
+                self._take(path.read_bytes(), path)
+                self._seen = seen
         except FileNotFoundError:
-            return self._keyring  # it was believed once, and nobody took that back
-        seen = (status.st_mtime_ns, status.st_ino)
-        if seen == self._seen:
-            return self._keyring
-        try:
-            found = parse_keyring(path.read_bytes(), str(path))
-        except Corrupt:
-            if self._keyring is None:
-                raise
-        else:
-            if self._keyring is None or found.number > self._keyring.number:
-                self._keyring = found
-        self._seen = seen
+            pass  # what was believed, or damaged, once: nobody took that back
+        except OSError as unread:
+            self._damage = Corrupt("the keyring cannot be read", evidence=str(unread))
+        if self._keyring is None and self._damage is not None:
+            raise self._damage.with_traceback(None)
         return self._keyring
+
+    def _take(self, content: bytes, path: Path) -> None:
+        try:
+            found = parse_keyring(content, str(path))
+        except Corrupt as damaged:
+            self._damage = damaged
+            return
+        self._damage = None
+        if self._keyring is None or found.number > self._keyring.number:
+            self._keyring = found
 
     def refresh(self) -> None:
         """Believes what the source shows, where it is newer. Raises what the source does."""
@@ -80,8 +105,12 @@ class Identity:
             self.believe(parse_keyring(found, "the approved keyring.json"))
 
     def believe(self, keyring: Keyring) -> bool:
-        """Takes a keyring that somebody vouches for; False where a newer one is held."""
-        held = self._read()
+        """Takes a keyring that somebody vouches for; False where a newer one is held. One that
+        cannot be read is replaced by any."""
+        try:
+            held = self._read()
+        except Corrupt:
+            held = None
         if held is not None and held.number >= keyring.number:
             return held == keyring
         with disk_errors(self._folder):
@@ -93,7 +122,7 @@ class Identity:
         """Believes no keyring any more, for a robot that is given another root by hand."""
         with disk_errors(self._folder):
             (self._folder / KEYRING).unlink(missing_ok=True)
-        self._seen = self._keyring = None
+        self._seen = self._keyring = self._damage = None
 
     @property
     def has_key(self) -> bool:

@@ -173,7 +173,9 @@ class Spool:
         """The registry holds every attempt up to `number`; its word is the truth, also if lower.
 
         Refused when the registry knows more attempts than this spool ever opened: the robot lost
-        its disk, and its counters with it; numbering again from 1 would hide its attempts.
+        its disk, and its counters with it; numbering again from 1 would hide its attempts. Refused,
+        too, when it lacks attempts that were pruned here: nobody has those, and none after them
+        would ever be acknowledged.
         """
         with self._transaction():
             last, _ = self._last()
@@ -182,6 +184,14 @@ class Spool:
                     f"{self.robot} reported {number} attempts, its spool knows of {last}",
                     evidence="the robot's state directory was lost or replaced",
                     hint="restore the state directory, or enrol the robot under a new name",
+                )
+            first = self._first()
+            if number < first - 1:
+                raise Refused(
+                    f"the registry lacks attempts that {self.robot} no longer has",
+                    evidence=f"it holds them up to {number}, the spool from {first} on",
+                    hint="restore a newer backup of the registry, or enrol the robot under a new "
+                    "name",
                 )
             self._remember("acknowledged", number)
             self._db.execute(
@@ -238,6 +248,10 @@ class Spool:
         if row is None:
             return 0, 0
         return int(row[0]), int(row[0]) if row[1] else 0
+
+    def _first(self) -> int:
+        """The oldest number that is still here; 1 where there is none."""
+        return int(self._db.execute("SELECT coalesce(min(number), 1) FROM attempts").fetchone()[0])
 
     def _remember(self, key: str, value: Any) -> None:
         self._db.execute(

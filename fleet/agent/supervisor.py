@@ -13,12 +13,13 @@ Rules:
   that nor a stop "now" costs one.
 - While a candidate cannot be prepared, or is out of contact, the baseline runs alone and outside
   the comparison (side "only", segment -1). Where not even the baseline can be prepared, the last
-  good one stays, unless it was stopped "now": then the robot stands still. A withdrawn candidate
-  never runs again, whatever else fails. A document whose signature is no longer trusted leaves the
-  baseline alone, too.
-- Closed attempts are handed over before the next is opened. While the registry refuses them (they
-  differ from its record, or the robot lost its own) no attempt is opened: the robot stands still,
-  says so (`report_refused`) and asks again every round. Out of contact is no refusal.
+  good one stays, unless it was stopped "now" or approvers took it back: then the robot stands
+  still. A withdrawn candidate never runs again, whatever else fails. A document whose signature is
+  no longer trusted leaves the baseline alone, too. An agent that starts on a damaged keyring trusts
+  no document, and runs the last one's baseline alone, if that lies here and was one before.
+- Closed attempts are handed over before the next is opened. While they are refused (they differ
+  from the registry's record, or either side lost its own) no attempt is opened: the robot stands
+  still, says so (`report_refused`) and asks again every round. Out of contact is no refusal.
 - Nothing to run, `work: on_rollout` without a candidate, or the budget of attempts spent: the robot
   stands still and only answers.
 
@@ -48,6 +49,9 @@ from registry.interleave import side as side_of
 
 OUTSIDE = -1
 """The segment of attempts outside a comparison."""
+
+ACCEPTED = "assignment"
+"""Where `fleet.agent.orders` keeps the newest accepted document in the spool."""
 
 REPORT_BATCH = 64
 KEYRING_S = 30.0
@@ -127,7 +131,7 @@ class Supervisor:
         self._monotonic = monotonic
         self._extra = extra
         self._identity = identity
-        believed = identity.keyring if identity else lambda: None
+        believed = identity.believed if identity else lambda: None
         self.orders = Orders(work.robot, spool, monotonic, believed)
         self._keyring_at = float("-inf")
         self._trust_problem = ""
@@ -161,6 +165,7 @@ class Supervisor:
         self._learn_keys()
         self._poll()
         self._prepare()
+        self._let_go()
         self._report()
         choice = None if self._spent() or self._report_refused else self._choose()
         if choice is None:
@@ -182,6 +187,7 @@ class Supervisor:
         self._keyring_at = self._monotonic()
         try:
             self._identity.refresh()
+            self._identity.keyring()
         except PolicyctlError as error:
             self._trust_problem = f"{error.what} ({error.evidence})"
         else:
@@ -202,6 +208,8 @@ class Supervisor:
     def _prepare(self) -> None:
         """Makes the newest document's versions ready, the baseline first; a failure is retried."""
         newest, prepared = self.orders.newest, self._prepared
+        if newest is None and prepared is None:
+            self._prepare_untrusted()
         if newest is None or (prepared and prepared.assignment == newest and not self._problem):
             return
         if newest != self._failed:
@@ -213,23 +221,59 @@ class Supervisor:
             if baseline is not None:
                 self._prepared = Prepared(newest, None, baseline)
             self._prepared = Prepared(newest, self._ready(newest, newest.candidate), baseline)
+            self._updater.settle(
+                newest.digests[newest.baseline] if newest.baseline is not None else None,
+                [newest.digests[version] for version in newest.versions],
+            )
         except PolicyctlError as error:
             self._failed, self._problem = newest, f"{error.what} ({error.evidence})"
             self._retry_at = self._monotonic() + self._retry_s
             self._retry_s = min(2 * self._retry_s, RETRY_LAST_S)
             return
         self._failed, self._problem = None, ""
-        self._updater.settle(
-            newest.digests[newest.baseline] if newest.baseline is not None else None,
-            [newest.digests[version] for version in newest.versions],
-        )
 
-    def _ready(self, document: Assignment, version: int | None) -> Ready | None:
+    def _prepare_untrusted(self) -> None:
+        """On a damaged keyring: the baseline of the document in the spool, and nothing fetched."""
+        damage = self._identity.damage if self._identity else ""
+        if not damage or self._monotonic() < self._retry_at:
+            return
+        self._problem = damage
+        self._retry_at = self._monotonic() + RETRY_LAST_S
+        stored = self._spool.recall(ACCEPTED)
+        if stored is None:
+            return
+        last = Assignment.from_json(stored)
+        if self._work.on_rollout_only and last.candidate is None:
+            return
+        try:
+            baseline = self._ready(last, last.baseline, held_only=True)
+        except PolicyctlError as error:
+            self._problem = f"{damage}; {error.what} ({error.evidence})"
+        else:
+            self._prepared = Prepared(last, None, baseline)
+
+    def _let_go(self) -> None:
+        """What approvers took back since it was loaded runs no more."""
+        prepared = self._prepared
+        if prepared is None:
+            return
+        gone = self._updater.taken_back(prepared.candidate, prepared.baseline)
+        if not gone:
+            return
+        self._problem = "; ".join(gone.values())
+        candidate, baseline = (
+            None if ready is None or ready.digest in gone else ready
+            for ready in (prepared.candidate, prepared.baseline)
+        )
+        self._prepared = Prepared(prepared.assignment, candidate, baseline)
+
+    def _ready(
+        self, document: Assignment, version: int | None, *, held_only: bool = False
+    ) -> Ready | None:
         if version is None:
             return None
-        return self._updater.prepare(
-            document.policy, version, document.digests[version], self._work.task
-        )
+        digest, task = document.digests[version], self._work.task
+        return self._updater.prepare(document.policy, version, digest, task, held_only=held_only)
 
     def _choose(self) -> Choice | None:
         """The next attempt, or None where there is nothing to do."""

@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.agent.admission import Admission
+from fleet.agent.admission import Admission, TakenBack
 from fleet.agent.assembly import FILES, MANIFEST, Assembly, LocalPieces
 from fleet.agent.link import Link
 from policies import Policy
@@ -76,19 +76,25 @@ class Updater:
         self._sandboxed = sandboxed  # `load` runs what it loads in a sandbox
         self._admission = admission
         self._ready: dict[tuple[str, int], Ready] = {}
+        self._rechecked = 0
         self.fetches = 0
         """Blobs asked of the link since this updater was made."""
         self.bytes_fetched = 0
         folder.mkdir(parents=True, exist_ok=True)
 
-    def prepare(self, policy: str, version: int, digest: str, task: str) -> Ready:
+    def prepare(
+        self, policy: str, version: int, digest: str, task: str, *, held_only: bool = False
+    ) -> Ready:
         """A version ready to run, fetched only if it is not here.
 
+        `held_only` fetches nothing and takes only a baseline to go back to: else NotFound.
         Raises Corrupt (bytes do not fit the digest), ConfigError (contract), Refused (it breaks) or
         what the link raises (OutOfContact, NotFound). A failure changes nothing that runs.
         """
+        here, baseline = self.holds(digest), digest in self._baselines()
+        if held_only and not (here and baseline):
+            raise _not_held(policy, version, digest)
         if self._admission is not None:
-            here, baseline = self.holds(digest), digest in self._baselines()
             self._admission.admit(policy, version, digest, here=here, baseline=baseline)
         held = self._ready.get((policy, version))
         if held is not None and held.digest == digest:
@@ -96,6 +102,8 @@ class Updater:
         folder = self._path(digest)
         manifest = self._verified(folder, digest) if folder.exists() else None
         if manifest is None:
+            if held_only:
+                raise _not_held(policy, version, digest)
             manifest = self._fetch(folder, digest)
         if manifest.policy != policy:
             raise Corrupt(
@@ -123,21 +131,49 @@ class Updater:
         ready = self._ready[policy, version] = Ready(policy, version, digest, loaded)
         return ready
 
+    def taken_back(self, *loaded: Ready | None) -> dict[str, str]:
+        """Why loaded versions may run no more, by digest. Asked again only where the metadata was
+        refreshed since.
+        """
+        admission, found = self._admission, dict[str, str]()
+        if admission is None or admission.refreshes == self._rechecked:
+            return found
+        self._rechecked = admission.refreshes
+        for ready in loaded:
+            if ready is None:
+                continue
+            try:
+                admission.recheck(ready.policy_name, ready.version, ready.digest)
+            except TakenBack as error:
+                found[ready.digest] = f"{error.what} ({error.evidence})"
+        return found
+
     def settle(self, baseline: str | None, needed: Collection[str]) -> None:
-        """Remembers `baseline` as one to go back to, and prunes what nothing needs."""
-        kept = self._baselines()
-        if baseline is not None and kept[:1] != [baseline]:
-            kept = [baseline, *(digest for digest in kept if digest != baseline)][:BASELINES_KEPT]
-            write_whole(self._folder / "baselines.json", json.dumps(kept).encode())
+        """Prunes what nothing needs, then remembers `baseline` as one to go back to: a full disk
+        has room for that afterwards. Raises ServiceFailed where the disk says no all the same; what
+        is left is done when it is asked again.
+        """
+        held = self._baselines()
+        kept = held
+        if baseline is not None:
+            kept = [baseline, *(digest for digest in held if digest != baseline)][:BASELINES_KEPT]
         stay = {*kept, *needed}
-        names = {self._path(digest).name for digest in stay}
-        for folder in self._folder.iterdir():
-            if folder.is_dir() and folder.name.removeprefix(INCOMING) not in names:
-                shutil.rmtree(folder)
         for key in [key for key, ready in self._ready.items() if ready.digest not in stay]:
             close = getattr(self._ready.pop(key).policy, "close", None)
             if close is not None:
                 close()  # a policy in a process of its own takes that with it
+        try:
+            try:
+                self._prune({self._path(digest).name for digest in stay})
+            finally:
+                if kept != held:
+                    write_whole(self._folder / "baselines.json", json.dumps(kept).encode())
+        except OSError as failed:
+            raise ServiceFailed(
+                "the robot cannot tidy up its versions",
+                evidence=str(failed),
+                hint="it is tried again; free space in the agent's state directory",
+            ) from failed
 
     def holds(self, digest: str) -> bool:
         """The version's files are on this robot."""
@@ -149,6 +185,11 @@ class Updater:
         if not is_digest(digest):
             raise Corrupt("an assignment names something that is no digest", evidence=digest[:80])
         return self._folder / digest.removeprefix("sha256:")
+
+    def _prune(self, names: Collection[str]) -> None:
+        for folder in self._folder.iterdir():
+            if folder.is_dir() and folder.name.removeprefix(INCOMING) not in names:
+                shutil.rmtree(folder)
 
     def _baselines(self) -> list[str]:
         """Those to go back to; a file that was damaged names none."""
@@ -231,6 +272,10 @@ class Updater:
                 raise Corrupt("more bytes than announced", evidence=f"{digest}: over {size} bytes")
         self._count(Span(digest, 0, len(data)))
         return bytes(data)
+
+
+def _not_held(policy: str, version: int, digest: str) -> NotFound:
+    return NotFound(f"no whole baseline {policy} v{version} is on this robot", evidence=digest)
 
 
 def _manifest(raw: bytes, digest: str) -> Manifest:

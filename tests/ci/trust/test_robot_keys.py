@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from control_plane import ControlPlane
 from typed_trust import (
     GATES,
     Run,
@@ -17,8 +18,11 @@ from typed_trust import (
     tried,
 )
 
+from fleet.agent.admission import Admission
 from fleet.agent.identity import Identity
+from registry.errors import PolicyctlError
 from registry.trust.documents import check_assignment
+from registry.versions import digest_bytes
 
 ROBOT = """
 robot: robot-01
@@ -53,6 +57,29 @@ def test_an_enrolled_robot_has_a_key_and_believes_the_keyring(run: Run, tmp_path
         check_assignment(told, keyring)
 
 
+def test_an_enrolled_robot_has_the_root_that_no_server_can_hide(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "robot.yaml").write_text(ROBOT)
+    folder = tmp_path / ".policyctl" / "agents" / "robot-01" / "trust"
+    done(run("robot", "enrol", "robot.yaml"))
+    assert not folder.exists(), "no trust, no root"
+    first = Path(done(run("trust", "init"))["anchor"]).read_bytes()
+    done(run("robot", "enrol", "robot.yaml"))
+    assert (folder / "anchor.json").read_bytes() == first
+    admission = Admission(folder, ControlPlane())  # shows no metadata at all
+    with pytest.raises(PolicyctlError):
+        admission.admit("box-grasp", 1, digest_bytes(b""), here=False, baseline=False)
+
+
+def test_an_enrolment_replaces_no_root_that_the_robot_has(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "robot.yaml").write_text(ROBOT)
+    done(run("trust", "init"))
+    anchor = tmp_path / ".policyctl" / "agents" / "robot-01" / "trust" / "anchor.json"
+    anchor.parent.mkdir(parents=True)
+    anchor.write_bytes(b"given by hand")
+    done(run("robot", "enrol", "robot.yaml"))
+    assert anchor.read_bytes() == b"given by hand"
+
+
 @pytest.mark.slow
 def test_a_key_that_waited_beside_a_version_is_the_homes_when_both_are_approved(
     run: Run, tmp_path: Path
@@ -75,7 +102,7 @@ def test_a_robots_key_may_be_made_on_the_robot(run: Run, tmp_path: Path) -> None
     done(run("trust", "init"))
     done(run("robot", "enrol", "robot.yaml", "--key", "on-the-robot.pub"))
     assert list(done(run("trust", "roles"))["keyring"]["robots"]) == ["robot-01"]
-    assert not (tmp_path / ".policyctl" / "agents" / "robot-01" / "robot.pem").exists()
+    assert not (tmp_path / ".policyctl" / "agents" / "robot-01").exists()
 
 
 def test_trust_that_begins_late_gives_robots_keys_and_asks_nothing_of_the_past(

@@ -93,6 +93,20 @@ def test_acknowledged_attempts_are_pruned_but_never_the_counters(tmp_path: Path)
     assert spool_at(tmp_path).open(opening(6)) == 7
 
 
+def test_a_registry_that_lacks_what_was_pruned_is_refused(tmp_path: Path) -> None:
+    """Nobody can give it that any more, and it would acknowledge nothing after it."""
+    spool = spool_at(tmp_path, keep=2)
+    spool.acknowledge(0)
+    for index in range(6):
+        spool.close(spool.open(opening(index)), Result("success"))
+    spool.acknowledge(6)
+    with pytest.raises(Refused, match="no longer has") as caught:
+        spool.acknowledge(3)
+    assert caught.value.evidence == "it holds them up to 3, the spool from 5 on"
+    assert spool.acknowledged == 6
+    spool.acknowledge(4)
+
+
 def test_a_full_spool_refuses_motion_instead_of_dropping_evidence(tmp_path: Path) -> None:
     spool = spool_at(tmp_path, limit=2)
     for index in range(2):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from contextlib import closing
 from fractions import Fraction
@@ -13,6 +15,7 @@ from control_plane import ControlPlane
 from scripted_policies import TASK, write_checkpoint
 from world import Clock, Fleet, Robot
 
+import fleet.agent.updater as updater_module
 from fleet.stopping import Stop
 from registry.interleave import side
 
@@ -146,6 +149,30 @@ def test_a_failed_fetch_is_not_repeated_every_round(scene: Scene) -> None:
     assert scene.plane.fetched == [scene.digests[2]]
 
 
+def test_a_full_disk_is_told_and_tried_again_while_the_baseline_runs(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version still fits; nothing does after it."""
+    write = updater_module.write_whole
+
+    def full(path: Path, content: bytes) -> None:
+        if path.name == "baselines.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, content)
+
+    scene.assign(None, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(updater_module, "write_whole", full)
+        scene.rounds(1)
+        scene.robot.restart()
+        assert all(scene.rounds(2))
+        assert "No space left" in scene.status["problem"]
+    scene.clock.passes(120.0)
+    assert all(scene.rounds(1))
+    assert scene.status["problem"] == ""
+    assert scene.robot.updater._baselines() == [scene.digests[1]]
+
+
 def test_a_version_stopped_at_once_does_not_begin_again_while_its_successor_is_fetched(
     scene: Scene,
 ) -> None:
@@ -270,6 +297,28 @@ def test_a_robot_whose_disk_was_lost_stands_still_instead_of_hiding_attempts(sce
     assert [fresh.tick() for _ in range(3)] == [False] * 3
     assert fresh.spool.last_number == 0
     assert "reported 2 attempts" in scene.status["report_refused"]
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_a_registry_that_lost_what_the_robot_no_longer_keeps_is_told_so(
+    scene: Scene, restart: bool
+) -> None:
+    """It was restored from a backup of long ago; a newer one brings the robot back to work."""
+    scene.robot.spool._keep = 2
+    scene.assign(None, 1)
+    scene.rounds(6)
+    whole = scene.plane.attempts[NAME]
+    scene.plane.attempts[NAME] = {number: whole[number] for number in (1, 2)}
+    if restart:
+        scene.robot.restart()
+    scene.rounds(1)
+    assert scene.rounds(3) == [False] * 3
+    assert "attempts that robot-01 no longer has" in scene.status["report_refused"]
+    assert "up to 2, the spool from 5 on" in scene.status["report_refused"]
+    scene.plane.attempts[NAME] = {number: whole[number] for number in (1, 2, 3, 4)}
+    assert all(scene.rounds(2))
+    assert scene.status["report_refused"] == ""
+    assert sorted(scene.plane.attempts[NAME]) == list(range(1, scene.robot.spool.last_number + 1))
 
 
 def test_while_a_report_is_refused_no_attempt_is_opened_and_then_it_goes_on(scene: Scene) -> None:

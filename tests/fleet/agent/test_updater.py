@@ -118,6 +118,64 @@ def test_what_nothing_needs_is_pruned(bench: Bench) -> None:
     assert bench.folders() == sorted(name(digest) for digest in digests[1:])
 
 
+def test_on_a_full_disk_what_nothing_needs_makes_room_for_the_list(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk holds what it holds, and not a byte more."""
+    digests = [bench.publish(rate) for rate in (0.5, 0.6, 0.7)]
+    for number, digest in enumerate(digests, 1):
+        bench.prepare(number, digest)
+        if number < 3:
+            bench.updater.settle(digest, [digest])
+    write, full = updater_module.write_whole, bench.folders()
+
+    def room_for(path: Path, content: bytes) -> None:
+        if bench.folders() == full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(path, content)
+
+    monkeypatch.setattr(updater_module, "write_whole", room_for)
+    bench.updater.settle(digests[2], [digests[2]])
+    assert bench.folders() == sorted(name(digest) for digest in digests[1:])
+    listed = json.loads((bench.folder / "robot" / "baselines.json").read_bytes())
+    assert listed == [digests[2], digests[1]]
+
+
+def test_a_list_that_the_disk_does_not_take_is_told_and_written_by_the_next_try(
+    bench: Bench,
+) -> None:
+    digest = bench.publish(0.9)
+    bench.prepare(1, digest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, hard))
+    try:
+        with pytest.raises(ServiceFailed, match="cannot tidy up"):
+            bench.updater.settle(digest, [digest])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    bench.updater.settle(digest, [digest])
+    assert json.loads((bench.folder / "robot" / "baselines.json").read_bytes()) == [digest]
+
+
+def test_a_folder_that_cannot_be_pruned_keeps_no_baseline_from_the_list(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, other = bench.publish(0.9), bench.publish(0.1)
+    bench.prepare(1, digest)
+    bench.prepare(2, other)
+
+    def busy(path: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", busy)
+        with pytest.raises(ServiceFailed, match="cannot tidy up"):
+            bench.updater.settle(digest, [digest])
+    assert json.loads((bench.folder / "robot" / "baselines.json").read_bytes()) == [digest]
+    bench.updater.settle(digest, [digest])
+    assert bench.folders() == [name(digest)]
+
+
 @pytest.mark.parametrize("damage", [b"", b"[", b"{}", b'["x", 7]'])
 def test_a_damaged_list_of_baselines_names_none_and_is_written_anew(
     bench: Bench, damage: bytes
