@@ -73,8 +73,14 @@ class Adapter:
 
     @property
     def room(self) -> int:
-        """Frames that still fit the queue."""
-        return 0 if self.full else QUEUE_LENGTH - len(self.queue)
+        """Frames that still fit the queue, `full` aside."""
+        return QUEUE_LENGTH - len(self.queue)
+
+    def refuse(self) -> bool:
+        """Count one more frame against `full`; whether it does not fit."""
+        refused = self.full != 0
+        self.full -= self.full > 0
+        return refused
 
     def unplug(self) -> None:
         """The interface vanishes, with what it had queued."""

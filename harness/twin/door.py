@@ -9,14 +9,25 @@ Rules
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from enum import Enum, auto
 from typing import Protocol
 
 import can
 
 from harness.twin.adapter import Adapter
 
-Taken = tuple[object, can.Message | None]
-"""Who sent it, and the frame; None asks to purge the adapter's queue."""
+
+class Word(Enum):
+    """What a program says beside frames."""
+
+    PURGE = auto()
+    """Throw away what the adapter has queued."""
+    REFUSED = auto()
+    """A frame of mine did not fit the full queue that I was told of."""
+
+
+Taken = tuple[object, can.Message | Word]
+"""Who sent it, and what."""
 
 
 class Door(Protocol):
@@ -24,6 +35,8 @@ class Door(Protocol):
 
     classic: bool
     """Whether only classic frames pass."""
+    refuses: bool
+    """Whether its programs' ends refuse what does not fit a full queue; what is taken did fit."""
 
     @property
     def where(self) -> Mapping[str, object]:

@@ -36,7 +36,7 @@ INTERFACES = ("policyctl", "udp_multicast", "socketcand", "socketcan")
 class BusDoor:
     """A python-can bus that strangers are on: udp_multicast, socketcan."""
 
-    classic = False
+    classic = refuses = False
 
     def __init__(self, where: Mapping[str, Any]) -> None:
         """Raises UsageError, ServiceFailed."""

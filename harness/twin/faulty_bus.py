@@ -52,10 +52,13 @@ class FaultyBus(can.BusABC):
         self._is_shutdown = True  # it holds nothing itself
 
     def send(self, msg: can.Message, timeout: float | None = None) -> None:
-        adapter = self._present()
-        if adapter.full:
-            adapter.full -= adapter.full > 0
+        if self._present().refuse():
             raise can.CanOperationError("no buffer space available", errno.ENOBUFS)
+        self.send_fitted(msg)
+
+    def send_fitted(self, msg: can.Message) -> None:
+        """`send`, for a frame that the adapter took before its queue was full."""
+        adapter = self._present()
         adapter.release()
         if not adapter.passes:
             adapter.keep(self._send_out, msg)

@@ -57,6 +57,7 @@ class SocketcandDoor:
     """One bus under one name on one port."""
 
     classic = True
+    refuses = False
 
     def __init__(self, channel: str, host: str, port: int) -> None:
         """Port 0 takes a free one; `where` says which. Raises ServiceFailed."""
