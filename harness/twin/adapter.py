@@ -91,6 +91,7 @@ class Adapter:
     def plug_in(self) -> None:
         """It comes back, as a new interface."""
         self.gone = self.off = False
+        self.extra.clear()
         self.plugged += 1
 
     def purge(self) -> bool:
