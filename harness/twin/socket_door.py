@@ -18,7 +18,7 @@ from pathlib import Path
 import can
 
 from harness.twin.adapter import Adapter
-from harness.twin.door import Taken, Word
+from harness.twin.door import AT_ONCE, Taken, Word
 from harness.twin.socket_bus import LARGEST, Packet, State, pack, pack_hello, unpack
 from registry.errors import ServiceFailed, UsageError
 
@@ -163,6 +163,8 @@ class SocketDoor:
 
     classic = False
     refuses = True
+    lost = 0
+    """What is not taken yet waits in the program's socket, then holds it up."""
 
     def __init__(self, path: Path) -> None:
         """Raises UsageError if a twin is served there already, ServiceFailed."""
@@ -183,8 +185,8 @@ class SocketDoor:
         if source == self._listening.fileno():
             self._welcome()
             return
-        program = self._programs.get(source)
-        while program is not None:
+        program = self._programs[source]
+        for _ in range(AT_ONCE):
             try:
                 packet = program.link.recv(LARGEST, socket.MSG_DONTWAIT)
             except BlockingIOError:

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import can
 import pytest
-from twin_process import closing_bus, refresh
+from twin_process import closing_bus, free_port, refresh
 
+from fleet.can.bus import open_bus
+from fleet.can.frames import PARAMETER_ID
 from harness.twin.bus import TwinBus
+from harness.twin.door import AT_ONCE
+from harness.twin.doors import BusDoor
 from harness.twin.faulty_bus import FaultyBus
 from harness.twin.live import Line, LiveTwin
 from harness.twin.physics import TwinConfig, TwinWorld
@@ -136,3 +140,45 @@ def test_a_frame_that_was_taken_before_the_queue_was_full_goes_out(served: Serve
     assert answer is not None
     assert answer.arbitration_id == 0x11
     assert refusals(served, bus) == 2
+
+
+def test_a_program_that_floods_the_twin_keeps_nobody_waiting_and_loses_nothing(
+    served: Served,
+) -> None:
+    flooding, other = served.join(), served.join()
+    for k in range(2 * AT_ONCE + 10):
+        flooding.send(refresh(k % 7))
+    other.send(refresh(7))
+    heard = []
+    for _ in range(4):
+        served.passes(1)
+        heard.append(served.line.heard)
+    assert heard[0] == AT_ONCE + 1, "the other's frame is among them"
+    answered = []
+    while (msg := flooding.recv(0.0)) is not None:
+        if msg.arbitration_id not in (PARAMETER_ID, 0x18):  # the other's
+            answered.append(msg.arbitration_id - 0x11)
+    assert answered == [k % 7 for k in range(2 * AT_ONCE + 10)], "in order"
+    assert heard == [AT_ONCE + 1, 2 * AT_ONCE + 1, 2 * AT_ONCE + 11, 2 * AT_ONCE + 11]
+    assert served.line.refused == served.door.lost == 0
+
+
+def test_what_the_network_could_not_hand_over_is_counted() -> None:
+    port = free_port()
+    where = {"interface": "udp_multicast", "channel": "239.74.163.91", "port": port}
+    with ExitStack() as undo:
+        door = BusDoor({**where, "fd": True})
+        undo.callback(door.close)
+        world = TwinWorld(TwinConfig(seed=1))
+        line = Line("right", FaultyBus(TwinBus(world), world.adapter()), [door])
+        twin = LiveTwin(world, [line])
+        bus = undo.enter_context(closing_bus(open_bus({**where, "fd": True})))
+        sent = 0
+        while not door.lost:
+            bus.send(refresh())
+            sent += 1
+        (source,) = door.sources()
+        assert len(list(door.take(source))) == AT_ONCE
+        while frames := len(list(door.take(source))):
+            line.heard += frames
+        assert twin.state()["arms"][0]["lost"] == sent - AT_ONCE - line.heard > 0
