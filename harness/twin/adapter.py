@@ -56,6 +56,8 @@ class Adapter:
         """What the program hears next: error frames, other programs' frames."""
         self.queue: deque[tuple[Send, can.Message]] = deque()
         """Frames nobody has heard yet, and the way each would take."""
+        self.on_wire: Callable[[], int] = lambda: 0
+        """Frames of the same queue that wait until the bus is free."""
         self.replayed: list[can.Message] = []
         """Frames that were sent only when the bus came back."""
         self.can_purge = can_purge
@@ -74,7 +76,7 @@ class Adapter:
     @property
     def room(self) -> int:
         """Frames that still fit the queue, `full` aside."""
-        return QUEUE_LENGTH - len(self.queue)
+        return QUEUE_LENGTH - len(self.queue) - self.on_wire()
 
     def refuse(self) -> bool:
         """Count one more frame against `full`; whether it does not fit."""
@@ -111,7 +113,7 @@ class Adapter:
 
     def keep(self, send: Send, msg: can.Message) -> None:
         """Queue a frame that nobody hears. Raises CanOperationError: ENOBUFS."""
-        if not self.room:
+        if self.room <= 0:
             raise can.CanOperationError("no buffer space available", errno.ENOBUFS)
         if not self._told_dead and not self.off:
             self._told_dead = True

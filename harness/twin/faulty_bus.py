@@ -13,6 +13,7 @@ import can
 
 from fleet.can.bus import FrameTap, clock_of
 from harness.twin.adapter import Adapter
+from harness.twin.wire import WireBus
 
 if TYPE_CHECKING:
     from harness.twin.physics import TwinWorld
@@ -38,6 +39,8 @@ class FaultyBus(can.BusABC):
         world, arm = getattr(behind, "world", None), getattr(behind, "arm", "")
         if adapter is None:
             adapter = Adapter() if world is None else world.adapter(arm)
+        if isinstance(behind, WireBus):
+            adapter.on_wire = lambda: behind.waiting
         self.inner = inner
         self.adapter = adapter
         self.world: TwinWorld | None = world

@@ -214,7 +214,7 @@ class SocketDoor:
 
     def tell(self, adapter: Adapter) -> None:
         """Also flushes what waits for slow programs."""
-        self._state = State(gone=adapter.gone, blocked=not adapter.room, refuse=adapter.full)
+        self._state = State(gone=adapter.gone, blocked=adapter.room <= 0, refuse=adapter.full)
         for source, program in tuple(self._programs.items()):
             alive = program.flush() and program.tell(self._state)
             if not alive or adapter.gone:

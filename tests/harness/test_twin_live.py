@@ -14,6 +14,7 @@ from twin_process import closing_bus, free_port, refresh
 
 from fleet.can.bus import open_bus
 from fleet.can.frames import PARAMETER_ID
+from harness.twin.adapter import QUEUE_LENGTH
 from harness.twin.bus import TwinBus
 from harness.twin.door import AT_ONCE
 from harness.twin.doors import BusDoor
@@ -22,17 +23,19 @@ from harness.twin.live import Line, LiveTwin
 from harness.twin.physics import TwinConfig, TwinWorld
 from harness.twin.socket_bus import PolicyctlBus
 from harness.twin.socket_door import SocketDoor
+from harness.twin.wire import WireBus, WireModel
 
 
 class Served:
     """A twin whose loop runs only when told to, and the programs on it."""
 
-    def __init__(self, folder: Path, undo: ExitStack) -> None:
+    def __init__(self, folder: Path, undo: ExitStack, wire: WireModel | None = None) -> None:
         self.door = SocketDoor(folder / "right.sock")
         undo.callback(self.door.close)
         self._undo = undo
         world = TwinWorld(TwinConfig(seed=1))
-        self.line = Line("right", FaultyBus(TwinBus(world), world.adapter()), [self.door])
+        bus = TwinBus(world) if wire is None else WireBus(world, model=wire)
+        self.line = Line("right", FaultyBus(bus, world.adapter()), [self.door])
         self.twin = LiveTwin(world, [self.line])
 
     def passes(self, count: int = 3) -> None:
@@ -182,3 +185,17 @@ def test_what_the_network_could_not_hand_over_is_counted() -> None:
         while frames := len(list(door.take(source))):
             line.heard += frames
         assert twin.state()["arms"][0]["lost"] == sent - AT_ONCE - line.heard > 0
+
+
+def test_a_program_that_sends_more_than_a_wire_carries_is_refused(tmp_path: Path) -> None:
+    with ExitStack() as undo:
+        served = Served(tmp_path, undo, wire=WireModel(nominal_bps=1e4, data_bps=1e4))
+        bus = served.join()
+        for sent in range(QUEUE_LENGTH + 3 * AT_ONCE):
+            if not sent % AT_ONCE:
+                served.passes(1)
+                bus.recv(0.0)
+            if is_refused(bus):
+                break
+        assert is_refused(bus)
+        assert sent >= QUEUE_LENGTH
