@@ -19,7 +19,7 @@ from ci.cli.arm_run import command as run
 from ci.cli.finite import FiniteRange
 from ci.cli.tables import table
 from ci.output import emit, narrate, wants_json
-from registry.errors import Refused, ServiceFailed, UsageError
+from registry.errors import Interrupted, Refused, ServiceFailed, UsageError
 from registry.storage import disk_errors
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ def scan_command(where: Where) -> None:
 def monitor(where: Where, hz: float, seconds: float | None) -> None:
     """Watch position, speed, torque, temperatures and age of each motor, live."""
     last: list[dict[str, Any]] = []
-    with _until_interrupted(), closing(_watching(where, hz, seconds, _monitor_rows)) as looks:
+    looks = _watching(where, hz, seconds, _monitor_rows)
+    with _until_interrupted(lambda: bool(last)), closing(looks):
         for rows in looks:
             last = rows
     emit({"arm": where.side, "motors": last}, table(last, tuple(last[0]) if last else ()))
@@ -213,7 +214,8 @@ def limits(where: Where, seconds: float | None, save: Path | None, lerobot: Path
             np.maximum(high, state.q, out=high, where=heard)
             return _range_rows(low, high, own)
 
-        with _until_interrupted(), closing(_watching(where, 50.0, seconds, widen)) as looks:
+        looks = _watching(where, 50.0, seconds, widen)
+        with _until_interrupted(lambda: bool(np.isfinite(low).any())), closing(looks):
             for _ in looks:
                 pass
         still = [motor.joint for i, motor in enumerate(OPENARM_MOTORS) if high[i] - low[i] < MOVED]
@@ -266,11 +268,20 @@ def _watching(
 
 
 @contextmanager
-def _until_interrupted() -> Iterator[None]:
-    """Ctrl-C ends the looking, not the command: what was seen is told. Nothing was commanded."""
+def _until_interrupted(seen: Callable[[], bool]) -> Iterator[None]:
+    """Ctrl-C ends the looking, not the command: what was seen is told. Nothing was commanded.
+
+    Raises Interrupted where nothing was `seen` yet.
+    """
     try:
         yield
     except KeyboardInterrupt:
+        if not seen():
+            raise Interrupted(
+                "interrupted before the motors had answered",
+                evidence="nothing was seen, and nothing saved",
+                hint="run it again; `policyctl arm scan` says which motors answer",
+            ) from None
         narrate("stopped")
 
 

@@ -274,7 +274,8 @@ def _signals() -> Iterator[list[int]]:
 def _summary(state: dict[str, Any]) -> str:
     lines = [f"{state['time_s']} s, {state['slipped_s']} s behind the clock"]
     lines += [
-        f"{one['arm']}: {one['heard']} frames in, {one['said']} out, {one['refused']} refused"
+        f"{one['arm']}: {one['heard']} frames in, {one['said']} out, {one['refused']} refused,"
+        f" {one['lost']} lost"
         for one in state["arms"]
     ]
     return "\n".join(lines)

@@ -56,6 +56,8 @@ class Adapter:
         """What the program hears next: error frames, other programs' frames."""
         self.queue: deque[tuple[Send, can.Message]] = deque()
         """Frames nobody has heard yet, and the way each would take."""
+        self.on_wire: Callable[[], int] = lambda: 0
+        """Frames of the same queue that wait until the bus is free."""
         self.replayed: list[can.Message] = []
         """Frames that were sent only when the bus came back."""
         self.can_purge = can_purge
@@ -73,8 +75,14 @@ class Adapter:
 
     @property
     def room(self) -> int:
-        """Frames that still fit the queue."""
-        return 0 if self.full else QUEUE_LENGTH - len(self.queue)
+        """Frames that still fit the queue, `full` aside."""
+        return QUEUE_LENGTH - len(self.queue) - self.on_wire()
+
+    def refuse(self) -> bool:
+        """Count one more frame against `full`; whether it does not fit."""
+        refused = self.full != 0
+        self.full -= self.full > 0
+        return refused
 
     def unplug(self) -> None:
         """The interface vanishes, with what it had queued."""
@@ -85,6 +93,7 @@ class Adapter:
     def plug_in(self) -> None:
         """It comes back, as a new interface."""
         self.gone = self.off = False
+        self.extra.clear()
         self.plugged += 1
 
     def purge(self) -> bool:
@@ -104,7 +113,7 @@ class Adapter:
 
     def keep(self, send: Send, msg: can.Message) -> None:
         """Queue a frame that nobody hears. Raises CanOperationError: ENOBUFS."""
-        if not self.room:
+        if self.room <= 0:
             raise can.CanOperationError("no buffer space available", errno.ENOBUFS)
         if not self._told_dead and not self.off:
             self._told_dead = True

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import struct
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -24,11 +26,14 @@ from fleet.can.health import BUS_ERRORS
 from fleet.can.interfaces import EchoFreeBus
 from fleet.can.motors import OPENARM_MOTORS
 from harness.twin.adapter import Adapter
-from harness.twin.door import Door, Taken
+from harness.twin.door import AT_ONCE, Door, Taken
 from registry.errors import ServiceFailed, UsageError
 
 ANSWERS_WITHIN_S = 0.25
 """A twin that lags behind its clock answers within this."""
+
+_SO_MEMINFO, _MEMINFO = 55, struct.Struct("9I")
+"""Linux's numbers of a socket's memory; the last counts what was dropped."""
 
 INTERFACES = ("policyctl", "udp_multicast", "socketcand", "socketcan")
 
@@ -36,7 +41,7 @@ INTERFACES = ("policyctl", "udp_multicast", "socketcand", "socketcan")
 class BusDoor:
     """A python-can bus that strangers are on: udp_multicast, socketcan."""
 
-    classic = False
+    classic = refuses = False
 
     def __init__(self, where: Mapping[str, Any]) -> None:
         """Raises UsageError, ServiceFailed."""
@@ -49,8 +54,11 @@ class BusDoor:
         except UsageError:
             self._bus.shutdown()
             raise
-        self.lost = 0
-        """Frames that this door could not deliver."""
+        self._undelivered = 0
+
+    @property
+    def lost(self) -> int:
+        return self._undelivered + _dropped(self._source)
 
     @property
     def programs(self) -> int | None:
@@ -60,7 +68,9 @@ class BusDoor:
         return (self._source,)
 
     def take(self, source: int) -> Iterable[Taken]:
-        while (msg := self._bus.recv(0.0)) is not None:
+        for _ in range(AT_ONCE):
+            if (msg := self._bus.recv(0.0)) is None:
+                return
             yield self, msg
 
     def give(self, msg: can.Message, time_s: float, but: object) -> None:
@@ -69,7 +79,7 @@ class BusDoor:
         try:
             self._bus.send(msg)
         except BUS_ERRORS:
-            self.lost += 1
+            self._undelivered += 1
 
     def tell(self, adapter: Adapter) -> None:
         pass
@@ -96,6 +106,16 @@ class BusDoor:
                     evidence=f"{named}: a frame on {heard.arbitration_id:#05x}",
                     hint="end the other twin, or name another --port or --channel",
                 )
+
+
+def _dropped(source: int) -> int:
+    """Frames for which the kernel had no room in a socket; 0 where it does not say."""
+    try:
+        with socket.socket(fileno=os.dup(source)) as same:
+            said = same.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+        return int(_MEMINFO.unpack(said)[-1])
+    except (OSError, struct.error):
+        return 0
 
 
 def open_door(where: Mapping[str, Any]) -> Door:

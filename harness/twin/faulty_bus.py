@@ -13,6 +13,7 @@ import can
 
 from fleet.can.bus import FrameTap, clock_of
 from harness.twin.adapter import Adapter
+from harness.twin.wire import WireBus
 
 if TYPE_CHECKING:
     from harness.twin.physics import TwinWorld
@@ -38,6 +39,8 @@ class FaultyBus(can.BusABC):
         world, arm = getattr(behind, "world", None), getattr(behind, "arm", "")
         if adapter is None:
             adapter = Adapter() if world is None else world.adapter(arm)
+        if isinstance(behind, WireBus):
+            adapter.on_wire = lambda: behind.waiting
         self.inner = inner
         self.adapter = adapter
         self.world: TwinWorld | None = world
@@ -52,10 +55,13 @@ class FaultyBus(can.BusABC):
         self._is_shutdown = True  # it holds nothing itself
 
     def send(self, msg: can.Message, timeout: float | None = None) -> None:
-        adapter = self._present()
-        if adapter.full:
-            adapter.full -= adapter.full > 0
+        if self._present().refuse():
             raise can.CanOperationError("no buffer space available", errno.ENOBUFS)
+        self.send_fitted(msg)
+
+    def send_fitted(self, msg: can.Message) -> None:
+        """`send`, for a frame that the adapter took before its queue was full."""
+        adapter = self._present()
         adapter.release()
         if not adapter.passes:
             adapter.keep(self._send_out, msg)

@@ -27,7 +27,7 @@ from fleet.can.frames import Array, status_name
 from fleet.can.health import BUS_ERRORS
 from fleet.can.motors import Mode
 from harness.twin.control import ControlServer
-from harness.twin.door import Door
+from harness.twin.door import Door, Word
 from harness.twin.fault_table import FAULTS
 from harness.twin.faults import clear
 from harness.twin.faulty_bus import FaultyBus
@@ -161,24 +161,32 @@ class LiveTwin:
         for line in self.lines:
             for door in line.doors:
                 if source in door.sources():
-                    for who, msg in door.take(source):
-                        self._hear(line, who, msg)
+                    for who, said in door.take(source):
+                        self._hear(line, who, said, fitted=door.refuses)
                     return
 
-    def _hear(self, line: Line, who: object, msg: can.Message | None) -> None:
-        """One frame of a program: to the motors, and if they acknowledge it to the others."""
-        if msg is None:
-            line.bus.adapter.purge()
+    def _hear(self, line: Line, who: object, said: can.Message | Word, *, fitted: bool) -> None:
+        """One frame of a program: to the motors, and if they acknowledge it to the others.
+
+        `fitted`: it does not count against a full queue.
+        """
+        adapter = line.bus.adapter
+        if said is Word.PURGE:
+            adapter.purge()
+            return
+        if said is Word.REFUSED:
+            line.refused += 1
+            adapter.refuse()
             return
         line.heard += 1
-        heard = line.bus.adapter.passes and not line.bus.adapter.full
+        heard = adapter.passes and (fitted or not adapter.full)
         try:
-            line.bus.send(msg)
+            (line.bus.send_fitted if fitted else line.bus.send)(said)
         except BUS_ERRORS:
             line.refused += 1
             return
         if heard:
-            self._give(line, msg, who)
+            self._give(line, said, who)
 
     def _serve(self) -> None:
         """Deliver what has arrived from the motors, and the adapters' state."""
@@ -260,6 +268,7 @@ class LiveTwin:
             "heard": line.heard,
             "said": line.said,
             "refused": line.refused,
+            "lost": sum(door.lost for door in line.doors),
             "replayed": len(line.bus.adapter.replayed),
             "programs": [door.programs for door in line.doors],
             "saves": bank.saves,

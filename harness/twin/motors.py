@@ -224,10 +224,6 @@ class MotorBank:
             self._heat.mos[slot] = mos
         self._feedback.warmed()
 
-    def cool(self, slot: int) -> None:
-        """Back to the temperature of the room."""
-        self.warm(slot, coil=AMBIENT, mos=AMBIENT)
-
     def misread(self, slot: int, offset: float = 0.0, noise: float = 0.0) -> None:
         """The reported position is wrong by `offset`, and by ±`noise` in turn [rad]; 0, 0 ends it.
 

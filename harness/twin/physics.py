@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
@@ -36,7 +36,6 @@ from harness.tasks.box_grasp import BOX_GRASP, BoxGrasp
 from harness.tasks.detector import Detector, DetectorModel
 from harness.tasks.task import Placement
 from harness.twin.adapter import Adapter
-from harness.twin.fault_table import Fault
 from harness.twin.modes import Loops
 from harness.twin.motors import Drive, MotorBank
 from harness.twin.registers import FD_CODE
@@ -130,8 +129,9 @@ class TwinWorld:
         """Physics steps since construction."""
         self.scene_number = 0
         """Scenes placed so far; the next one's randomness follows from it."""
-        self.injected: dict[str, dict[tuple[str, str | None], Fault]] = {}
-        """Troubles at work, by arm, name and joint: the book of harness/twin/faults.py."""
+        self.injected: dict[str, dict[tuple[str, str | None], Mapping[str, Any]]] = {}
+        """Details of the troubles at work, by arm, name and joint, the newest last: the book of
+        harness/twin/faults.py."""
         self._step_ns = 1_000_000_000 // config.physics_hz
         self._now_ns = 0
         self._now_s = 0.0

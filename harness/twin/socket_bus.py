@@ -6,9 +6,11 @@ Rules
 - The channel is the path of a Unix socket that `policyctl twin run` serves, for its owner only. One
   packet is one frame, classic or FD; the kernel keeps order and loses none.
 - The twin is the CAN adapter: what its queue refuses, raises here as ENOBUFS at the next send after
-  the twin has told (one pass later at most); an interface that vanished raises ENODEV for ever, and
-  so does a twin that ended. Frames queued on a dead bus are the twin's: they outlive this program,
-  and `flush_tx_buffer` throws them away.
+  the twin has told (one pass later at most) and this end has read; an interface that vanished
+  raises ENODEV for ever, and so does a twin that ended. Frames queued on a dead bus are the twin's:
+  they outlive this program, and `flush_tx_buffer` throws them away.
+- How many frames a full queue refuses is counted by the twin, for all programs together: each end
+  says what it refused, and reads from what it is told what the twin has yet to hear of.
 - Other programs' frames are heard, our own are not.
 
 Time is the monotonic clock of this machine; a frame's timestamp is when the twin sent it (epoch).
@@ -23,18 +25,18 @@ import struct
 import time
 from collections import deque
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import can
 from can.bus import CanProtocol
 
-VERSION: Final = 1
+VERSION: Final = 2
 LARGEST: Final = 128
 HELLO_WITHIN_S: Final = 2.0
 SEND_WITHIN_S: Final = 1.0
 
 _FRAME = struct.Struct("<BBId")
-_STATE = struct.Struct("<BBi")
+_STATE = struct.Struct("<BBiI")
 _FD, _SWITCH, _EXTENDED, _REMOTE, _ERROR, _INDICATOR = 1, 2, 4, 8, 16, 32
 _GONE, _BLOCKED = 1, 2
 
@@ -44,11 +46,28 @@ class Packet(IntEnum):
 
     FRAME = 0
     STATE = 1
-    """From the twin: flags, and how many sends to refuse (below 0: all until told otherwise)."""
+    """From the twin: what `State` says."""
     PURGE = 2
     """To the twin: throw away what is queued."""
     HELLO = 3
     """From the twin, first: VERSION."""
+    REFUSED = 4
+    """To the twin: a frame did not fit the full queue."""
+
+
+class State(NamedTuple):
+    """The adapter's state, for the programs on it."""
+
+    gone: bool
+    blocked: bool
+    refuse: int
+    """Sends to refuse; below 0 all until told otherwise."""
+    seen: int = 0
+    """Of this program's refusals, those that `refuse` is without; modulo 2**32."""
+
+    def packed(self) -> bytes:
+        flags = (_GONE if self.gone else 0) | (_BLOCKED if self.blocked else 0)
+        return _STATE.pack(Packet.STATE, flags, self.refuse, self.seen)
 
 
 def pack(msg: can.Message, time_s: float) -> bytes:
@@ -85,12 +104,6 @@ def unpack(packet: bytes) -> can.Message:
     )
 
 
-def pack_state(*, gone: bool, blocked: bool, refuse: int) -> bytes:
-    """The adapter's state, for the programs on it."""
-    flags = (_GONE if gone else 0) | (_BLOCKED if blocked else 0)
-    return _STATE.pack(Packet.STATE, flags, refuse)
-
-
 def pack_hello() -> bytes:
     return bytes((Packet.HELLO, VERSION))
 
@@ -110,7 +123,7 @@ class PolicyctlBus(can.BusABC):
         self._can_protocol = CanProtocol.CAN_FD if fd else CanProtocol.CAN_20
         self._heard: deque[can.Message] = deque()
         self._gone = self._blocked = False
-        self._refuse = 0
+        self._refuse = self._refused = 0
         self._greeted = False
         self._socket = _connected(self.channel)
         try:
@@ -126,9 +139,15 @@ class PolicyctlBus(can.BusABC):
         if msg.is_fd and self._can_protocol is not CanProtocol.CAN_FD:
             raise can.CanOperationError("this bus was opened for classic frames only")
         if self._blocked or self._refuse:
+            self._take(0.0)  # it may have ended: a program that only sends hears of it here
+        if self._refuse:
+            self._write(bytes((Packet.REFUSED,)), 0.0)
+            self._refused += 1
             self._refuse -= self._refuse > 0
-            raise can.CanOperationError("no buffer space available", errno.ENOBUFS)
-        self._write(pack(msg, time.time()), timeout)
+        elif not self._blocked:
+            self._write(pack(msg, time.time()), timeout)
+            return
+        raise can.CanOperationError("no buffer space available", errno.ENOBUFS)
 
     def flush_tx_buffer(self) -> None:
         """Throw away what the adapter has queued, whoever queued it."""
@@ -170,7 +189,9 @@ class PolicyctlBus(can.BusABC):
                 case Packet.FRAME:
                     self._heard.append(unpack(packet))
                 case Packet.STATE:
-                    _, flags, self._refuse = _STATE.unpack(packet)
+                    _, flags, refuse, seen = _STATE.unpack(packet)
+                    unseen = (self._refused - seen) & 0xFFFFFFFF
+                    self._refuse = refuse if refuse < 0 else max(0, refuse - unseen)
                     self._gone = self._gone or bool(flags & _GONE)
                     self._blocked = bool(flags & _BLOCKED)
                 case Packet.HELLO:

@@ -18,9 +18,11 @@ from pathlib import Path
 import can
 
 from harness.twin.adapter import Adapter
-from harness.twin.door import Taken
-from harness.twin.socket_bus import LARGEST, Packet, pack, pack_hello, pack_state, unpack
+from harness.twin.door import AT_ONCE, Taken, Word
+from harness.twin.socket_bus import LARGEST, Packet, State, pack, pack_hello, unpack
 from registry.errors import ServiceFailed, UsageError
+
+_WORDS = {bytes((Packet.PURGE,)): Word.PURGE, bytes((Packet.REFUSED,)): Word.REFUSED}
 
 BACKLOG = 8192
 """Packets kept for a program that is slow; 200 Hz make 3 200 a second."""
@@ -127,8 +129,17 @@ class _Program:
     def __init__(self, link: socket.socket) -> None:
         self.link = link
         self.waiting: deque[bytes] = deque()
-        self.heard_of = b""
-        """The adapter's state as last told."""
+        self.refused = 0
+        """Frames that it says did not fit."""
+        self._heard_of: State | None = None
+
+    def tell(self, state: State) -> bool:
+        """The adapter's state, if it is news; False as with `write`."""
+        state = state._replace(seen=self.refused & 0xFFFFFFFF)
+        if state == self._heard_of:
+            return True
+        self._heard_of = state
+        return self.write(state.packed())
 
     def write(self, packet: bytes) -> bool:
         """False if the program is gone, or so far behind that it is cut off."""
@@ -151,6 +162,9 @@ class SocketDoor:
     """A Unix socket that programs connect to."""
 
     classic = False
+    refuses = True
+    lost = 0
+    """What is not taken yet waits in the program's socket, then holds it up."""
 
     def __init__(self, path: Path) -> None:
         """Raises UsageError if a twin is served there already, ServiceFailed."""
@@ -158,7 +172,7 @@ class SocketDoor:
         self._path = path
         self._listening = listen(path, socket.SOCK_SEQPACKET, "--channel")
         self._programs: dict[int, _Program] = {}
-        self._state = pack_state(gone=False, blocked=False, refuse=0)
+        self._state = State(gone=False, blocked=False, refuse=0)
 
     @property
     def programs(self) -> int | None:
@@ -171,16 +185,17 @@ class SocketDoor:
         if source == self._listening.fileno():
             self._welcome()
             return
-        program = self._programs.get(source)
-        while program is not None:
+        program = self._programs[source]
+        for _ in range(AT_ONCE):
             try:
                 packet = program.link.recv(LARGEST, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError:
                 packet = b""
-            if packet[:1] == bytes((Packet.PURGE,)):
-                yield program, None
+            if (word := _WORDS.get(packet)) is not None:
+                program.refused += word is Word.REFUSED
+                yield program, word
                 continue
             try:
                 frame = unpack(packet)
@@ -198,23 +213,12 @@ class SocketDoor:
                 self._drop(source)
 
     def tell(self, adapter: Adapter) -> None:
-        """Also flushes what waits for slow programs. A count of refusals is theirs from now on."""
-        blocked = not adapter.full and not adapter.room
-        self._state = pack_state(gone=adapter.gone, blocked=blocked, refuse=adapter.full)
-        told = False
+        """Also flushes what waits for slow programs."""
+        self._state = State(gone=adapter.gone, blocked=adapter.room <= 0, refuse=adapter.full)
         for source, program in tuple(self._programs.items()):
-            alive = program.flush()
-            if alive and program.heard_of != self._state:
-                program.heard_of = self._state
-                alive = program.write(self._state)
-                told = True
+            alive = program.flush() and program.tell(self._state)
             if not alive or adapter.gone:
                 self._drop(source)
-        if told and adapter.full > 0:
-            adapter.full = 0
-            self._state = pack_state(gone=adapter.gone, blocked=blocked, refuse=0)
-            for program in self._programs.values():
-                program.heard_of = self._state
 
     def close(self) -> None:
         for source in tuple(self._programs):
@@ -228,8 +232,7 @@ class SocketDoor:
         except OSError:
             return
         program = _Program(link)
-        program.heard_of = self._state
-        if program.write(self._state) and program.write(pack_hello()):
+        if program.tell(self._state) and program.write(pack_hello()):
             self._programs[link.fileno()] = program
         else:
             link.close()

@@ -3,6 +3,8 @@
 Rules
 - One frame at a time. When the bus is free, the lowest id of those that wait speaks: the program's
   adapter offers its frames in order, each motor its answer, `reply_latency_s` after it was asked.
+- What a program sends waits in its adapter's queue of `QUEUE_LENGTH` frames; what does not fit
+  raises ENOBUFS at once, as of a kernel's interface.
 - A frame takes its bits: classic ones with their stuff bits, exactly; CAN FD ones without dynamic
   stuffing, arbitration at the nominal rate and the rest at the data rate if the rate switches.
 - `loss` is the share of frames that nobody hears, drawn from `seed`. A real bus would repeat most.
@@ -14,6 +16,7 @@ Units: s, bit/s.
 
 from __future__ import annotations
 
+import errno
 import heapq
 import random
 from collections import deque
@@ -27,6 +30,7 @@ import can
 from can.io.canutils import CanutilsLogWriter
 
 from fleet.can.bus import Observer
+from harness.twin.adapter import QUEUE_LENGTH
 from harness.twin.bus import for_motors
 from registry.errors import ServiceFailed
 
@@ -130,8 +134,15 @@ class WireBus(can.BusABC):
             return self._flying[0]
         return self._starts() if self._waiting() else None
 
-    def send(self, msg: can.Message, timeout: float | None = None) -> None:
+    @property
+    def waiting(self) -> int:
+        """Frames in the adapter's queue."""
         self._run(self.now())
+        return len(self._out)
+
+    def send(self, msg: can.Message, timeout: float | None = None) -> None:
+        if self.waiting >= QUEUE_LENGTH:
+            raise can.CanOperationError("no buffer space available", errno.ENOBUFS)
         self._out.append((self.now(), msg))
 
     def recv(self, timeout: float | None = None) -> can.Message | None:

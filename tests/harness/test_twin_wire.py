@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import can
@@ -16,7 +17,9 @@ from fleet.can.arm import Arm
 from fleet.can.bus import FrameTap
 from fleet.can.frames import PARAMETER_ID, Status
 from fleet.can.gains import STIFF
+from harness.twin.adapter import QUEUE_LENGTH
 from harness.twin.bus import TwinBus
+from harness.twin.faulty_bus import FaultyBus
 from harness.twin.physics import TwinConfig, TwinWorld
 from harness.twin.wire import Recorder, WireBus, WireModel, classic_bits, frame_time
 from registry.errors import ServiceFailed
@@ -201,3 +204,50 @@ def test_motors_listen_to_11_bit_data_frames_only(
     to_motors.send(msg(1, enable, fd=False))
     assert any(to_motors.recv(0.001) for _ in range(2))
     assert world.bank().status[0] == Status.ENABLED
+
+
+def test_the_queue_is_finite_and_what_does_not_fit_is_refused() -> None:
+    world = TwinWorld(TwinConfig(seed=1))
+    order: list[int] = []
+    bus = WireBus(world, observer=lambda t, m: order.append(m.arbitration_id))
+    frame = msg(PARAMETER_ID, frames.refresh(1), fd=True)
+    bus.send(frame)
+    assert bus.next_event, "it is under way, and no longer in the queue"
+    for esc_id in range(QUEUE_LENGTH):
+        bus.send(msg(1 + esc_id % 8, frames.special(frames.Special.DISABLE), fd=True))
+    assert bus.waiting == QUEUE_LENGTH
+    with pytest.raises(can.CanOperationError) as caught:
+        bus.send(frame)
+    assert caught.value.error_code == errno.ENOBUFS
+    while bus.recv(0.1) is not None:  # commands go before answers
+        pass
+    assert bus.waiting == 0
+    assert [one for one in order if one <= 8] == [1 + k % 8 for k in range(QUEUE_LENGTH)]
+    bus.send(frame)
+
+
+def test_what_a_dead_bus_queues_is_in_the_same_queue() -> None:
+    world = TwinWorld(TwinConfig(seed=1))
+    order: list[int] = []
+    wire = WireBus(world, observer=lambda t, m: order.append(m.arbitration_id))
+    bus = FaultyBus(wire)
+
+    def send(identifier: int) -> None:
+        bus.send(msg(identifier, frames.special(frames.Special.DISABLE), fd=True))
+
+    for _ in range(100):
+        send(8)
+    waiting = wire.waiting
+    bus.adapter.dead = True
+    for k in range(QUEUE_LENGTH - waiting):
+        send(1 + k % 7)
+    with pytest.raises(can.CanOperationError) as caught:
+        send(1)
+    assert caught.value.error_code == errno.ENOBUFS
+    bus.adapter.dead = False
+    while bus.recv(0.1) is not None:  # commands go before answers
+        pass
+    assert [one for one in order if one <= 8] == [
+        *[8] * 100,
+        *(1 + k % 7 for k in range(QUEUE_LENGTH - waiting)),
+    ]
