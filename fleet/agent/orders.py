@@ -62,7 +62,7 @@ class Orders:
         self._floors: dict[str, int] = spool.recall(_FLOORS) or {}
         self._asked: dict[str, float] = {}  # challenge -> when it was first said
         self._checked_by: Keyring | None = None  # the keyring under which `_held` was found good
-        self._held = self._kept()
+        self._held = self.kept()
 
     @property
     def newest(self) -> Assignment | None:
@@ -81,6 +81,16 @@ class Orders:
     def generation(self) -> int:
         newest = self.newest
         return newest.generation if newest else 0
+
+    def kept(self) -> Assignment | None:
+        """The document in the spool; what is none there is told, and asked for again."""
+        stored = self._spool.recall(_KEY)
+        try:
+            held = Assignment.from_json(stored) if stored else None
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            self._refuse(f"the order in the spool is none: {error}")
+            return None
+        return held and replace(held, envelope=self._spool.recall(_ENVELOPE))
 
     def challenge(self) -> str:
         """What the next heartbeat says: a new one where the last has used up a third of the time
@@ -136,16 +146,6 @@ class Orders:
         return not self._silent or self._alone < newest.max_offline_attempts
 
     # -- inside ----------------------------------------------------------------------------------
-
-    def _kept(self) -> Assignment | None:
-        """The document in the spool; what is none there is told, and asked for again."""
-        stored = self._spool.recall(_KEY)
-        try:
-            held = Assignment.from_json(stored) if stored else None
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            self._refuse(f"the order in the spool is none: {error}")
-            return None
-        return held and replace(held, envelope=self._spool.recall(_ENVELOPE))
 
     def _permitted_s(self, document: Assignment) -> float:
         """How long the document still lets its candidate run."""

@@ -50,9 +50,6 @@ from registry.interleave import side as side_of
 OUTSIDE = -1
 """The segment of attempts outside a comparison."""
 
-ACCEPTED = "assignment"
-"""Where `fleet.agent.orders` keeps the newest accepted document in the spool."""
-
 REPORT_BATCH = 64
 KEYRING_S = 30.0
 RETRY_FIRST_S = 1.0
@@ -239,11 +236,8 @@ class Supervisor:
             return
         self._problem = damage
         self._retry_at = self._monotonic() + RETRY_LAST_S
-        stored = self._spool.recall(ACCEPTED)
-        if stored is None:
-            return
-        last = Assignment.from_json(stored)
-        if self._work.on_rollout_only and last.candidate is None:
+        last = self.orders.kept()
+        if last is None or (self._work.on_rollout_only and last.candidate is None):
             return
         try:
             baseline = self._ready(last, last.baseline, held_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from trusted import Keys
 from world import Clock, Robot
 
 from fleet.agent.identity import NOBODY, Identity
-from registry.assignments import Assignment
 from registry.errors import Corrupt
 from registry.home import Home
 from registry.trust.documents import seal_assignment
@@ -45,11 +45,15 @@ class Scene:
         return Identity(self.folder, lambda: self.served)
 
     def order(self, *, signed: bool = True, **fields: Any) -> None:
-        fields = {"digests": self.digests, "issued_at": self.clock.now(), **fields}
-        document: Assignment = self.plane.assign(NAME, **fields)
+        self.plane.assign(NAME, digests=self.digests, **fields)
         if signed:
-            document = seal_assignment(document, self.keys.signer("director"))
-        self.plane.documents[NAME] = document
+            self.sign()
+
+    def sign(self) -> None:
+        """What the director answers to the robot's challenge."""
+        asked = self.robot.supervisor.orders.challenge()
+        document = replace(self.plane.documents[NAME], answers=asked)
+        self.plane.documents[NAME] = seal_assignment(document, self.keys.signer("director"))
 
     def damage(self, content: bytes = b"{") -> None:
         """Found by the next agent."""
@@ -125,6 +129,7 @@ def test_the_candidate_of_the_order_that_was_held_comes_back_with_the_keyring(
     scene.damage()
     assert scene.rounds(2) == [1, 1]
     scene.identity().believe(scene.keys.keyring)  # by an enrolment
+    scene.sign()
     assert sorted(scene.rounds(4)) == [1, 1, 2, 2]
 
 
