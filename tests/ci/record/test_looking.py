@@ -161,6 +161,7 @@ def test_what_is_no_head_of_an_audit_is_never_taken_for_known(
     said = run("audit", "verify", "--expect", head)
     assert said.status == 2
     assert "is not an audit's head" in said.err
+    assert "hint: copy it whole from what `policyctl audit verify` printed" in said.err
 
 
 def test_the_head_of_an_empty_audit_can_be_asked_for(run: Run, record: Record) -> None:
