@@ -77,6 +77,10 @@ class Versions:
             return ref
         return VersionRef(self.only_policy(str(ref)), ref.number)
 
+    def require_policy(self, policy: str) -> None:
+        with self._desk.ledger.read() as connection:
+            require_policy(connection, policy)
+
     def only_policy(self, wanted: str = "that") -> str:
         with self._desk.ledger.read() as connection:
             names = list(connection.execute(select(policies.c.name).order_by(policies.c.name)))
@@ -365,6 +369,18 @@ def version_row(connection: Connection, ref: VersionRef) -> Row[Any]:
     raise NotFound(
         f"there is no {ref}",
         evidence=f"the newest is {ref.policy} v{known}" if known else "no such policy",
+        hint="`policyctl list` shows the versions of every policy",
+    )
+
+
+def require_policy(connection: Connection, policy: str) -> None:
+    """Raises NotFound with those that there are."""
+    if connection.execute(select(policies.c.name).where(policies.c.name == policy)).first():
+        return
+    known = list(connection.execute(select(policies.c.name).order_by(policies.c.name)).scalars())
+    raise NotFound(
+        f"there is no policy {policy}",
+        evidence=f"known: {', '.join(known)}" if known else "the registry is empty",
         hint="`policyctl list` shows the versions of every policy",
     )
 
