@@ -35,6 +35,7 @@ from registry.stages import Stage
 from registry.versions import Manifest, Provenance, VersionRef
 
 _TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
+_NUMBER = re.compile(r"v[0-9]+")
 
 
 class Versions:
@@ -152,6 +153,12 @@ class Versions:
             raise UsageError(
                 f"{tag!r} is not a tag",
                 evidence="up to 80 lower-case letters, digits, dots, hyphens and underscores",
+                hint="such as demo-day or 2026.3",
+            )
+        if _NUMBER.fullmatch(tag):
+            raise UsageError(
+                f"the tag {tag} would be taken for a version",
+                evidence="v and digits are a version's number",
                 hint="such as demo-day or 2026.3",
             )
         ref = self.resolve(ref)
