@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from registry.config import GATES_FILE, POLICY_FILE, find_policy, load_gates_yaml, load_policy_yaml
-from registry.errors import NotFound, Refused, UsageError
+from registry.errors import NotFound, PolicyctlError, Refused, UsageError
 from registry.evidence import Evidence
 from registry.gates import Gate, Gates, suite_of
-from registry.service import VersionRecord
+from registry.service import Registry, VersionRecord
 from registry.stages import command_of
 from registry.verdicts import Outcome, Verdict
 
@@ -46,6 +46,22 @@ def find_gates(policy: str, given: Path | None = None) -> PolicyGates:
             raise
         config = load_policy_yaml(shipped)
     return PolicyGates(load_gates_yaml(config.gates_path), config.gates_path)
+
+
+def gates_option(registry: Registry, record: VersionRecord) -> str:
+    """What names the gates that a version was judged by, where `find_gates` finds none or others:
+    whoever goes on knows their file, the record does not."""
+    judged = {one.verdict.gate: one.gate.digest for one in registry.verdicts(record.ref)}
+    try:
+        gates = find_gates(record.policy).gates
+    except PolicyctlError:
+        return " --gates FILE"
+    contract = registry.manifest(record.ref).contract
+    sim = gates.sim.for_contract(contract) if gates.sim else None
+    for name, here in (("sim", sim), ("hil", gates.hil)):
+        if judged.get(name) != (here.digest if here else None):
+            return " --gates FILE"
+    return ""
 
 
 def _shipped(policy: str) -> Path | None:

@@ -295,7 +295,7 @@ def parse_contract(data: object, *, where: str = FILE_NAME) -> Contract:
     try:
         return Contract.model_validate(data)
     except ValidationError as error:
-        hint = f"see policies/contract.py for the fields of {SCHEMA}"
+        hint = f"docs/contract.md has the fields of {SCHEMA} and an example"
         raise not_valid(error, where, hint) from error
 
 

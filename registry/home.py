@@ -7,7 +7,8 @@
     logs/         what programs said
 
 It is found like git finds its repository: `--home`, else the nearest `.policyctl` folder at or
-above the working directory, else `POLICYCTL_HOME`. Only `init` and a named path make one.
+above the working directory, else `POLICYCTL_HOME`. Only `init` makes one, and `register` and
+`import` where `--home` or `POLICYCTL_HOME` names it: they say so.
 """
 
 from __future__ import annotations

@@ -147,6 +147,10 @@ class Registry:
         """Whether a policy has any version."""
         return self._parts.versions.count(Search(policy)) > 0
 
+    def require_policy(self, policy: str) -> None:
+        """Raises NotFound, with the policies that there are."""
+        self._parts.versions.require_policy(policy)
+
     def manifest(self, ref: VersionRef) -> Manifest:
         return self._parts.versions.manifest(ref)
 

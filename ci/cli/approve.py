@@ -24,6 +24,8 @@ def command(version: str, policy: str | None, places: tuple[str, ...], yes: bool
     What is signed is shown first. Exit status 8 while signatures of others are missing; when the
     last one is there, promote it again.
     """
+    from ci.pipeline import gates_option
+
     with open_registry() as registry:
         registry.actor.require("trust")
         record = registry.version(version_ref(registry, version, policy))
@@ -35,7 +37,8 @@ def command(version: str, policy: str | None, places: tuple[str, ...], yes: bool
         own = [one for one in missing if one.role == approvals.bin_of(record.ref)]
         registry.settle_keyring()  # a robot's key that waited beside it is the home's now
         registry.note_trust("approve", str(record), {"left": sum(o.left for o in own)})
-    promote = f"policyctl promote '{record}' --stage canary"
+        option = gates_option(registry, record)
+    promote = f"policyctl promote '{record}' --stage canary{option}"
     data = {**version_json(record), "approved": not own, "missing": sum(o.left for o in own)}
     if own:
         waits = Pending(

@@ -25,6 +25,8 @@ def list_robots(policy: str | None) -> None:
     from rich.table import Table
 
     with open_registry() as registry:
+        if policy is not None:
+            registry.require_policy(policy)
         robots = [one for one in registry.robots() if policy in (None, one.policy)]
     now = time.time()
     table = Table(box=None, pad_edge=False)

@@ -25,17 +25,18 @@ if TYPE_CHECKING:
 @click.option("--at", metavar="DATE", help="What was in the fleet then: 2026-11-26 or with a time.")
 def command(policy: str | None, limit: int | None, at: str | None) -> None:
     """Who changed what, when and why; oldest first."""
-    if at is not None:
-        if limit:
-            raise UsageError("--at is about one moment", hint="leave --limit out")
-        moment = moment_of(at)
-        with open_registry() as registry:
-            found = registry.fleet_at(moment, policy)
-        data = {"at": when(moment), "policies": [_then_json(one) for one in found]}
-        emit(data, _then_text(found, when(moment) or ""))
-        return
+    if at is not None and limit:
+        raise UsageError("--at is about one moment", hint="leave --limit out")
+    moment = None if at is None else moment_of(at)
     with open_registry() as registry:
-        events = registry.history(policy) if policy else registry.audit_log()
+        if policy is not None:
+            registry.require_policy(policy)
+        if moment is not None:
+            found = registry.fleet_at(moment, policy)
+            data = {"at": when(moment), "policies": [_then_json(one) for one in found]}
+            emit(data, _then_text(found, when(moment) or ""))
+            return
+        events = registry.audit_log() if policy is None else registry.history(policy)
     events = events[-limit:] if limit else events
     emit({"events": [_json(event) for event in events]}, _table(events))
 

@@ -9,7 +9,6 @@ import click
 
 from ci.app import open_registry
 from ci.output import emit
-from registry.errors import NotFound
 
 
 @click.command(name="report")
@@ -31,8 +30,7 @@ def command(policy: str | None, out: Path, scene: bool) -> None:
 
     with open_registry() as registry:
         policy = policy or registry.only_policy()
-        if not registry.list_versions(policy):
-            raise NotFound(f"there is no policy {policy}", hint="policyctl list")
+        registry.require_policy(policy)
         report = build(registry, policy, now=time.time(), scene=picture() if scene else "")
     page = render(report)
     with disk_errors(out):

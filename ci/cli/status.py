@@ -24,6 +24,8 @@ WATCH_S = 1.0
 def command(policy: str | None, watch: bool) -> None:
     """What runs where, what is under way, and what waits for you."""
     with open_registry() as registry:
+        if policy is not None:
+            registry.require_policy(policy)
         data = snapshot(registry, policy)
         if watch and not wants_json():
             _watch(registry, policy, data)

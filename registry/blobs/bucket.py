@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from registry.blobs.hashing import hex_of
-from registry.blobs.s3_errors import s3_errors
+from registry.blobs.s3_errors import STORE, BucketUse, s3_errors
 from registry.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def parse_url(url: str) -> Place:
     return Place(parts.netloc, prefix, options.get("endpoint"), options.get("region"))
 
 
-def connect(place: Place) -> BaseClient:
+def connect(place: Place, use: BucketUse = STORE) -> BaseClient:
     """A client whose retries, time limits and signatures are ours. Raises UsageError, and what
     `s3_errors` does."""
     import boto3
@@ -83,7 +83,7 @@ def connect(place: Place) -> BaseClient:
         response_checksum_validation="when_required",
         s3={"addressing_style": "path" if place.endpoint else "auto"},
     )
-    with s3_errors(str(place)):
+    with s3_errors(str(place), use=use):
         try:
             return boto3.session.Session().client(
                 "s3", endpoint_url=place.endpoint, region_name=place.region, config=config

@@ -61,7 +61,9 @@ class Head:
             shown = text if len(text) < 100 else f"{text[:40]}…"
             raise UsageError(
                 f"{shown!r} is not an audit's head",
-                evidence="it reads NUMBER:HASH, as `policyctl audit verify` prints it",
+                evidence="it reads NUMBER:HASH, of 64 hexadecimal digits",
+                hint="copy it whole from what `policyctl audit verify` printed then; without "
+                "--expect the audit is held against itself",
             )
         seq, _, digest = text.partition(":")
         return Head(int(seq), digest)

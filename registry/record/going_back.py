@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, func, select
 
-from registry.errors import NotFound, Refused, UsageError
-from registry.ledger.tables import climbs, policies, rollouts
+from registry.errors import Refused, UsageError
+from registry.ledger.tables import climbs, rollouts
 from registry.record.desk import Desk
 from registry.record.model import VersionRecord
 from registry.record.robots import Robots, only
 from registry.record.rollouts import Rollouts, open_row, read_serving, rollout_record
-from registry.record.versions import Versions, read_version, read_versions
+from registry.record.versions import Versions, read_version, read_versions, require_policy
 from registry.rollouts import Abort, Held, Phase, RollBack, rollback_target
 from registry.stages import Stage
 from registry.versions import VersionRef
@@ -72,7 +72,7 @@ class GoingBack:
         row, serving = open_row(connection, policy), read_serving(connection, policy)
         leaving = row.candidate if row is not None else serving
         if leaving is None and to is None:
-            _require_policy(connection, policy)
+            require_policy(connection, policy)
             raise Refused(
                 "there is nothing to go back to",
                 evidence=f"no version of {policy} has reached a robot",
@@ -162,14 +162,3 @@ def _after(connection: Connection, target: VersionRecord) -> list[int]:
         for one in read_versions(connection, target.policy)
         if one.stage is Stage.FLEET and place[one.number] > place[target.number]
     ]
-
-
-def _require_policy(connection: Connection, policy: str) -> None:
-    if connection.execute(select(policies.c.name).where(policies.c.name == policy)).first():
-        return
-    known = list(connection.execute(select(policies.c.name).order_by(policies.c.name)).scalars())
-    raise NotFound(
-        f"there is no policy {policy}",
-        evidence=f"known: {', '.join(known)}" if known else "the registry is empty",
-        hint="`policyctl list` shows the versions of every policy",
-    )

@@ -35,6 +35,7 @@ from registry.stages import Stage
 from registry.versions import Manifest, Provenance, VersionRef
 
 _TAG = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
+_NUMBER = re.compile(r"v[0-9]+")
 
 
 class Versions:
@@ -76,6 +77,10 @@ class Versions:
         if ref.policy is not None:
             return ref
         return VersionRef(self.only_policy(str(ref)), ref.number)
+
+    def require_policy(self, policy: str) -> None:
+        with self._desk.ledger.read() as connection:
+            require_policy(connection, policy)
 
     def only_policy(self, wanted: str = "that") -> str:
         with self._desk.ledger.read() as connection:
@@ -148,6 +153,12 @@ class Versions:
             raise UsageError(
                 f"{tag!r} is not a tag",
                 evidence="up to 80 lower-case letters, digits, dots, hyphens and underscores",
+                hint="such as demo-day or 2026.3",
+            )
+        if _NUMBER.fullmatch(tag):
+            raise UsageError(
+                f"the tag {tag} would be taken for a version",
+                evidence="v and digits are a version's number",
                 hint="such as demo-day or 2026.3",
             )
         ref = self.resolve(ref)
@@ -365,6 +376,18 @@ def version_row(connection: Connection, ref: VersionRef) -> Row[Any]:
     raise NotFound(
         f"there is no {ref}",
         evidence=f"the newest is {ref.policy} v{known}" if known else "no such policy",
+        hint="`policyctl list` shows the versions of every policy",
+    )
+
+
+def require_policy(connection: Connection, policy: str) -> None:
+    """Raises NotFound with those that there are."""
+    if connection.execute(select(policies.c.name).where(policies.c.name == policy)).first():
+        return
+    known = list(connection.execute(select(policies.c.name).order_by(policies.c.name)).scalars())
+    raise NotFound(
+        f"there is no policy {policy}",
+        evidence=f"known: {', '.join(known)}" if known else "the registry is empty",
         hint="`policyctl list` shows the versions of every policy",
     )
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from registry.blobs.bucket import Place, connect, parse_url
 from registry.blobs.hashing import CHUNK
-from registry.blobs.s3_errors import s3_errors
+from registry.blobs.s3_errors import SOURCE, s3_errors
 from registry.blobs.transfer import Span, fetch_in_order
 from registry.errors import Conflict, NotFound
 from registry.sources import Fetched, Progress, choose, held
@@ -29,7 +29,7 @@ def fetch_bucket(
     source: str, cache: Path, exclude: tuple[str, ...], progress: Progress | None
 ) -> Iterator[Fetched]:
     place = parse_url(source)
-    client: Any = connect(place)
+    client: Any = connect(place, SOURCE)
     objects = _listed(client, place)
     if not objects:
         raise NotFound(
@@ -57,7 +57,7 @@ def _listed(client: Any, place: Place) -> dict[str, dict[str, Any]]:
     """Objects below the prefix, by what follows it."""
     prefix = place.key("")
     found: dict[str, dict[str, Any]] = {}
-    with s3_errors(str(place)):
+    with s3_errors(str(place), use=SOURCE):
         pages = client.get_paginator("list_objects_v2")
         for page in pages.paginate(Bucket=place.bucket, Prefix=prefix):
             for one in page.get("Contents", ()):
@@ -94,7 +94,7 @@ def _append(
 
     def read(_: str, start: int, length: int) -> Any:
         wanted = f"bytes={start}-{start + length - 1}"
-        with s3_errors(str(place), key):
+        with s3_errors(str(place), key, SOURCE):
             try:
                 answer = client.get_object(
                     Bucket=place.bucket, Key=key, Range=wanted, IfMatch=about["ETag"]
@@ -128,7 +128,7 @@ def _is_object(client: Any, place: Place, name: str, about: dict[str, Any], targ
 
     whole = {"Bucket": place.bucket, "Key": place.key(name)}
     tag = str(about["ETag"]).strip('"')
-    with s3_errors(str(place), name):
+    with s3_errors(str(place), name, SOURCE):
         try:
             if "-" in tag:
                 size = int(client.head_object(**whole, PartNumber=1)["ContentLength"])

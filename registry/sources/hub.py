@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 _SOURCE = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+HINT = "written hf://ORG/NAME@COMMIT"
 DEFAULT_ENDPOINT = "https://huggingface.co"
 
 
@@ -32,7 +33,7 @@ def parse_source(source: str) -> tuple[str, str | None]:
     """Repository and revision. Raises UsageError."""
     match = _SOURCE.fullmatch(source)
     if match is None:
-        raise UsageError(f"not a repository: {source!r}", hint="written hf://ORG/NAME@COMMIT")
+        raise UsageError(f"not a repository: {source!r}", hint=HINT)
     return match["repo"], match["revision"]
 
 
@@ -128,7 +129,7 @@ def _hub_errors(source: str, endpoint: str) -> Iterator[None]:
             hint="a private one needs HF_TOKEN",
         ) from error
     except HFValidationError as error:
-        raise UsageError(f"not a repository: {source!r}", evidence=str(error)) from error
+        raise UsageError(f"not a repository: {source!r}", evidence=str(error), hint=HINT) from error
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code in (401, 403):
             raise _not_allowed(source, error) from error

@@ -123,7 +123,11 @@ def signer(uri: str, public: Key | None = None, role: str = "") -> Signer:
             f"not the place of a key: {uri!r}", evidence=f"schemes: {known}", hint="file:PATH"
         )
     if public is None:
-        raise UsageError(f"{scheme} needs to be told which public key it is", evidence=uri)
+        raise UsageError(
+            f"{scheme} needs to be told which public key it is",
+            evidence=uri,
+            hint="file:PATH and env:NAME tell it themselves; `policyctl trust init` takes --public",
+        )
     try:
         return PatientSigner.of_role(role, uri, public)
     except ServiceFailed:
@@ -132,7 +136,9 @@ def signer(uri: str, public: Key | None = None, role: str = "") -> Signer:
         raise _mismatch(uri, public.keyid, str(other)) from other
     except Exception as bad:  # services raise what they like, each its own
         raise ServiceFailed(
-            "the key cannot be used where it is kept", evidence=f"{uri}: {bad}"
+            "the key cannot be used where it is kept",
+            evidence=f"{uri}: {bad}",
+            hint="check that the service answers, and that its library is installed here",
         ) from bad
 
 
@@ -140,9 +146,17 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise NotFound("there is no key file there", evidence=str(path)) from None
+        raise NotFound(
+            "there is no key file there",
+            evidence=str(path.absolute()),
+            hint="name the file where it lies; `policyctl trust key FILE` makes a new key",
+        ) from None
     except OSError as error:
-        raise ServiceFailed("the key file cannot be read", evidence=f"{path}: {error}") from error
+        raise ServiceFailed(
+            "the key file cannot be read",
+            evidence=f"{path.absolute()}: {error.strerror}",
+            hint="name a PEM file that this user may read",
+        ) from error
 
 
 def _from_pem(pem: bytes, where: str) -> CryptoSigner:

@@ -120,6 +120,20 @@ def test_a_version_travels_to_another_home(run: Run, tmp_path: Path) -> None:
     assert "is already box-grasp v1" in again.out
 
 
+def test_a_new_home_is_said_where_a_mistyped_name_may_have_made_it(
+    run: Run, tmp_path: Path
+) -> None:
+    folder = write_native(tmp_path / "a", 1)
+    for words in (("register", str(folder), "--policy", "box-grasp"), ("import", "bundle.tar")):
+        first = run(*words, "--home", words[0], "--output", "json")
+        assert first.err == f"made a new registry in {tmp_path / words[0]}\n"
+        assert first.data["ref"] == "box-grasp v1"
+        assert run(*words, "--home", words[0]).err == ""
+        assert run("export", "v1", "bundle.tar", "--home", words[0]).err == ""
+    assert run("list", "--home", "typo").status == 6
+    assert not (tmp_path / "typo").exists()
+
+
 def test_an_adapter_without_its_base_is_refused(run: Run, tmp_path: Path) -> None:
     register(run, write_native(tmp_path / "a", 1))
     register(run, write_native(tmp_path / "b", 2), "--base", "v1")

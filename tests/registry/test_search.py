@@ -8,6 +8,7 @@ from record import GATES, Record
 from sqlalchemy import text
 
 from registry.errors import Conflict, Corrupt, NotAllowed, NotFound, UsageError
+from registry.ledger.tables import tags
 from registry.record.audit import Head
 from registry.record.model import Search
 from registry.stages import Stage
@@ -83,8 +84,21 @@ def test_a_tag_is_of_one_version_until_it_is_removed(record: Record) -> None:
     for wrong in ("", "Two Words", "-x", "x" * 81):
         with pytest.raises(UsageError, match="not a tag"):
             registry.tag(first, wrong)
+    for number in ("v2", "v02"):
+        with pytest.raises(UsageError, match="taken for a version"):
+            registry.tag(first, number)
+    registry.tag(first, "v2.1")
     with pytest.raises(NotAllowed):
         record.as_role("viewer").tag(first, "x")
+
+
+def test_a_tag_of_an_older_home_that_reads_as_a_version_can_be_removed(record: Record) -> None:
+    first = record.register()
+    row = {"policy": first.policy, "tag": "v2", "number": 1, "at": 0.0, "actor": "me"}
+    with record.registry._ledger.write() as connection:
+        connection.execute(tags.insert().values(**row))
+    record.registry.untag(first, "v2")
+    assert record.registry.tags(first) == []
 
 
 @pytest.mark.slow

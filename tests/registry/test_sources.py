@@ -173,6 +173,12 @@ def test_what_is_no_repository_is_a_usage_error(source: str) -> None:
         parse_source(source)
 
 
+def test_a_name_that_the_hub_does_not_allow_says_how_one_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a repository") as refused:
+        get("hf://team/..box", tmp_path / "cache")
+    assert refused.value.hint == "written hf://ORG/NAME@COMMIT"
+
+
 def test_a_hub_that_is_not_reached_is_an_error_of_the_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +323,40 @@ def test_an_object_that_changes_meanwhile_is_a_conflict(
     monkeypatch.setattr(module, "_listed", then_changed)
     with pytest.raises(Conflict, match="changed while it was fetched"):
         get(bucket.url, tmp_path / "cache")
+
+
+def test_what_a_bucket_refuses_is_mended_where_the_source_is_named(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    """The store's advice, `store:` of registry.yaml, would mend nothing here."""
+    endpoint = bucket.place.endpoint
+    with pytest.raises(NotFound, match="no such bucket") as none:
+        get(f"s3://no-such-bucket/x?endpoint={endpoint}", tmp_path / "cache")
+    assert "check the bucket's name" in none.value.hint
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(ServiceFailed, match="the source was not reached") as silent:
+        get(f"s3://vault/x?endpoint=http://127.0.0.1:{port}", tmp_path / "cache")
+    assert "endpoint=URL of the source" in silent.value.hint
+
+
+def test_an_object_that_is_deleted_meanwhile_is_one_of_the_checkpoint(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from registry.sources import bucket as module
+
+    bucket.put(files(tmp_path / "made"))
+    listed = module._listed
+
+    def then_deleted(client: Any, place: Any) -> Any:
+        answer = listed(client, place)
+        client.delete_object(Bucket=place.bucket, Key=place.key("policy.safetensors"))
+        return answer
+
+    monkeypatch.setattr(module, "_listed", then_deleted)
+    with pytest.raises(NotFound, match="a file of the checkpoint is missing") as gone:
+        get(bucket.url, tmp_path / "cache")
+    assert "run the same command again" in gone.value.hint
 
 
 def test_an_empty_prefix_and_a_foreign_file_are_refused(bucket: Bucket, tmp_path: Path) -> None:

@@ -104,6 +104,22 @@ def test_history_says_who_what_and_why(run: Run, record: Record) -> None:
 # -- search, tags, the past, the audit ----------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("history",), ("history", "--at", "2026-11-26"), ("status",), ("fleet", "list"), ("report",)],
+    ids=" ".join,
+)
+def test_a_policy_that_is_not_there_is_not_found(
+    run: Run, record: Record, words: tuple[str, ...]
+) -> None:
+    record.register()
+    said = run(*words, "--policy", "box-grsap")
+    assert said.status == 6
+    assert "there is no policy box-grsap" in said.err
+    assert "known: box-grasp" in said.err
+    assert said.out == ""
+
+
 def test_versions_are_found_tagged_and_listed_up_to_a_limit(run: Run, record: Record) -> None:
     for _ in range(3):
         record.register()
@@ -161,6 +177,7 @@ def test_what_is_no_head_of_an_audit_is_never_taken_for_known(
     said = run("audit", "verify", "--expect", head)
     assert said.status == 2
     assert "is not an audit's head" in said.err
+    assert "hint: copy it whole from what `policyctl audit verify` printed" in said.err
 
 
 def test_the_head_of_an_empty_audit_can_be_asked_for(run: Run, record: Record) -> None:

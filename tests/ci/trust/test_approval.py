@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
-from typed_trust import Run, done, hardened, name_of, promote, signing, tried
+from typed_trust import Run, done, hardened, name_of, opened, promote, registered, signing, tried
+from world import judge_sim
 
 pytestmark = pytest.mark.slow
+
+OWN = """
+sim: {task: box-grasp, axes: {friction: [0.5, 1.0]}, episodes_per_cell: 50}
+hil: {not_applicable: "tried in the lab"}
+canary: {bake_episodes: 12}
+"""
 
 
 def test_promotion_waits_for_approvers(run: Run, tmp_path: Path) -> None:
@@ -25,6 +33,42 @@ def test_promotion_waits_for_approvers(run: Run, tmp_path: Path) -> None:
     assert done(run("approve", "box-grasp v1", *signing("emil")))["approved"]
     done(promote(run, ref))
     assert run("approve", "box-grasp v1", *signing("fay")).status == 6
+
+
+def approved_by_two(run: Run) -> str:
+    """The command that the second approver is told."""
+    assert run("approve", "box-grasp v1", *signing("dora")).status == 8
+    return str(done(run("approve", "box-grasp v1", *signing("emil")))["next"])
+
+
+def test_the_next_command_asks_for_the_gates_that_promote_would_not_find(
+    run: Run, tmp_path: Path
+) -> None:
+    """The version was judged by others than those that policyctl ships for box-grasp."""
+    hardened(run)
+    assert promote(run, tried(tmp_path)).status == 8
+    told = approved_by_two(run)
+    assert told == "policyctl promote 'box-grasp v1' --stage canary --gates FILE"
+    done(run(*shlex.split(told.replace("FILE", "gates.yaml"))[1:]))
+
+
+def test_the_next_command_needs_no_gates_where_they_are_the_policys_own(
+    run: Run, tmp_path: Path
+) -> None:
+    hardened(run)
+    with opened(tmp_path) as registry:
+        registry.enrol_robot("robot-01", "openarm-v2-right")
+        judge_sim(registry, registered(tmp_path, registry))
+    folder = tmp_path / "policies" / "box_grasp"
+    folder.mkdir(parents=True)
+    (folder / "policy.yaml").write_text(
+        "name: box-grasp\ntask: box-grasp\nrobot_class: openarm-v2-right\n"
+    )
+    (folder / "gates.yaml").write_text(OWN)
+    told = "policyctl promote 'box-grasp v1' --stage canary"
+    assert run(*shlex.split(told)[1:]).status == 8
+    assert approved_by_two(run) == told
+    done(run(*shlex.split(told)[1:]))
 
 
 def test_approvers_keys_in_the_environment_let_promotion_through(

@@ -72,8 +72,14 @@ def test_what_is_not_there_or_no_key_is_said_so(
 ) -> None:
     monkeypatch.delenv("NO_KEY", raising=False)
     (tmp_path / "text").write_text("not a key")
-    with pytest.raises(NotFound):
-        signer(f"file:{tmp_path / 'none'}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotFound) as gone:
+        signer("file:none")
+    assert gone.value.evidence == str(tmp_path / "none")
+    assert "policyctl trust key FILE" in gone.value.hint
+    with pytest.raises(ServiceFailed, match="cannot be read") as folder:
+        signer(f"file:{tmp_path}")
+    assert "may read" in folder.value.hint
     with pytest.raises(NotFound):
         signer("env:NO_KEY")
     for wrong in (f"file:{tmp_path / 'text'}", "nfc:card", "file:", "just-a-path"):
@@ -94,8 +100,9 @@ def test_a_locked_key_is_said_to_be_locked(tmp_path: Path) -> None:
 
 def test_a_service_that_is_not_there_is_no_bug(tmp_path: Path) -> None:
     public = new_key(tmp_path / "key.pem")
-    with pytest.raises(ServiceFailed, match="where it is kept"):
+    with pytest.raises(ServiceFailed, match="where it is kept") as failed:
         signer("awskms:alias/none", public)
+    assert "installed" in failed.value.hint
 
 
 def test_any_scheme_of_the_library_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
