@@ -75,10 +75,11 @@ def command(
     from ci.hosting import host_for
     from ci.rig import build_rig
     from fleet.agent.admission import Admission
+    from fleet.agent.choice import Work
     from fleet.agent.identity import Identity
     from fleet.agent.link import LocalLink
     from fleet.agent.spool import Spool
-    from fleet.agent.supervisor import Supervisor, Work
+    from fleet.agent.supervisor import Supervisor
     from fleet.agent.updater import Updater
     from fleet.robot import load_robot
     from fleet.stopping import stop_on_signals

@@ -34,10 +34,11 @@ from scripted_policies import (
 from trusted import Keys
 
 from fleet.agent.admission import Admission
+from fleet.agent.choice import Work
 from fleet.agent.identity import Identity
 from fleet.agent.link import Link, LocalLink, OutOfContact
 from fleet.agent.spool import Result, Spool
-from fleet.agent.supervisor import Supervisor, Work
+from fleet.agent.supervisor import Supervisor
 from fleet.agent.updater import Ready, Updater
 from fleet.controller import Controller
 from registry.assignments import Assignment

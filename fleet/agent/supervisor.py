@@ -33,9 +33,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any, Protocol
 
+from fleet.agent.choice import Choice, Prepared, Work, choose, names
 from fleet.agent.identity import Identity
 from fleet.agent.link import Link, OutOfContact
 from fleet.agent.orders import Orders
@@ -45,10 +46,6 @@ from fleet.stopping import Stop
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
 from registry.errors import Corrupt, PolicyctlError
-from registry.interleave import side as side_of
-
-OUTSIDE = -1
-"""The segment of attempts outside a comparison."""
 
 REPORT_BATCH = 64
 KEYRING_S = 30.0
@@ -65,42 +62,6 @@ class Run(Protocol):
         open_attempt: Callable[[Mapping[str, Any]], None],
         should_stop: Callable[[], str | None],
     ) -> Result | None: ...
-
-
-@dataclass(frozen=True)
-class Work:
-    """What this robot does besides obeying: its task, and when it works at all."""
-
-    robot: str
-    task: str
-    judge: str
-    stratum: str
-    on_rollout_only: bool = False
-    max_attempts: int | None = None
-    poll_s: float = 0.5
-    heartbeat_s: float = 5.0
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """An assignment whose versions are all ready."""
-
-    assignment: Assignment
-    candidate: Ready | None
-    baseline: Ready | None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The next attempt: which version, and where it stands in the comparison."""
-
-    ready: Ready
-    side: str
-    generation: int
-    salt: str
-    segment: int
-    index: int
-    terms: str
 
 
 class Supervisor:
@@ -142,6 +103,7 @@ class Supervisor:
         self._open: Mapping[str, Any] | None = None
         self._said: tuple[Any, ...] = ()
         self._said_at = 0.0
+        self._asked = ""
         self._acquainted = False
         self._report_refused = ""
         self.attempts = 0
@@ -270,45 +232,12 @@ class Supervisor:
         return self._updater.prepare(document.policy, version, digest, task, held_only=held_only)
 
     def _choose(self) -> Choice | None:
-        """The next attempt, or None where there is nothing to do."""
-        newest, prepared = self.orders.newest, self._prepared
-        if prepared is None:
-            return None
-        if newest is None:
-            return self._alone(prepared)
-        if not newest.versions:
-            return None
-        if self._work.on_rollout_only and newest.candidate is None:
-            return None
-        document = prepared.assignment
-        if document != newest and newest.stop == "now" and not _names(newest, prepared.baseline):
-            return None
-        measured = document == newest and prepared.candidate and self.orders.in_contact
-        if not measured:
-            return self._alone(prepared)
-        index = self._spool.next_index(document.salt, document.segment, self._work.stratum)
-        side = side_of(
-            document.salt,
-            self._work.robot,
-            self._work.stratum,
-            index,
-            document.fraction,
-        )
-        ready = prepared.candidate if side == "candidate" else prepared.baseline
-        if ready is None:
-            return None
-        return Choice(
-            ready, side, document.generation, document.salt, document.segment, index, document.terms
-        )
-
-    def _alone(self, prepared: Prepared) -> Choice | None:
-        """The baseline outside the comparison; without one there is nothing to fall back on."""
-        if prepared.baseline is None:
-            return None
-        index = self._spool.next_index("", OUTSIDE, self._work.stratum)
-        document = prepared.assignment
-        return Choice(
-            prepared.baseline, "only", document.generation, "", OUTSIDE, index, document.terms
+        return choose(
+            self._work,
+            self.orders.newest,
+            self._prepared,
+            self._spool.next_index,
+            in_contact=self.orders.in_contact,
         )
 
     # -- one attempt -----------------------------------------------------------------------------
@@ -357,19 +286,20 @@ class Supervisor:
             return "agent_stopped"
         if self._monotonic() - self._polled_at >= self._work.poll_s:
             self._poll()
+            self._ask_again(choice)
         newest = self.orders.newest
         if not opened and self._is_off(choice, newest):
             return "stopped"
         if newest is None or newest.stop != "now" or newest.generation <= choice.generation:
             return None
-        return None if _names(newest, choice.ready) else "stopped"
+        return None if names(newest, choice.ready) else "stopped"
 
     def _is_off(self, choice: Choice, newest: Assignment | None) -> bool:
         """A turn in the comparison may no longer be begun: nobody could call it back now, or its
         version is ordered no more. The baseline outside of it may, as always."""
         if choice.side == "only":
             return False
-        return not self.orders.in_contact or newest is None or not _names(newest, choice.ready)
+        return not self.orders.in_contact or newest is None or not names(newest, choice.ready)
 
     # -- what is said ----------------------------------------------------------------------------
 
@@ -401,6 +331,13 @@ class Supervisor:
             self._spool.acknowledge(stored)
             if stored < batch[-1].number:
                 return
+
+    def _ask_again(self, choice: Choice) -> None:
+        """In a long attempt, too: the answer has to be here when the next one begins."""
+        if self.orders.challenge() == self._asked:
+            return
+        with suppress(OutOfContact):
+            self._say("working", choice.ready.version)
 
     def _say(self, state: str, running: int | None) -> None:
         prepared = self._prepared
@@ -435,10 +372,4 @@ class Supervisor:
             **self._extra(),
         }
         self._link.heartbeat(self._work.robot, running, generation, status)
-        self._said, self._said_at = said, self._monotonic()
-
-
-def _names(document: Assignment, ready: Ready | None) -> bool:
-    """Whether a document still names this version."""
-    digests = {document.digests[version] for version in document.versions}
-    return ready is not None and ready.digest in digests
+        self._said, self._said_at, self._asked = said, self._monotonic(), challenge

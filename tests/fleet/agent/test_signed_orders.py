@@ -14,6 +14,7 @@ from world import Clock, Fleet, Robot
 
 from fleet.agent.identity import Identity
 from fleet.agent.orders import MOST_OFFLINE_S
+from fleet.agent.spool import Result
 from registry.assignments import Assignment
 from registry.attempts import AttemptReport
 from registry.errors import Corrupt, NotFound
@@ -262,6 +263,29 @@ def test_only_what_this_agent_asked_is_an_answer(scene: Signed, answers: str) ->
     scene.renew(told)
     assert sorted(scene.rounds(2)) == [1, 2]
     assert scene.refusals() == ""
+
+
+def test_attempts_longer_than_a_permission_go_on_in_turns(
+    scene: Signed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server answers while they last; what it answered before they began has ended."""
+    told = scene.order(candidate=2, baseline=1, **HALF)
+    ran: list[int] = []
+
+    def at_length(ready: Any, open_attempt: Any, should_stop: Any) -> Result:
+        open_attempt({})
+        ran.append(ready.version)
+        for _ in range(20):
+            scene.clock.passes(50.0)
+            assert should_stop() is None
+            scene.tell(replace(told, answers=scene.plane.last_status(NAME)["challenge"]))
+        return Result("success")
+
+    monkeypatch.setattr(scene.robot.supervisor, "_run", at_length)
+    scene.rounds(6)
+    assert sorted(ran) == [1, 1, 1, 2, 2, 2]
+    sides = {report.side for report in scene.plane.attempts[NAME].values()}
+    assert sides == {"candidate", "baseline"}
 
 
 def test_restarting_the_agent_gives_a_stale_permission_no_new_time(scene: Signed) -> None:
