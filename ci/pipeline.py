@@ -57,11 +57,7 @@ def gates_option(registry: Registry, record: VersionRecord) -> str:
     except PolicyctlError:
         return " --gates FILE"
     contract = registry.manifest(record.ref).contract
-    sim = gates.sim.for_contract(contract) if gates.sim else None
-    for name, here in (("sim", sim), ("hil", gates.hil)):
-        if judged.get(name) != (here.digest if here else None):
-            return " --gates FILE"
-    return ""
+    return " --gates FILE" if any(gates.not_judged_by(contract, judged)) else ""
 
 
 def _shipped(policy: str) -> Path | None:

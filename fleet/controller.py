@@ -47,7 +47,6 @@ class Controller:
         Raises only what listing them raises.
         """
         moved = 0
-        self._renew()
         for record in self._registry.rollouts(open_only=True):
             if not record.rollout.open:
                 continue  # waits for its turn, which the registry gives it
@@ -58,6 +57,7 @@ class Controller:
                 self._tell(record.id, f"{name}: {_line(error)}")
             else:
                 self._told.pop(record.id, None)
+        self._renew()
         return moved
 
     def _renew(self) -> None:

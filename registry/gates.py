@@ -7,7 +7,7 @@ names exactly the thresholds it was judged by. Rates, shares and error probabili
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -287,6 +287,17 @@ class Gates:
     @cached_property
     def digest(self) -> str:
         return digest_of(self.to_json())
+
+    def not_judged_by(
+        self, contract: Mapping[str, Any], judged: Mapping[str, str]
+    ) -> Iterator[tuple[str, Gate]]:
+        """By name the gates below the canary that others stood for when a version was `judged`:
+        by name the digest of the gate of its newest verdict. Where there is no verdict, or no such
+        gate any more, none stood for it."""
+        sim = self.sim.for_contract(contract) if self.sim else None
+        for name, gate in (("sim", sim), ("hil", self.hil)):
+            if gate is not None and judged.get(name, gate.digest) != gate.digest:
+                yield name, gate
 
 
 def gate_from_json(data: Mapping[str, Any]) -> Gate:

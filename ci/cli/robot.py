@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import click
 
 from ci.app import home_option, open_registry
 from ci.output import emit, narrate
-from registry.errors import Refused, UsageError
+from registry.errors import NotFound, Refused, UsageError
 
 if TYPE_CHECKING:
     from fleet.agent.identity import Identity
@@ -96,12 +97,14 @@ def _key_of(registry: Registry, robot: str, given: Path | None) -> PublicKey | N
 
 
 def _lay_anchor(registry: Registry, robot: str) -> None:
-    """No server can hide from the robot then that approvals are asked for. A root that it has
-    already stays: another one is given by hand, with `policyctl-agent --trust-root`."""
+    """The newest root, which keys that were replaced since the first say nothing about. A root that
+    the robot has already stays: another one is given by hand, `policyctl-agent --trust-root`."""
     from fleet.agent.admission import Admission
     from fleet.agent.link import LocalLink
 
-    Admission(_state(robot) / "trust", LocalLink(registry)).adopt()
+    with suppress(NotFound):  # where the home has a keyring and no approvals yet
+        newest = registry.approvals.open().repository.published.data("root")
+        Admission(_state(robot) / "trust", LocalLink(registry)).adopt(newest)
 
 
 def _identity(robot: str) -> Identity:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fleet.agent.link import Link
-from registry.errors import Corrupt, NotFound, PolicyctlError, Refused
+from registry.errors import Corrupt, NotFound, PolicyctlError, Refused, ServiceFailed
 from registry.ports import Clock, SystemClock
 from registry.storage import disk_errors, write_whole
 
@@ -60,8 +60,9 @@ class Admission:
 
         Raises Corrupt where they are no root that signs itself.
         """
-        if self._anchor() == root:
-            return
+        with suppress(ServiceFailed):
+            if self._anchor() == root:
+                return
         from registry.trust.client import check_root
 
         check_root(root)
@@ -71,11 +72,14 @@ class Admission:
             write_whole(self._folder / "anchor.json", root)
         self._open(root).forget()
 
-    def adopt(self) -> bytes | None:
-        """The anchor: the first root that the registry shows where there was none, and None where
-        it shows none, either. Raises Corrupt for what is no root.
+    def adopt(self, given: bytes | None = None) -> bytes | None:
+        """The anchor: where there was none the root `given`, else the first that the registry
+        shows, and None where it shows none, either. Raises Corrupt for what is no root.
         """
         root = self._anchor()
+        if root is None and given is not None:
+            self.believe(given)
+            return given
         if root is None:
             try:
                 root = b"".join(self._bounded("metadata/1.root.json"))
@@ -144,7 +148,14 @@ class Admission:
         if root is None:
             return None
         client = self._client or self._open(root)
-        client.refresh()
+        try:
+            client.refresh()
+        except NotFound as withheld:
+            raise Corrupt(
+                "the registry shows no approvals, and has a root of them",
+                evidence=withheld.evidence,
+                hint="restore HOME/trust where `policyctl server` runs",
+            ) from withheld
         self.refreshes += 1
         return client
 
@@ -175,20 +186,26 @@ class Admission:
             return (self._folder / "anchor.json").read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as unread:
+            raise ServiceFailed(
+                "the root of approvals cannot be read",
+                evidence=str(unread),
+                hint="give the robot its root again: policyctl-agent ROBOT.yaml --trust-root FILE",
+            ) from unread
 
     def _known(self) -> dict[str, list[str]]:
         """Digests that were found approved, and those that are not any longer."""
         try:
             said: dict[str, Any] = json.loads((self._folder / "admitted.json").read_bytes())
+            return {side: [str(one) for one in said[side]] for side in ("admitted", "refused")}
         except FileNotFoundError:
             return {"admitted": [], "refused": []}
-        except ValueError as wrong:
+        except (OSError, ValueError, KeyError, TypeError) as wrong:
             raise Corrupt(
                 "the list of admitted versions cannot be read",
-                evidence=f"{self._folder / 'admitted.json'}: {wrong}",
+                evidence=f"{self._folder / 'admitted.json'}: {type(wrong).__name__}: {wrong}",
                 hint="restore it; without it the robot forgets what was taken back",
             ) from wrong
-        return {"admitted": list(said["admitted"]), "refused": list(said["refused"])}
 
     def _remember(self, digest: str, *, admitted: bool) -> None:
         known = self._known()

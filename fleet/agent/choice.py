@@ -1,7 +1,8 @@
 """Which version the next attempt runs, and where it stands in the comparison: a pure function.
 
 A comparison takes turns by the order's draw, in contact only. Everything else runs the baseline
-alone, outside of it (side "only", segment `OUTSIDE`), or nothing.
+alone, outside of it (side "only", segment `OUTSIDE`), or nothing: where the answer that permits the
+candidate is on its way, the robot waits for it.
 """
 
 from __future__ import annotations
@@ -63,11 +64,12 @@ def choose(
     next_index: NextIndex,
     *,
     in_contact: bool,
+    is_asked: bool,
 ) -> Choice | None:
     """The next attempt, or None where there is nothing to do.
 
     `newest` is the order that holds, `prepared` the newest whose versions are ready; `in_contact`:
-    the registry could call a candidate back.
+    the registry could call a candidate back; `is_asked`: it is about to say whether it could.
     """
     if prepared is None:
         return None
@@ -80,8 +82,10 @@ def choose(
     document = prepared.assignment
     if document != newest and newest.stop == "now" and not names(newest, prepared.baseline):
         return None
-    if document != newest or prepared.candidate is None or not in_contact:
+    if document != newest or prepared.candidate is None:
         return _alone(work, prepared, next_index)
+    if not in_contact:
+        return None if is_asked else _alone(work, prepared, next_index)
     index = next_index(document.salt, document.segment, work.stratum)
     side = side_of(document.salt, work.robot, work.stratum, index, document.fraction)
     ready = prepared.candidate if side == "candidate" else prepared.baseline

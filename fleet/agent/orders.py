@@ -34,6 +34,8 @@ _KEY = "assignment"
 _ENVELOPE = "assignment_envelope"
 _FLOORS = "generations"
 REFUSALS_KEPT = 5
+ANSWER_S = 10.0
+"""[s] a server looks once a second whether something is to be signed."""
 OFFLINE_S, MOST_OFFLINE_S = 600.0, 3600.0
 """[s] what the registry's documents say, and what none can exceed."""
 
@@ -68,13 +70,16 @@ class Orders:
     def newest(self) -> Assignment | None:
         """What holds now: the newest document, while whoever signed it is trusted."""
         held, keyring = self._held, self._keyring()
-        if held is None or keyring is None or self._checked_by is keyring:
+        if keyring is None or self._checked_by is keyring:
             return held
+        held = held or self.kept()  # an older keyring may have been the damaged one
+        if held is None:
+            self._checked_by = keyring
+            return None
         why = self._signature_trouble(held, keyring)
         if why:
             self._refuse(f"kept generation {held.generation}: {why}")
-            self._held = None
-        self._checked_by = keyring
+        self._held, self._checked_by = None if why else held, keyring
         return self._held
 
     @property
@@ -144,6 +149,18 @@ class Orders:
         if self._keyring() is not None and not self._permitted_s(newest) > 0:
             return False
         return not self._silent or self._alone < newest.max_offline_attempts
+
+    @property
+    def is_asked(self) -> bool:
+        """The answer that permits the candidate is worth waiting for: after a start or a long
+        attempt, while the registry answers at all."""
+        newest = self.newest
+        if self._silent or self._heard_at is None or newest is None or newest.candidate is None:
+            return False
+        if self._keyring() is None or self._permitted_s(newest) > 0:
+            return False
+        last = self.challenge()
+        return self._monotonic() - self._asked[last] < ANSWER_S
 
     # -- inside ----------------------------------------------------------------------------------
 

@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, Protocol
 
 from fleet.agent.choice import Choice, Prepared, Work, choose, names
@@ -64,6 +63,11 @@ class Run(Protocol):
     ) -> Result | None: ...
 
 
+def since_boot() -> float:
+    """Seconds that never jump, and go on while the computer sleeps: so do orders elsewhere."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class Supervisor:
     """Drives one robot. `tick` is one round; `loop` repeats it until it is told to stop."""
 
@@ -76,7 +80,7 @@ class Supervisor:
         run: Run,
         *,
         now: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = since_boot,
         extra: Callable[[], Mapping[str, Any]] = dict,
         identity: Identity | None = None,
     ) -> None:
@@ -103,7 +107,6 @@ class Supervisor:
         self._open: Mapping[str, Any] | None = None
         self._said: tuple[Any, ...] = ()
         self._said_at = 0.0
-        self._asked = ""
         self._acquainted = False
         self._report_refused = ""
         self.attempts = 0
@@ -238,6 +241,7 @@ class Supervisor:
             self._prepared,
             self._spool.next_index,
             in_contact=self.orders.in_contact,
+            is_asked=self.orders.is_asked,
         )
 
     # -- one attempt -----------------------------------------------------------------------------
@@ -286,7 +290,6 @@ class Supervisor:
             return "agent_stopped"
         if self._monotonic() - self._polled_at >= self._work.poll_s:
             self._poll()
-            self._ask_again(choice)
         newest = self.orders.newest
         if not opened and self._is_off(choice, newest):
             return "stopped"
@@ -332,13 +335,6 @@ class Supervisor:
             if stored < batch[-1].number:
                 return
 
-    def _ask_again(self, choice: Choice) -> None:
-        """In a long attempt, too: the answer has to be here when the next one begins."""
-        if self.orders.challenge() == self._asked:
-            return
-        with suppress(OutOfContact):
-            self._say("working", choice.ready.version)
-
     def _say(self, state: str, running: int | None) -> None:
         prepared = self._prepared
         document = prepared.assignment if prepared else None
@@ -372,4 +368,4 @@ class Supervisor:
             **self._extra(),
         }
         self._link.heartbeat(self._work.robot, running, generation, status)
-        self._said, self._said_at, self._asked = said, self._monotonic(), challenge
+        self._said, self._said_at = said, self._monotonic()

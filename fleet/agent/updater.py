@@ -192,10 +192,10 @@ class Updater:
                 shutil.rmtree(folder)
 
     def _baselines(self) -> list[str]:
-        """Those to go back to; a file that was damaged names none."""
+        """Those to go back to; a file that is damaged or cannot be read names none."""
         try:
             found = json.loads((self._folder / "baselines.json").read_bytes())
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return []
         named = found if isinstance(found, list) else []
         return [one for one in named if isinstance(one, str) and is_digest(one)]

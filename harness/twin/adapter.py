@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 import can
 
@@ -28,6 +29,15 @@ def error_frame(kind: int, detail: int = 0) -> can.Message:
     """An error frame as SocketCAN tells it."""
     data = bytes((0, detail, 0, 0, 0, 0, 128, 0))
     return can.Message(arbitration_id=kind | 0x200, is_error_frame=True, data=data)
+
+
+class Wire(Protocol):
+    """A bus on which frames wait until it is free."""
+
+    @property
+    def waiting(self) -> int: ...
+
+    def flush_tx_buffer(self) -> None: ...
 
 
 class Adapter:
@@ -56,8 +66,8 @@ class Adapter:
         """What the program hears next: error frames, other programs' frames."""
         self.queue: deque[tuple[Send, can.Message]] = deque()
         """Frames nobody has heard yet, and the way each would take."""
-        self.on_wire: Callable[[], int] = lambda: 0
-        """Frames of the same queue that wait until the bus is free."""
+        self.wire: Wire | None = None
+        """Holds frames of the same queue, where the bus takes time."""
         self.replayed: list[can.Message] = []
         """Frames that were sent only when the bus came back."""
         self.can_purge = can_purge
@@ -76,7 +86,7 @@ class Adapter:
     @property
     def room(self) -> int:
         """Frames that still fit the queue, `full` aside."""
-        return QUEUE_LENGTH - len(self.queue) - self.on_wire()
+        return QUEUE_LENGTH - len(self.queue) - (self.wire.waiting if self.wire else 0)
 
     def refuse(self) -> bool:
         """Count one more frame against `full`; whether it does not fit."""
@@ -87,7 +97,7 @@ class Adapter:
     def unplug(self) -> None:
         """The interface vanishes, with what it had queued."""
         self.gone = True
-        self.queue.clear()
+        self._empty()
         self.extra.clear()
 
     def plug_in(self) -> None:
@@ -99,8 +109,13 @@ class Adapter:
     def purge(self) -> bool:
         """Throw away what is queued; False if this adapter's program may not."""
         if self.can_purge:
-            self.queue.clear()
+            self._empty()
         return self.can_purge
+
+    def _empty(self) -> None:
+        self.queue.clear()
+        if self.wire:
+            self.wire.flush_tx_buffer()
 
     def release(self) -> None:
         """Send what is queued, if somebody hears it now."""

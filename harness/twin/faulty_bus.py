@@ -40,7 +40,8 @@ class FaultyBus(can.BusABC):
         if adapter is None:
             adapter = Adapter() if world is None else world.adapter(arm)
         if isinstance(behind, WireBus):
-            adapter.on_wire = lambda: behind.waiting
+            adapter.wire = behind
+            behind.carries = lambda: adapter.passes
         self.inner = inner
         self.adapter = adapter
         self.world: TwinWorld | None = world

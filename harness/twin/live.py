@@ -268,7 +268,7 @@ class LiveTwin:
             "heard": line.heard,
             "said": line.said,
             "refused": line.refused,
-            "lost": sum(door.lost for door in line.doors),
+            "lost": sum(door.lost for door in line.doors) + (line.wire.lost if line.wire else 0),
             "replayed": len(line.bus.adapter.replayed),
             "programs": [door.programs for door in line.doors],
             "saves": bank.saves,

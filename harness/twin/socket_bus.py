@@ -9,8 +9,9 @@ Rules
   the twin has told (one pass later at most) and this end has read; an interface that vanished
   raises ENODEV for ever, and so does a twin that ended. Frames queued on a dead bus are the twin's:
   they outlive this program, and `flush_tx_buffer` throws them away.
-- How many frames a full queue refuses is counted by the twin, for all programs together: each end
-  says what it refused, and reads from what it is told what the twin has yet to hear of.
+- How many frames a full queue refuses is counted by the twin: each end says what it refused, and
+  reads from what it is told what the twin has yet to hear of. Of programs that send in the same
+  moment each may refuse as many.
 - Other programs' frames are heard, our own are not.
 
 Time is the monotonic clock of this machine; a frame's timestamp is when the twin sent it (epoch).
@@ -188,6 +189,10 @@ class PolicyctlBus(can.BusABC):
             match packet[0]:
                 case Packet.FRAME:
                     self._heard.append(unpack(packet))
+                case Packet.STATE if len(packet) != _STATE.size:
+                    raise can.CanInitializationError(
+                        "the twin speaks another version of this protocol"
+                    )
                 case Packet.STATE:
                     _, flags, refuse, seen = _STATE.unpack(packet)
                     unseen = (self._refused - seen) & 0xFFFFFFFF

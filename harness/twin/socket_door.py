@@ -131,6 +131,8 @@ class _Program:
         self.waiting: deque[bytes] = deque()
         self.refused = 0
         """Frames that it says did not fit."""
+        self.deaf = False
+        """It has closed; what it sent before is still read."""
         self._heard_of: State | None = None
 
     def tell(self, state: State) -> bool:
@@ -142,7 +144,7 @@ class _Program:
         return self.write(state.packed())
 
     def write(self, packet: bytes) -> bool:
-        """False if the program is gone, or so far behind that it is cut off."""
+        """False if the program is so far behind that it is cut off."""
         self.waiting.append(packet)
         return self.flush()
 
@@ -153,8 +155,11 @@ class _Program:
             except BlockingIOError:
                 return len(self.waiting) <= BACKLOG
             except OSError:
-                return False
-            self.waiting.popleft()
+                self.deaf = True
+            if self.deaf:
+                self.waiting.clear()
+            else:
+                self.waiting.popleft()
         return True
 
 
@@ -191,6 +196,8 @@ class SocketDoor:
                 packet = program.link.recv(LARGEST, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
+            except ConnectionResetError:  # it closed before it had read all; what it sent is here
+                continue
             except OSError:
                 packet = b""
             if (word := _WORDS.get(packet)) is not None:
@@ -232,7 +239,7 @@ class SocketDoor:
         except OSError:
             return
         program = _Program(link)
-        if program.tell(self._state) and program.write(pack_hello()):
+        if program.write(pack_hello()) and program.tell(self._state):
             self._programs[link.fileno()] = program
         else:
             link.close()

@@ -110,6 +110,8 @@ class WireBus(can.BusABC):
         self.model = model or WireModel()
         self.now = world.now
         self.lost = 0
+        self.carries: Callable[[], bool] = lambda: True
+        """Whether anybody hears what is sent: else frames wait, and motors' answers are lost."""
         self.busy_s = 0.0
         """Time that frames have kept the bus, since construction."""
         self._observer = observer
@@ -132,7 +134,7 @@ class WireBus(can.BusABC):
         self._run(self.now())
         if self._flying is not None:
             return self._flying[0]
-        return self._starts() if self._waiting() else None
+        return self._starts() if self._waiting() and self.carries() else None
 
     @property
     def waiting(self) -> int:
@@ -178,8 +180,13 @@ class WireBus(can.BusABC):
 
     def _run(self, until: float) -> None:
         """Let pass what has ended by `until`; what has begun is under way."""
+        if not self.carries():
+            self._replies.clear()
+            self._free_at = max(self._free_at, until)
         while True:
             if self._flying is None:
+                if not self.carries():
+                    return
                 if not self._waiting() or (start := self._starts()) > until:
                     return
                 self._begin(start)

@@ -100,7 +100,8 @@ def _prepare(connection: sqlite3.Connection, _: Any) -> None:
 
 
 def _prepare_alone(connection: sqlite3.Connection, _: Any) -> None:
-    """The file is this connection's alone from its first reading on; nothing is written by it."""
+    """The file is this connection's alone from its first reading on. It changes no table; as it
+    closes SQLite may bring what a killed writer left in the WAL into the file."""
     connection.isolation_level = None
     for setting in (f"busy_timeout = {int(BUSY_S * 1000)}", "locking_mode = EXCLUSIVE"):
         connection.execute(f"PRAGMA {setting}").close()

@@ -167,16 +167,13 @@ class Promotion:
         if isinstance(gate, Gates):
             excused = gate.not_applicable
             contract = read_manifest(connection, record.ref).contract
-            sim = gate.sim.for_contract(contract) if gate.sim else None
-            today = {"sim": sim, "hil": gate.hil}
-            for name, wanted in today.items():
-                digests = [one.gate.digest for one in records if one.verdict.gate == name]
-                if wanted is not None and digests and digests[-1] != wanted.digest:
-                    raise Refused(
-                        f"{record}: its {name} verdict was given under another {name} gate",
-                        evidence=f"judged by {digests[-1][:15]}…, today's is {wanted.digest[:15]}…",
-                        hint=command_of(name, f"'{record}'"),
-                    )
+            judged = {one.verdict.gate: one.gate.digest for one in records}
+            for name, wanted in gate.not_judged_by(contract, judged):
+                raise Refused(
+                    f"{record}: its {name} verdict was given under another {name} gate",
+                    evidence=f"judged by {judged[name][:15]}…, today's is {wanted.digest[:15]}…",
+                    hint=command_of(name, f"'{record}'"),
+                )
         try:
             check_promotion(
                 record.stage,

@@ -4,6 +4,8 @@
   change at once; what it cannot sign, `renew` does.
 - `renew` also signs anew what names a candidate and does not answer the challenge that the robot
   last said: unanswered, its permission ends. No clock decides that.
+- A round of `renew` signs `TOGETHER` orders or for `ROUND_S` at most: bare ones first, then those
+  that were signed longest ago. So slow keys hold up no rollback, and no robot is always the last.
 - A signature is kept only where the order that it is of is still the newest of its robot, and its
   key a director's.
 """
@@ -11,13 +13,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, and_, insert, null, update
 
 from registry.assignments import Assignment
-from registry.errors import PolicyctlError
 from registry.ledger.tables import assignments, heartbeats, renewals
 from registry.record.assignments import document_of, newest_generations, with_renewal
 from registry.record.desk import Desk
@@ -25,7 +27,8 @@ from registry.trust.authority import Trust
 from registry.trust.keyring import Keyring
 
 LOOKS = 3  # how often orders that were overtaken while they were signed are looked at again
-CHALLENGE_LENGTH = 64  # characters; what is longer is no robot's of ours
+CHALLENGE_LENGTH = 64  # ASCII letters and digits; anything else is no robot's of ours
+ROUND_S = 10.0
 TOGETHER = 50  # orders that are written in one transaction
 _BARE = assignments.c.envelope.is_(null()) & renewals.c.robot.is_(None)  # never signed
 
@@ -49,8 +52,9 @@ class Renewals:
         told = _newest()
         if keyring is self._signed_under:
             told = told.where(assignments.c.candidate.is_not(None) | _BARE)
-        done, settled = self._sign_due(self._desk.trust, told)
-        if settled and keyring is self._desk.trust.keyring:
+        due = self._read(told)
+        done = self._sign(self._desk.trust, due[:TOGETHER])
+        if not due and keyring is self._desk.trust.keyring:
             self._signed_under = keyring
         return done
 
@@ -61,28 +65,30 @@ class Renewals:
         """
         if self._desk.trust is None:
             return
-        with contextlib.suppress(PolicyctlError):
-            self._sign_due(self._desk.trust, _newest().where(_BARE))
+        with contextlib.suppress(Exception):
+            for _ in range(LOOKS):
+                due = self._read(_newest().where(_BARE))
+                if not due:
+                    return
+                for first in range(0, len(due), TOGETHER):
+                    self._sign(self._desk.trust, due[first : first + TOGETHER])
 
-    def _sign_due(self, trust: Trust, told: Any) -> tuple[int, bool]:
-        """Looks at what was `told`, signs with nothing locked, and writes what still holds; until
-        nothing is due. How many documents, and whether nothing was due in the end."""
-        done = 0
-        for _ in range(LOOKS):
-            with self._desk.ledger.read() as connection:
-                due = [asked for row in connection.execute(told) if (asked := self._due(row))]
-            if not due:
-                return done, True
-            for first in range(0, len(due), TOGETHER):
-                done += self._sign(trust, due[first : first + TOGETHER])
-        return done, False
+    def _read(self, told: Any) -> list[Assignment]:
+        """What is to be signed of that, in its turn."""
+        with self._desk.ledger.read() as connection:
+            due = [asked for row in connection.execute(told) if (asked := self._due(row))]
+        return sorted(due, key=lambda one: (not self._lacks_seal(one), one.issued_at, one.robot))
 
     def _sign(self, trust: Trust, due: list[Assignment]) -> int:
-        """What was signed before a key fails is kept; then the error is raised."""
+        """How many, for `ROUND_S` at most. What was signed before a key fails is kept; then the
+        error is raised."""
         now, signed = self._desk.clock.now(), list[Assignment]()
+        until = time.monotonic() + ROUND_S
         try:
             for one in due:
                 signed.append(trust.seal_assignment(replace(one, issued_at=now)))
+                if time.monotonic() > until:
+                    break
         finally:
             with self._desk.ledger.write() as connection:
                 kept = sum(self._put(connection, one) for one in signed)
@@ -126,7 +132,9 @@ class Renewals:
 def _challenge(status: Any) -> str:
     """What the robot's newest heartbeat asks to be answered; "" where it says none."""
     said = status.get("challenge") if isinstance(status, dict) else None
-    return said if isinstance(said, str) and len(said) <= CHALLENGE_LENGTH else ""
+    if not isinstance(said, str) or len(said) > CHALLENGE_LENGTH:
+        return ""
+    return said if said.isascii() and said.isalnum() else ""
 
 
 def _newest() -> Any:

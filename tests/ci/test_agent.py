@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from machine import real_time
 from scripted_policies import POLICY, contract_json
 from world import CHEAP, judge_hil, judge_sim
 
@@ -37,7 +36,7 @@ NAME = "robot-01"
 AGENT = Path(sys.executable).with_name("policyctl-agent")
 POLICYCTL = AGENT.with_name("policyctl")
 
-pytestmark = [pytest.mark.slow, real_time]
+pytestmark = pytest.mark.slow
 
 
 def robot_file(folder: Path, **changes: object) -> Path:

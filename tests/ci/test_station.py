@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machine import real_time
 
-pytestmark = [pytest.mark.slow, real_time]
+pytestmark = pytest.mark.slow
 
 CHECKPOINT = Path(__file__).parents[2] / "ci" / "demo" / "checkpoints" / "v1"
 STATION = """\

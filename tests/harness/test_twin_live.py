@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,8 +13,9 @@ import can
 import pytest
 from twin_process import closing_bus, free_port, refresh
 
+from fleet.can import frames
 from fleet.can.bus import open_bus
-from fleet.can.frames import PARAMETER_ID
+from fleet.can.frames import PARAMETER_ID, Special, Status
 from harness.twin.adapter import QUEUE_LENGTH
 from harness.twin.bus import TwinBus
 from harness.twin.door import AT_ONCE
@@ -21,8 +23,8 @@ from harness.twin.doors import BusDoor
 from harness.twin.faulty_bus import FaultyBus
 from harness.twin.live import Line, LiveTwin
 from harness.twin.physics import TwinConfig, TwinWorld
-from harness.twin.socket_bus import PolicyctlBus
-from harness.twin.socket_door import SocketDoor
+from harness.twin.socket_bus import Packet, PolicyctlBus
+from harness.twin.socket_door import SocketDoor, listen
 from harness.twin.wire import WireBus, WireModel
 
 
@@ -61,6 +63,11 @@ class Served:
 def served(tmp_path: Path) -> Iterator[Served]:
     with ExitStack() as undo:
         yield Served(tmp_path, undo)
+
+
+def special(slot: int, what: Special) -> can.Message:
+    data = frames.special(what)
+    return can.Message(arbitration_id=slot + 1, data=data, is_extended_id=False, is_fd=True)
 
 
 def is_refused(bus: can.BusABC) -> bool:
@@ -164,6 +171,50 @@ def test_a_program_that_floods_the_twin_keeps_nobody_waiting_and_loses_nothing(
     assert answered == [k % 7 for k in range(2 * AT_ONCE + 10)], "in order"
     assert heard == [AT_ONCE + 1, 2 * AT_ONCE + 1, 2 * AT_ONCE + 11, 2 * AT_ONCE + 11]
     assert served.line.refused == served.door.lost == 0
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_what_a_program_sent_before_it_ended_is_heard_to_its_last_frame(
+    served: Served, reads: bool
+) -> None:
+    """Also where it ends with answers that it has not read, which resets the socket."""
+    bus = served.join()
+    for k in range(8):
+        bus.send(special(k, Special.ENABLE))
+        served.passes()
+        assert not reads or bus.recv(0.0) is not None
+    bank = served.twin.world.bank()
+    assert set(bank.status) == {Status.ENABLED}
+    for _ in range(2 * AT_ONCE):
+        bus.send(refresh())
+    for k in range(8):
+        bus.send(special(k, Special.DISABLE))
+    bus.shutdown()
+    served.passes(6)
+    assert set(bank.status) == {Status.DISABLED}
+    assert served.line.heard == 2 * AT_ONCE + 16
+    assert served.door.programs == 0
+
+
+@pytest.mark.parametrize("first", [bytes((Packet.HELLO, 1)), bytes((Packet.STATE, 0)) + bytes(4)])
+def test_a_twin_of_another_version_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bytes
+) -> None:
+    path = tmp_path / "right.sock"
+    with listen(path, socket.SOCK_SEQPACKET, "--channel") as listening:
+        listening.setblocking(True)
+
+        def greet() -> None:
+            link, _ = listening.accept()
+            with link:
+                link.send(first)
+                link.recv(1)
+
+        thread = threading.Thread(target=greet, daemon=True)
+        thread.start()
+        with pytest.raises(can.CanInitializationError, match="version"):
+            PolicyctlBus(str(path))
+        thread.join()
 
 
 def test_what_the_network_could_not_hand_over_is_counted() -> None:

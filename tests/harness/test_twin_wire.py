@@ -251,3 +251,42 @@ def test_what_a_dead_bus_queues_is_in_the_same_queue() -> None:
         *[8] * 100,
         *(1 + k % 7 for k in range(QUEUE_LENGTH - waiting)),
     ]
+
+
+@pytest.mark.parametrize("how", ["purge", "unplug"])
+def test_what_waits_for_the_wire_is_thrown_away_with_the_rest_of_the_queue(how: str) -> None:
+    world = TwinWorld(TwinConfig(seed=1))
+    wire = WireBus(world)
+    bus = FaultyBus(wire)
+    for k in range(200):
+        bus.send(msg(1 + k % 8, frames.special(frames.Special.ENABLE), fd=True))
+    bus.adapter.dead = True
+    if how == "purge":
+        bus.flush_tx_buffer()
+    else:
+        bus.adapter.unplug()
+    assert wire.waiting == 0
+    bus.adapter.dead = bus.adapter.gone = False
+    world.advance(0.1)
+    assert wire.waiting == 0
+    assert set(world.bank().status[1:]) == {Status.DISABLED}, "the first frame was under way"
+
+
+def test_no_frame_passes_a_cut_cable_and_those_that_waited_follow_in_order() -> None:
+    world = TwinWorld(TwinConfig(seed=1))
+    order: list[tuple[float, int]] = []
+    wire = WireBus(world, observer=lambda t, m: order.append((t, m.arbitration_id)))
+    bus = FaultyBus(wire)
+    for k in range(100):
+        bus.send(msg(1 + k % 8, frames.special(frames.Special.DISABLE), fd=True))
+    bus.adapter.dead = True
+    begun = len(order)
+    world.advance(0.5)
+    assert bus.recv(0.1) is None
+    assert len(order) - begun <= 1, "what was under way ends"
+    bus.adapter.dead = False
+    mended = world.now()
+    while bus.recv(0.1) is not None:
+        pass
+    assert [one for _, one in order if one <= 8] == [1 + k % 8 for k in range(100)]
+    assert order[begun + 1][0] >= mended

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,19 @@ def test_an_enrolled_robot_has_the_root_that_no_server_can_hide(run: Run, tmp_pa
     admission = Admission(folder, ControlPlane())  # shows no metadata at all
     with pytest.raises(PolicyctlError):
         admission.admit("box-grasp", 1, digest_bytes(b""), here=False, baseline=False)
+
+
+def test_an_enrolled_robot_has_the_newest_root(run: Run, tmp_path: Path) -> None:
+    """Keys that were replaced before, one of them stolen, give it no other."""
+    done(run("trust", "init"))
+    key = done(run("trust", "status"))["roles"][0]["keys"][0]["key"]
+    done(run("trust", "recover", key, "--yes"))
+    (tmp_path / "robot.yaml").write_text(ROBOT)
+    done(run("robot", "enrol", "robot.yaml"))
+    anchor = tmp_path / ".policyctl" / "agents" / "robot-01" / "trust" / "anchor.json"
+    root = json.loads(anchor.read_bytes())["signed"]
+    assert root["version"] > 1
+    assert key not in root["keys"]
 
 
 def test_an_enrolment_replaces_no_root_that_the_robot_has(run: Run, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from world import Clock, SpoiledLink, Weather
 from fleet.agent.admission import Admission
 from fleet.agent.identity import NOBODY, Identity
 from fleet.agent.link import OutOfContact
-from registry.errors import Corrupt, PolicyctlError, Refused
+from registry.errors import Corrupt, PolicyctlError, Refused, ServiceFailed
 from registry.trust.client import Stale
 from registry.trust.keyring import Keyring, PublicKey
 from registry.versions import digest_bytes
@@ -197,10 +197,34 @@ def test_a_first_root_without_end_is_no_anchor(tmp_path: Path) -> None:
     bench.admit(1)
 
 
-def test_a_damaged_list_is_said_so(bench: Bench) -> None:
-    (bench.folder / "robot" / "admitted.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"admitted": 1, "refused": []}', None])
+def test_a_damaged_list_is_said_so(bench: Bench, content: str | None) -> None:
+    path = bench.folder / "robot" / "admitted.json"
+    path.unlink()
+    path.mkdir() if content is None else path.write_text(content)
     with pytest.raises(Corrupt, match="cannot be read"):
         bench.admit(1)
+
+
+def test_a_root_that_cannot_be_read_is_said_so_and_given_again(bench: Bench) -> None:
+    path = bench.folder / "robot" / "anchor.json"
+    root = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ServiceFailed, match="cannot be read"):
+        bench.admit(2)
+    bench.admit(1, here=True, baseline=True)
+    path.rmdir()
+    bench.admission.believe(root)
+    bench.admit(1)
+
+
+def test_a_server_that_hides_all_approvals_is_believed_nothing(bench: Bench) -> None:
+    identity = Identity(bench.folder / "robot", lambda: bench.admission.file("keyring.json"))
+    bench.line.folder = bench.folder / "nothing"
+    with pytest.raises(Corrupt, match="shows no approvals"):
+        identity.refresh()
+    assert identity.keyring() is NOBODY
 
 
 def test_metadata_that_a_kill_left_empty_is_asked_for_again(bench: Bench) -> None:

@@ -173,3 +173,17 @@ def test_a_damaged_keyring_that_is_taken_away_still_is_not_none(scene: Scene) ->
     assert identity.believed() is NOBODY
     assert identity.believe(Keyring())
     assert (identity.keyring(), identity.damage) == (Keyring(), "")
+
+
+def test_a_keyring_put_back_by_hand_brings_the_order_back_out_of_contact(scene: Scene) -> None:
+    """The baseline could not be prepared while the keyring was damaged."""
+    path = scene.folder / "keyring.json"
+    good, folder = path.read_bytes(), scene.robot.updater._path(scene.digests[1])
+    away = folder.with_name("away")
+    folder.rename(away)
+    scene.robot.weather.down = True
+    scene.damage()
+    assert scene.rounds(2) == []
+    away.rename(folder)
+    path.write_bytes(good)
+    assert scene.rounds(2) == [1, 1]
