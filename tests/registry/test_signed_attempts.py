@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from record import CANARY, GATES, POLICY, Record, keys_of
-from sqlalchemy import delete, select, update
+from sqlalchemy import Connection, Row, delete, select, update
 
 from registry.attempts import AttemptReport
 from registry.errors import Forged, NotSigned, PolicyctlError, Refused, WrongSigner
@@ -274,6 +274,15 @@ def test_an_edited_report_is_not_what_its_robot_signed(record: Record) -> None:
     assert "says something else than what was signed" in doubts_after(record, ref)
 
 
+def failure_before_the_last(connection: Connection, rollout: str) -> Row[Any]:
+    """A failed attempt whose robot has reported another since: the newest can be withheld."""
+    counted = connection.execute(
+        select(attempts).where(attempts.c.rollout == rollout).order_by(attempts.c.number)
+    ).all()
+    last = {row.robot: row.number for row in counted}
+    return next(r for r in counted if r.outcome == "failure" and r.number < last[r.robot])
+
+
 def test_a_failure_that_is_left_out_leaves_a_gap(record: Record) -> None:
     """The server deletes a failed attempt, counts the rest again and signs that with its key."""
     record.to_fleet()
@@ -281,11 +290,7 @@ def test_a_failure_that_is_left_out_leaves_a_gap(record: Record) -> None:
     opened = record.promote(ref)
     record.play(opened.id, {1: 1.0, 2: 0.4})
     with record.registry._ledger.write() as connection:
-        counted = connection.execute(
-            select(attempts).where(attempts.c.rollout == opened.id).order_by(attempts.c.number)
-        ).all()
-        last = {row.robot: row.number for row in counted}
-        row = next(r for r in counted if r.outcome == "failure" and r.number < last[r.robot])
+        row = failure_before_the_last(connection, opened.id)
         mine = (attempts.c.robot == row.robot) & (attempts.c.number == row.number)
         connection.execute(delete(attempts).where(mine))
     again = record.registry.canary_evidence(opened.id)
@@ -300,12 +305,7 @@ def test_a_failure_that_is_filed_under_another_rollout_is_found(record: Record) 
     opened = record.promote(ref)
     record.play(opened.id, {1: 1.0, 2: 0.4})
     with record.registry._ledger.write() as connection:
-        row = connection.execute(
-            select(attempts)
-            .where(attempts.c.rollout == opened.id, attempts.c.outcome == "failure")
-            .order_by(attempts.c.number)
-            .limit(1)
-        ).one()
+        row = failure_before_the_last(connection, opened.id)
         mine = (attempts.c.robot == row.robot) & (attempts.c.number == row.number)
         connection.execute(update(attempts).where(mine).values(rollout=None))
     again = record.registry.canary_evidence(opened.id)
