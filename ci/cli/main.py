@@ -10,15 +10,13 @@ import difflib
 import importlib
 import itertools
 import os
-import signal
 import sys
-import time
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
+from ci.cli.interrupts import Interrupts
 from ci.cli.verbs import ROOT, with_home
 from ci.known_errors import bug, known_error
 from ci.output import print_error
@@ -110,15 +108,6 @@ def cli(context: click.Context) -> None:
 
 INTERRUPTED = Interrupted("interrupted", hint="what was recorded stays; run it again to go on")
 
-AGAIN_S = 1.0
-"""A SIGTERM so soon after another signal is the same wish [s]: `timeout` tells its command and then
-the whole group. It does not cut short what the first one has undone."""
-
-
-def _end_at_once() -> None:
-    """A worker that was forked has nothing to undo."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
 
 def _refuse_other_bytes(arguments: Sequence[str]) -> None:
     """What is no UTF-8 can neither be recorded nor said: Python keeps such bytes as surrogates."""
@@ -144,21 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         next((word[7:] for word in arguments if word.startswith("--home=")), ""),
     )
 
-    interrupts: list[float] = []
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        now, last = time.monotonic(), interrupts[-1] if interrupts else -AGAIN_S
-        if number == signal.SIGTERM and now - last < AGAIN_S:
-            return
-        interrupts.append(now)
-        signal.default_int_handler(number, frame)
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, interrupt)  # what was begun is undone, an arm is let down
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_end_at_once)
+    interrupts = Interrupts()
+    interrupts.install()
 
     def fail(error: PolicyctlError) -> NoReturn:
         error.hint = with_home(error.hint, home)
@@ -187,6 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 - the one place that turns a bug into exit status 1
-        if interrupts:  # a library that was being loaded turned ctrl-C into an error of its own
+        if (
+            interrupts.came
+        ):  # a library that was being loaded turned ctrl-C into an error of its own
             fail(INTERRUPTED)
         fail(known_error(error) or bug(error))
