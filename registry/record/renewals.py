@@ -90,9 +90,15 @@ class Renewals:
                 if time.monotonic() > until:
                     break
         finally:
-            with self._desk.ledger.write() as connection:
-                kept = sum(self._put(connection, one) for one in signed)
+            kept = self._keep(signed)
         return kept
+
+    def _keep(self, signed: list[Assignment]) -> int:
+        """How many still hold; nothing waits for the record's writer where nothing was signed."""
+        if not signed:
+            return 0
+        with self._desk.ledger.write() as connection:
+            return sum(self._put(connection, one) for one in signed)
 
     def _put(self, connection: Connection, signed: Assignment) -> bool:
         """Keeps a signed order, unless a newer one was written or signed meanwhile, or its key is a

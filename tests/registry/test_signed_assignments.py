@@ -114,6 +114,19 @@ def test_slow_keys_sign_in_turns_bare_orders_first(
     assert bare.envelope is not None
 
 
+def test_a_round_with_nothing_to_sign_waits_for_no_writer(
+    record: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record.promote(record.ready())
+
+    def taken() -> None:
+        raise AssertionError("it wanted to write")
+
+    monkeypatch.setattr(record.registry._ledger, "write", taken)
+    assert record.registry.renew_assignments() == 0
+    assert record.registry.renew_assignments() == 0
+
+
 def test_the_first_order_of_a_rollout_answers_what_its_robot_asked_before(record: Record) -> None:
     ref = record.ready()
     for one in record.registry.robots():
