@@ -91,7 +91,7 @@ class Updater:
         Raises Corrupt (bytes do not fit the digest), ConfigError (contract), Refused (it breaks) or
         what the link raises (OutOfContact, NotFound). A failure changes nothing that runs.
         """
-        here, baseline = self.holds(digest), digest in self._baselines()
+        here, baseline = self.holds(digest), digest in (self._baselines() or ())
         if held_only and not (here and baseline):
             raise _not_held(policy, version, digest)
         if self._admission is not None:
@@ -154,6 +154,12 @@ class Updater:
         is left is done when it is asked again.
         """
         held = self._baselines()
+        if held is None:  # those to go back to stay, whichever they are
+            raise ServiceFailed(
+                "the list of baselines cannot be read: nothing was removed",
+                evidence=str(self._folder / "baselines.json"),
+                hint="it is tried again; check that file's permissions and its disk",
+            )
         kept = held
         if baseline is not None:
             kept = [baseline, *(digest for digest in held if digest != baseline)][:BASELINES_KEPT]
@@ -191,12 +197,14 @@ class Updater:
             if folder.is_dir() and folder.name.removeprefix(INCOMING) not in names:
                 shutil.rmtree(folder)
 
-    def _baselines(self) -> list[str]:
-        """Those to go back to; a file that is damaged or cannot be read names none."""
+    def _baselines(self) -> list[str] | None:
+        """Those to go back to; a file that is damaged names none. None: it cannot be read now."""
         try:
             found = json.loads((self._folder / "baselines.json").read_bytes())
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             return []
+        except OSError:
+            return None
         named = found if isinstance(found, list) else []
         return [one for one in named if isinstance(one, str) and is_digest(one)]
 

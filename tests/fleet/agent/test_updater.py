@@ -118,6 +118,17 @@ def test_what_nothing_needs_is_pruned(bench: Bench) -> None:
     assert bench.folders() == sorted(name(digest) for digest in digests[1:])
 
 
+def test_while_the_list_of_baselines_cannot_be_read_nothing_is_removed(bench: Bench) -> None:
+    digests = [bench.publish(rate) for rate in (0.5, 0.6)]
+    for number, digest in enumerate(digests, 1):
+        bench.prepare(number, digest)
+    (bench.folder / "robot" / "baselines.json").mkdir(parents=True)
+    with pytest.raises(ServiceFailed, match="nothing was removed"):
+        bench.updater.settle(digests[1], [digests[1]])
+    assert {name(digest) for digest in digests} <= set(bench.folders())
+    bench.prepare(1, digests[0])
+
+
 def test_on_a_full_disk_what_nothing_needs_makes_room_for_the_list(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
